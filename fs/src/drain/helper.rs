@@ -1,0 +1,304 @@
+//! The helper: a process that opens files of our mounts, so that the daemon need not.
+//!
+//! # Overview
+//! The daemon starts its own program again with [`HELPER_ARGUMENT`], writes one line per inode to
+//! it, and reads one line per failure. The helper does nothing else, and ends.
+//!
+//! ```text
+//!  4711 map_files/7f31c6a00000-7f31c6a08000 0:51 17 /srv/home/db.sqlite-shm
+//! ```
+//!
+//! # Cancellation
+//! At the deadline the helper is killed. If it hangs in a call that only the daemon can answer, it
+//! goes away when that is answered or the mount is aborted, and a thread collects it.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::scan::MaybeDirty;
+use super::{Drain, DrainError};
+use crate::fuse::DeviceId;
+
+/// The first argument that makes a program a helper. Not for people.
+pub const HELPER_ARGUMENT: &str = "__sync-mapped-files";
+
+/// Files are synced this many at a time, so that their waits for the disk are one.
+const PARALLEL: usize = 8;
+
+/// Failures beyond these are counted, not listed.
+const LISTED_FAILURES: usize = 5;
+
+/// Syncs `files` in a helper process, until the drain's deadline counted from `started`.
+pub(super) fn sync_in_helper(
+    drain: &Drain,
+    started: Instant,
+    files: &[MaybeDirty],
+) -> Result<(), DrainError> {
+    let mut child = Command::new(&drain.helper)
+        .arg0("durdir-drain")
+        .arg(HELPER_ARGUMENT)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|source| DrainError::Helper { step: "start", source })?;
+    match talk(&mut child, drain.deadline, started, files) {
+        Ok(failures) => {
+            // It has closed its output, which it does by ending.
+            let code = child.wait().map_err(|source| DrainError::Helper { step: "collect", source })?;
+            if failures.is_empty() && code.success() {
+                return Ok(());
+            }
+            Err(DrainError::Sync { failures: summarize(&failures, code) })
+        }
+        Err(error) => {
+            abandon(child);
+            Err(error)
+        }
+    }
+}
+
+/// Sends the list and returns the failures, one per line.
+fn talk(
+    child: &mut Child,
+    deadline: Duration,
+    started: Instant,
+    files: &[MaybeDirty],
+) -> Result<String, DrainError> {
+    let failed = |step| move |source| DrainError::Helper { step, source };
+    let mut list = Vec::new();
+    for file in files {
+        // The helper reads until the end before it does anything, so neither waits for the other.
+        write_line(&mut list, file);
+    }
+    // Dropped at the end of the statement, which is the end of the list.
+    let sent = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(&list));
+    sent.map_err(failed("write to"))?;
+    let Some(mut output) = child.stdout.take() else {
+        return Ok(String::new());
+    };
+    let mut failures = Vec::new();
+    loop {
+        let left = deadline.saturating_sub(started.elapsed());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Err(DrainError::TimedOut { deadline }),
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(errno) => return Err(failed("wait for")(errno.into())),
+        }
+        let mut chunk = [0; 4096];
+        match output.read(&mut chunk) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&failures).into_owned()),
+            Ok(length) => failures.extend_from_slice(&chunk[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed("read from")(error)),
+        }
+    }
+}
+
+/// Kills the helper, and leaves it to a thread to collect it: it may hang in a call that cannot be
+/// broken off.
+fn abandon(mut child: Child) {
+    if let Err(error) = child.kill() {
+        tracing::warn!(%error, "cannot stop the helper that syncs mapped files");
+    }
+    let reaper = std::thread::Builder::new().name("durdir-reaper".into()).spawn(move || child.wait());
+    if let Err(error) = reaper {
+        tracing::warn!(%error, "an abandoned helper stays a zombie");
+    }
+}
+
+fn summarize(failures: &str, code: ExitStatus) -> String {
+    let count = failures.lines().count();
+    if count == 0 {
+        return format!("the helper ended with {code}");
+    }
+    let mut summary = failures.lines().take(LISTED_FAILURES).collect::<Vec<_>>().join("; ");
+    if count > LISTED_FAILURES {
+        summary.push_str(&format!("; and {} more", count - LISTED_FAILURES));
+    }
+    summary
+}
+
+fn write_line(list: &mut Vec<u8>, file: &MaybeDirty) {
+    let MaybeDirty { pid, link, device, inode, path } = file;
+    list.extend_from_slice(format!("{pid} {link} {device} {inode} ").as_bytes());
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'\n' => list.extend_from_slice(b"\\012"),
+            b'\\' => list.extend_from_slice(b"\\134"),
+            byte => list.push(*byte),
+        }
+    }
+    list.push(b'\n');
+}
+
+fn parse_line(line: &[u8]) -> Option<MaybeDirty> {
+    let mut words = line.splitn(5, |byte| *byte == b' ');
+    let mut text = || std::str::from_utf8(words.next()?).ok();
+    let pid = text()?.parse().ok()?;
+    let link = text()?.to_owned();
+    let (major, minor) = text()?.split_once(':')?;
+    let inode = text()?.parse().ok()?;
+    let device = DeviceId { major: major.parse().ok()?, minor: minor.parse().ok()? };
+    let path = PathBuf::from(OsStr::from_bytes(&crate::fuse::unescape(words.next()?)));
+    Some(MaybeDirty { pid, link, device, inode, path })
+}
+
+/// Runs as the helper: reads the list from standard input, syncs, and writes failures to standard
+/// output.
+pub fn helper_main() -> ExitCode {
+    let mut list = Vec::new();
+    if let Err(error) = io::stdin().lock().read_to_end(&mut list) {
+        report(format_args!("read the list: {error}"));
+        return ExitCode::FAILURE;
+    }
+    let files: Vec<_> = list.split(|byte| *byte == b'\n').filter_map(parse_line).collect();
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL.min(files.len()) {
+            scope.spawn(|| {
+                while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = sync_one(file) {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        report(format_args!("{} (inode {}): {error}", file.path.display(), file.inode));
+                    }
+                }
+            });
+        }
+    });
+    match failed.into_inner() {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Tells the daemon, if it is still there.
+fn report(failure: std::fmt::Arguments<'_>) {
+    writeln!(io::stdout().lock(), "{failure}").ok();
+}
+
+/// Writes back all dirty pages of one inode, and waits until the store has them.
+fn sync_one(wanted: &MaybeDirty) -> io::Result<()> {
+    match open_inode(wanted)? {
+        // Only `fsync` waits for the store on every kernel: `sync_file_range` waits for the pages
+        // alone.
+        Some(file) => file.sync_data(),
+        // Nobody uses the inode any more: what was dirty was written back when the last use ended.
+        None => Ok(()),
+    }
+}
+
+/// Opens the inode; `None` if nothing leads to it any more.
+fn open_inode(wanted: &MaybeDirty) -> io::Result<Option<File>> {
+    let MaybeDirty { pid, link, path, .. } = wanted;
+    let direct = open_if_same(Path::new(&format!("/proc/{pid}/{link}")), wanted);
+    let refusal = match direct {
+        Ok(Some(file)) => return Ok(Some(file)),
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
+    // The mapping may be gone, or only root may follow its link. The name, and the descriptors of
+    // the process, lead to the same inode.
+    let mut root = PathBuf::from(format!("/proc/{pid}/root"));
+    root.push(path.strip_prefix("/").unwrap_or(path));
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut others = [root, path.clone()].into_iter().chain(descriptors.map(|entry| entry.path()));
+    match others.find_map(|other| open_if_same(&other, wanted).ok().flatten()) {
+        Some(file) => Ok(Some(file)),
+        None => refusal.map_or(Ok(None), Err),
+    }
+}
+
+/// Opens `path` if it leads to the wanted inode; `None` if it does not, or leads nowhere.
+///
+/// Names are chosen by others and may change at any time, so what is opened is what was checked:
+/// opening a device node in its place could do harm.
+fn open_if_same(path: &Path, wanted: &MaybeDirty) -> io::Result<Option<File>> {
+    let handle = match OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path) {
+        Ok(handle) => handle,
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH | libc::ENOTDIR) => return Ok(None),
+            _ => return Err(error),
+        },
+    };
+    let metadata = handle.metadata()?;
+    let device = DeviceId { major: libc::major(metadata.dev()), minor: libc::minor(metadata.dev()) };
+    if !metadata.is_file() || device != wanted.device || metadata.ino() != wanted.inode {
+        return Ok(None);
+    }
+    let checked = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    match File::open(&checked) {
+        // A file that its owner may only write.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            OpenOptions::new().write(true).open(&checked).map(Some)
+        }
+        result => result.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn the_list_survives_any_name() {
+        for name in [&b"/a b/c"[..], b"", b"/new\nline", b"/back\\slash\\012", b"/\xff\xfe (deleted)"] {
+            let file = MaybeDirty {
+                pid: 4711,
+                link: "map_files/1000-2000".into(),
+                device: DeviceId { major: 0, minor: 51 },
+                inode: 17,
+                path: PathBuf::from(OsStr::from_bytes(name)),
+            };
+            let mut list = Vec::new();
+            write_line(&mut list, &file);
+            assert_eq!(list.iter().filter(|byte| **byte == b'\n').count(), 1);
+            assert_eq!(parse_line(&list[..list.len() - 1]), Some(file));
+        }
+        assert_eq!(parse_line(b""), None);
+        assert_eq!(parse_line(b"1 fd/3 0:1 x /a"), None);
+    }
+
+    #[test]
+    fn many_failures_are_counted() {
+        let failures = "a\nb\nc\nd\ne\nf\ng\n";
+        let code = ExitStatus::from_raw(256);
+        assert_eq!(summarize(failures, code), "a; b; c; d; e; and 2 more");
+        assert_eq!(summarize("", code), "the helper ended with exit status: 1");
+    }
+
+    #[test]
+    fn only_the_wanted_inode_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "x").unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        let device = DeviceId { major: libc::major(metadata.dev()), minor: libc::minor(metadata.dev()) };
+        let wanted = MaybeDirty {
+            pid: std::process::id(),
+            link: "fd/9999".into(),
+            device,
+            inode: metadata.ino(),
+            path,
+        };
+        assert!(open_inode(&wanted).unwrap().is_some());
+        assert!(open_inode(&MaybeDirty { inode: wanted.inode + 1, ..wanted.clone() }).unwrap().is_none());
+        fs::remove_file(&wanted.path).unwrap();
+        sync_one(&wanted).unwrap();
+    }
+}

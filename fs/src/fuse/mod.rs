@@ -1,0 +1,38 @@
+//! The kernel side: a volume is mounted, and what the kernel asks is answered by
+//! [`VolumeFs`](crate::ops::VolumeFs).
+//!
+//! ```text
+//!  transport.rs   what a transport is: mount options in, a Mount out         no fuser type
+//!  mount.rs       a mount from outside: unmount, abort, wait for its end     no fuser type
+//!  mountpoint.rs  attaching to a directory and detaching, as root (or fusermount.rs)
+//!  session.rs     the classic transport: fuser on /dev/fuse
+//!  adapter.rs     decode, call, answer ── reply.rs ── errno.rs, stats.rs
+//!  sync_pool.rs   where an fsync waits
+//!  wire.rs        what fuser cannot say ── invalidate.rs
+//! ```
+//!
+//! Only this module knows fuser, and only `errno.rs` knows what errno a failure is.
+
+mod adapter;
+mod affinity;
+mod errno;
+mod fusermount;
+mod invalidate;
+mod mount;
+mod mount_table;
+mod mountpoint;
+mod reply;
+mod session;
+mod stats;
+mod sync_pool;
+mod transport;
+mod wire;
+
+pub use mount::Mount;
+pub use mount_table::DeviceId;
+pub use mountpoint::remove_dead_mount;
+pub use session::Classic;
+pub use stats::{OpKind, OpSummary};
+pub use transport::{CacheMode, MountError, MountOptions, Transport, mount};
+
+pub(crate) use mount_table::unescape;

@@ -1,0 +1,451 @@
+//! How the result of an operation is reported: logged once, counted once, answered once.
+//!
+//! # Overview
+//! An [`Op`] lives from the decoding of a request to its answer. [`Op::finish`] is the only way
+//! out: it runs the operation, writes the one log line a failure gets, adds to the statistics, and
+//! sends what the kernel waits for. How a value becomes a message is [`Respond`], one
+//! implementation per kind of reply.
+//!
+//! # Invariants
+//! - Every request is answered, also one whose operation panicked: that is a bug, logged as such,
+//!   and costs its caller an EIO and everybody else nothing.
+//! - A request is counted before its answer leaves.
+
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request,
+};
+use tracing::Level;
+
+use super::errno::{errno, severity};
+use super::stats::{OpKind, OpStats, Outcome};
+use super::wire::{BLOCK_SIZE, Device, Payload, TimeToLive};
+use crate::FsError;
+use crate::attr::{Attr, FileKind};
+use crate::ids::NodeId;
+use crate::ops::{Caller, DirEntry, Entry, Sink, StatFs};
+
+/// A created file is kept in the page cache, and its `close` is not announced: there is no handle.
+const CREATED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
+
+/// An operation that did not succeed.
+pub(super) enum Failure {
+    /// It was refused or failed, for a reason that has a name.
+    Fs(FsError),
+    /// The program has a bug. The panic hook has logged where.
+    Panicked,
+}
+
+/// One request on its way.
+pub(super) struct Op<'a> {
+    asked: Asked,
+    stats: &'a OpStats,
+}
+
+/// What is asked, by whom and since when: a request that may go to another thread.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    kind: OpKind,
+    node: NodeId,
+    caller: Caller,
+    unique: u64,
+    since: Instant,
+}
+
+impl<'a> Op<'a> {
+    pub(super) fn begin(kind: OpKind, request: &Request, node: INodeNo, stats: &'a OpStats) -> Self {
+        let caller = Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() };
+        let (node, unique) = (NodeId(node.0), request.unique().0);
+        let since = Instant::now();
+        Self { asked: Asked { kind, node, caller, unique, since }, stats }
+    }
+
+    /// Goes on with a request that another thread has read.
+    pub(super) fn resume(asked: Asked, stats: &'a OpStats) -> Self {
+        Self { asked, stats }
+    }
+
+    pub(super) fn asked(&self) -> Asked {
+        self.asked
+    }
+
+    pub(super) fn caller(&self) -> Caller {
+        self.asked.caller
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        self.asked.node
+    }
+
+    pub(super) fn unique(&self) -> u64 {
+        self.asked.unique
+    }
+
+    /// Runs `work`, reports how it went, and answers.
+    pub(super) fn finish<T, R: Respond<T>>(self, reply: R, work: impl FnOnce() -> Result<T, FsError>) {
+        match self.run(work) {
+            Ok(value) => reply.respond(value),
+            Err(failure) => reply.refuse(&failure),
+        }
+    }
+
+    /// Runs `work` and reports how it went; the caller answers.
+    pub(super) fn run<T>(self, work: impl FnOnce() -> Result<T, FsError>) -> Result<T, Failure> {
+        let result = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(result) => result.map_err(Failure::Fs),
+            Err(_) => Err(Failure::Panicked),
+        };
+        let outcome = match &result {
+            Ok(_) => Outcome::Done,
+            Err(failure) => self.log(failure),
+        };
+        self.stats.count(self.asked.kind, self.asked.since.elapsed(), outcome);
+        result
+    }
+
+    fn log(&self, failure: &Failure) -> Outcome {
+        let Asked { kind, node, caller, unique, .. } = self.asked;
+        // A level is part of a log statement's identity, so each needs its own.
+        macro_rules! log_at {
+            ($level:ident, $($message:tt)+) => {
+                tracing::$level!(
+                    op = kind.name(), request = unique, node = node.0,
+                    uid = caller.uid, pid = caller.pid, $($message)+
+                )
+            };
+        }
+        let error = match failure {
+            Failure::Fs(error) => error,
+            Failure::Panicked => {
+                log_at!(error, "operation panicked, answered with EIO");
+                return Outcome::Failed;
+            }
+        };
+        let level = severity(error);
+        if level == Level::ERROR {
+            log_at!(error, "{}", Chain(error));
+        } else if level == Level::WARN {
+            log_at!(warn, "{}", Chain(error));
+        } else if level == Level::INFO {
+            log_at!(info, "{}", Chain(error));
+        } else {
+            log_at!(debug, "{}", Chain(error));
+            return Outcome::Done;
+        }
+        Outcome::Failed
+    }
+}
+
+impl Failure {
+    fn errno(&self) -> Errno {
+        match self {
+            Failure::Fs(error) => errno(error),
+            Failure::Panicked => Errno::EIO,
+        }
+    }
+}
+
+/// An error followed by its causes, on one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// Turns the result of an operation into the message that answers it.
+pub(super) trait Respond<T>: Sized {
+    fn respond(self, value: T);
+    fn refuse(self, failure: &Failure);
+}
+
+macro_rules! respond {
+    ($reply:ty, $value:ty, |$self:ident, $result:ident| $body:expr) => {
+        impl Respond<$value> for $reply {
+            fn respond($self, $result: $value) {
+                $body
+            }
+            fn refuse(self, failure: &Failure) {
+                self.error(failure.errno());
+            }
+        }
+    };
+}
+
+respond!(ReplyEmpty, (), |self, _done| self.ok());
+respond!(ReplyData, Vec<u8>, |self, bytes| self.data(&bytes));
+respond!(ReplyData, &[u8], |self, bytes| self.data(bytes));
+respond!(ReplyWrite, u32, |self, length| self.written(length));
+respond!(ReplyLseek, i64, |self, offset| self.offset(offset));
+respond!(ReplyStatfs, StatFs, |self, fs| self.statfs(
+    fs.blocks,
+    fs.free,
+    fs.available,
+    fs.files,
+    fs.files_free,
+    fs.block_size,
+    fs.name_max,
+    fs.block_size,
+));
+
+/// Answers with attributes.
+pub(super) struct AttrReply {
+    pub(super) reply: ReplyAttr,
+    pub(super) ttl: TimeToLive,
+}
+
+impl Respond<Attr> for AttrReply {
+    fn respond(self, attr: Attr) {
+        self.reply.attr(&self.ttl.attr, &file_attr(&attr));
+    }
+
+    fn refuse(self, failure: &Failure) {
+        self.reply.error(failure.errno());
+    }
+}
+
+/// What is answered when a name does not exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// The errno alone.
+    Error,
+    /// An entry without an inode, which the kernel remembers.
+    Remembered,
+}
+
+/// Answers with an entry.
+pub(super) struct EntryReply<'a> {
+    pub(super) reply: ReplyEntry,
+    pub(super) device: &'a Device,
+    pub(super) unique: u64,
+    pub(super) ttl: TimeToLive,
+    pub(super) missing: Missing,
+}
+
+impl Respond<Entry> for EntryReply<'_> {
+    fn respond(self, entry: Entry) {
+        if is_plain(&entry) {
+            let generation = Generation(entry.generation);
+            self.reply.entry_with_ttls(&self.ttl.attr, &self.ttl.entry, &file_attr(&entry.attr), generation);
+        } else {
+            self.device.reply(self.unique, &Payload::entry(&entry, self.ttl));
+            self.device.disown(self.reply);
+        }
+    }
+
+    fn refuse(self, failure: &Failure) {
+        match failure {
+            Failure::Fs(FsError::NotFound) if self.missing == Missing::Remembered => {
+                self.reply.entry_with_ttls(&Duration::ZERO, &self.ttl.entry, &NO_INODE, Generation(0));
+            }
+            failure => self.reply.error(failure.errno()),
+        }
+    }
+}
+
+/// Answers with an entry that is open.
+pub(super) struct CreateReply<'a> {
+    pub(super) reply: ReplyCreate,
+    pub(super) device: &'a Device,
+    pub(super) unique: u64,
+    pub(super) ttl: TimeToLive,
+}
+
+impl Respond<Entry> for CreateReply<'_> {
+    fn respond(self, entry: Entry) {
+        if is_plain(&entry) && self.ttl.attr == self.ttl.entry {
+            let generation = Generation(entry.generation);
+            self.reply.created(&self.ttl.entry, &file_attr(&entry.attr), generation, FileHandle(0), CREATED);
+        } else {
+            self.device.reply(self.unique, &Payload::created(&entry, self.ttl, CREATED.bits()));
+            self.device.disown(self.reply);
+        }
+    }
+
+    fn refuse(self, failure: &Failure) {
+        self.reply.error(failure.errno());
+    }
+}
+
+/// Answers with the value of an extended attribute or a list of names, or with its length if the
+/// caller's buffer has no room at all.
+pub(super) struct XattrReply {
+    pub(super) reply: ReplyXattr,
+    pub(super) room: u32,
+}
+
+impl Respond<Vec<u8>> for XattrReply {
+    fn respond(self, value: Vec<u8>) {
+        match (u32::try_from(value.len()), self.room) {
+            (Ok(length), 0) => self.reply.size(length),
+            (Ok(length), room) if length <= room => self.reply.data(&value),
+            // Not a failure of the operation: the caller asks again with a larger buffer.
+            _ => self.reply.error(Errno::ERANGE),
+        }
+    }
+
+    fn refuse(self, failure: &Failure) {
+        self.reply.error(failure.errno());
+    }
+}
+
+/// A directory listing that fills up.
+pub(super) struct Listing {
+    reply: ReplyDirectory,
+    taken: usize,
+}
+
+impl Listing {
+    pub(super) fn new(reply: ReplyDirectory) -> Self {
+        Self { reply, taken: 0 }
+    }
+
+    pub(super) fn take(&mut self, entry: &DirEntry<'_>) -> Sink {
+        let kind = file_type(entry.kind);
+        if self.reply.add(INodeNo(entry.node.0), entry.next_offset, kind, entry.name) {
+            return Sink::Full;
+        }
+        self.taken += 1;
+        Sink::Continue
+    }
+
+    pub(super) fn answer(self, result: Result<(), Failure>) {
+        match result {
+            // What was listed before the failure is answered; the next call meets the failure
+            // again.
+            Err(failure) if self.taken == 0 => self.reply.error(failure.errno()),
+            _ => self.reply.ok(),
+        }
+    }
+}
+
+/// A directory listing with attributes that fills up.
+pub(super) struct ListingPlus<'a> {
+    reply: ReplyDirectoryPlus,
+    device: &'a Device,
+    unique: u64,
+    ttl: TimeToLive,
+    taken: usize,
+    /// `Some` if the listing holds entries that fuser cannot express; fuser's own stays empty then.
+    apart: Option<Payload>,
+}
+
+impl<'a> ListingPlus<'a> {
+    pub(super) fn new(reply: ReplyDirectoryPlus, device: &'a Device, unique: u64, ttl: TimeToLive) -> Self {
+        Self { reply, device, unique, ttl, taken: 0, apart: None }
+    }
+
+    pub(super) fn take(&mut self, listed: &DirEntry<'_>, entry: &Entry) -> Sink {
+        // The kernel takes neither a reference nor the attributes of these two.
+        let dot = matches!(listed.name.as_bytes(), b"." | b"..");
+        let plain = dot || is_plain(entry);
+        if !plain && self.apart.is_none() {
+            if self.taken > 0 {
+                // One listing is built by one side. This one ends here, the next begins apart.
+                return Sink::Full;
+            }
+            self.apart = Some(Payload::default());
+        }
+        let full = match &mut self.apart {
+            Some(payload) => !payload.push_direntplus(listed.next_offset, listed.name, entry, self.ttl),
+            None => {
+                let (ttl, attr) = (self.ttl.attr.min(self.ttl.entry), file_attr(&entry.attr));
+                let generation = Generation(entry.generation);
+                self.reply.add(
+                    INodeNo(entry.node.0),
+                    listed.next_offset,
+                    listed.name,
+                    &ttl,
+                    &attr,
+                    generation,
+                )
+            }
+        };
+        if full {
+            return Sink::Full;
+        }
+        self.taken += 1;
+        Sink::Continue
+    }
+
+    pub(super) fn answer(self, result: Result<(), Failure>) {
+        match (result, self.apart) {
+            // The entries taken hold references that only an answer gives to the kernel, so what
+            // was listed before the failure is answered; the next call meets the failure again.
+            (Err(failure), _) if self.taken == 0 => self.reply.error(failure.errno()),
+            (_, Some(payload)) => {
+                self.device.reply(self.unique, &payload);
+                self.device.disown(self.reply);
+            }
+            (_, None) => self.reply.ok(),
+        }
+    }
+}
+
+/// Tells whether fuser can express the entry: it takes `st_ino` for the node id.
+fn is_plain(entry: &Entry) -> bool {
+    entry.node.0 == entry.attr.ino.0
+}
+
+/// What a name that does not exist is bound to: node id 0.
+const NO_INODE: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: SystemTime::UNIX_EPOCH,
+    mtime: SystemTime::UNIX_EPOCH,
+    ctime: SystemTime::UNIX_EPOCH,
+    crtime: SystemTime::UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: BLOCK_SIZE,
+    flags: 0,
+};
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.atime.into(),
+        mtime: attr.mtime.into(),
+        ctime: attr.ctime.into(),
+        crtime: attr.btime.into(),
+        kind: file_type(attr.kind),
+        perm: attr.perm,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: BLOCK_SIZE,
+        flags: 0,
+    }
+}
+
+fn file_type(kind: FileKind) -> FileType {
+    match kind {
+        FileKind::Regular => FileType::RegularFile,
+        FileKind::Directory => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::Fifo => FileType::NamedPipe,
+        FileKind::Socket => FileType::Socket,
+        FileKind::CharDevice => FileType::CharDevice,
+        FileKind::BlockDevice => FileType::BlockDevice,
+    }
+}

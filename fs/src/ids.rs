@@ -1,0 +1,112 @@
+//! Identities: one newtype for everything that has a number.
+//!
+//! # Invariants
+//! - An [`Ino`] is never reused within a store, and is the same over remount, fork and resume.
+//! - [`Epoch`]s of one branch only grow.
+
+use std::fmt;
+
+macro_rules! identity {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+identity! {
+    /// The number of an inode, shown to programs as `st_ino`.
+    ///
+    /// Numbers below 2^48 were handed out by the store. Bit 62 marks an inode that comes from a
+    /// lower: see [`Ino::of_lower`].
+    Ino(u64)
+}
+identity! {
+    /// What a transport calls an inode. Equals the [`Ino`] of a live file; files seen through
+    /// `.snapshots`, and files of a timeline that began with a rollback under a live mount, get
+    /// numbers of their own from 2^63 up.
+    NodeId(u64)
+}
+identity! {
+    /// A family of volumes that share history: a volume and everything ever forked from it.
+    TreeId(u32)
+}
+identity! {
+    /// One line of epochs. Children have larger numbers than their ancestors.
+    BranchId(u32)
+}
+identity! {
+    /// The numbered interval between two cuts.
+    Epoch(u64)
+}
+identity! {
+    /// One volume of a store, whatever it is named.
+    VolumeId(u32)
+}
+
+impl Ino {
+    /// The root directory of every volume.
+    pub const ROOT: Ino = Ino(1);
+    /// The first number the store hands out.
+    pub const FIRST_ALLOCATED: Ino = Ino(16);
+
+    const LOWER: u64 = 1 << 62;
+    const SLOT_SHIFT: u32 = 54;
+    /// Largest number of distinct inode number spaces the lowers of one tree may have.
+    pub const LOWER_SLOTS: u8 = 255;
+
+    /// Returns the number of a lower inode: the host's own number in its low 54 bits, so that it is
+    /// the same after every mount without anything being stored, and `slot` above them.
+    ///
+    /// A slot stands for one (lower, device, high bits of the host's number) and is remembered by
+    /// the store, see `docs/on-disk.md#lower-slot`.
+    pub fn of_lower(slot: u8, host_ino: u64) -> Ino {
+        Ino(Self::LOWER | (u64::from(slot) << Self::SLOT_SHIFT) | (host_ino & ((1 << Self::SLOT_SHIFT) - 1)))
+    }
+
+    /// Returns the bits of a host's inode number that do not fit beside a slot.
+    pub fn lower_high_bits(host_ino: u64) -> u16 {
+        // Ten bits are left after the shift.
+        u16::try_from(host_ino >> Self::SLOT_SHIFT).unwrap_or(u16::MAX)
+    }
+
+    /// Tells whether the number was derived from a lower.
+    pub fn is_lower(self) -> bool {
+        self.0 & Self::LOWER != 0
+    }
+}
+
+impl NodeId {
+    /// The root of a mount.
+    pub const ROOT: NodeId = NodeId(1);
+    /// From here up numbers are handed out by the mount, not taken from an [`Ino`].
+    pub const FIRST_DYNAMIC: u64 = 1 << 63;
+}
+
+impl Epoch {
+    /// The epoch after this one.
+    pub fn next(self) -> Epoch {
+        Epoch(self.0 + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lower_numbers_of_two_slots_never_meet() {
+        let a = Ino::of_lower(0, 12345);
+        let b = Ino::of_lower(1, 12345);
+        assert_ne!(a, b);
+        assert!(a.is_lower() && b.is_lower());
+        assert!(!Ino(1 << 47).is_lower());
+        assert!(Ino::of_lower(254, u64::MAX).0 < NodeId::FIRST_DYNAMIC);
+    }
+}

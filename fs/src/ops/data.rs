@@ -1,0 +1,792 @@
+//! The bytes of a regular file: where they are read from, and how a change of them is staged.
+//!
+//! A change is planned against the file's groups, writes whole new pages into the head's segment, stages the new groups in the
+//! transaction, and leaves for [`Staged::apply`], after the commit, what is rewritten in place.
+//!
+//! # Invariants
+//! - Only a page that the current epoch allocated is rewritten in place, and only after a record without its checksum
+//!   is in the log. Whoever dies in between leaves old bytes or new ones, never a page that fails its checksum.
+//! - Bytes of a page beyond the end of the file are zero, and so are those of an inline group.
+//! - A freed page was seen by nobody but this head: it was allocated after the newest retained epoch.
+
+use std::borrow::Cow;
+
+use hashbrown::HashMap;
+
+use super::VolumeFs;
+use super::node::{NodeRef, NodeState};
+use crate::error::FsError;
+use crate::ids::{BranchId, Epoch, Ino};
+use crate::overlay::merged::Merged;
+use crate::store::record::{
+    GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef, PageRun, Usage,
+};
+use crate::store::{Beneath, Prefix, Store, StoreError, Touch, Txn, Versioned};
+
+/// A file of up to this many bytes lies in its record.
+pub(super) const INLINE_MAX: u64 = 2048;
+/// Groups of a file that are kept in memory.
+const CACHED_GROUPS: usize = 2048;
+/// Pages that are handed out at once.
+const RUN_MAX: usize = 256;
+
+/// Groups of one file that were read or written lately.
+#[derive(Default)]
+pub(crate) struct GroupCache {
+    groups: HashMap<u64, Cached>,
+}
+
+#[derive(Clone)]
+struct Cached {
+    group: Group,
+    version: Option<(BranchId, Epoch)>,
+}
+
+/// What a change leaves to be done after its commit.
+#[derive(Default)]
+pub(super) struct Staged {
+    groups: Vec<(u64, Cached)>,
+    in_place: Vec<InPlace>,
+    forget_all: bool,
+}
+
+struct InPlace {
+    page: PageRef,
+    skip: usize,
+    bytes: Vec<u8>,
+}
+
+/// What a range of a file is to become.
+#[derive(Clone, Copy)]
+pub(super) enum Fill<'a> {
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// Zeros that take no space where whole pages are covered.
+    Zeros(u64),
+}
+
+impl Fill<'_> {
+    fn len(&self) -> u64 {
+        match *self {
+            Fill::Bytes(bytes) => bytes.len() as u64,
+            Fill::Zeros(len) => len,
+        }
+    }
+}
+
+impl Staged {
+    /// Rewrites pages in place and takes the new groups into memory. The admission of the commit must still be held.
+    pub(super) fn apply(self, state: &mut NodeState, store: &Store) -> Result<(), FsError> {
+        let mut cache = state.groups.get_mut().take().unwrap_or_default();
+        if self.forget_all {
+            cache.groups.clear();
+        }
+        if cache.groups.len() + self.groups.len() > CACHED_GROUPS {
+            cache.groups.clear();
+        }
+        cache.groups.extend(self.groups);
+        *state.groups.get_mut() = Some(cache);
+        for write in self.in_place {
+            store.segments.get(write.page.segment)?.write(write.page.page, write.skip, &write.bytes)?;
+        }
+        Ok(())
+    }
+}
+
+impl VolumeFs {
+    /// Returns a group, from memory or the store.
+    fn group(&self, merged: &Merged, ino: Ino, state: &NodeState, index: u64) -> Result<Cached, FsError> {
+        let mut cache = state.groups.lock();
+        let cache = cache.get_or_insert_default();
+        if let Some(cached) = cache.groups.get(&index) {
+            return Ok(cached.clone());
+        }
+        let cached = match merged.view.group(&merged.store.db, ino, index)? {
+            None => Cached { group: Group::base(), version: None },
+            Some(Versioned { record: Group::Removed, branch, epoch }) => {
+                Cached { group: Group::base(), version: Some((branch, epoch)) }
+            }
+            Some(Versioned { record, branch, epoch }) => {
+                Cached { group: record, version: Some((branch, epoch)) }
+            }
+        };
+        if cache.groups.len() >= CACHED_GROUPS {
+            cache.groups.clear();
+        }
+        cache.groups.insert(index, cached.clone());
+        Ok(cached)
+    }
+
+    /// Reads `out.len()` bytes from `offset` on; the file is at least that long.
+    pub(super) fn read_data(
+        &self,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), FsError> {
+        let merged = &node.tree.merged;
+        let mut done = 0;
+        while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = offset + done as u64;
+            let (index, skip) = split(at);
+            let length = rest.len().min(GROUP_SIZE - skip);
+            let Some(piece) = rest.get_mut(..length) else { break };
+            let cached = self.group(merged, node.ino, state, index)?;
+            match &cached.group {
+                Group::Inline(bytes) => {
+                    piece.fill(0);
+                    if let Some(source) = bytes.get(skip..) {
+                        let length = source.len().min(piece.len());
+                        copy(piece, 0, source.get(..length).unwrap_or_default());
+                    }
+                }
+                Group::Removed => piece.fill(0),
+                Group::Pages(pages) => {
+                    self.read_pages(node, state, index, pages, cached.version, skip, piece)?
+                }
+            }
+            done += length;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a group, where in it, and where to")]
+    fn read_pages(
+        &self,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        index: u64,
+        pages: &[Page; PAGES_PER_GROUP],
+        version: Option<(BranchId, Epoch)>,
+        skip: usize,
+        out: &mut [u8],
+    ) -> Result<(), FsError> {
+        let end = skip + out.len();
+        let (first, last) = (skip / PAGE_SIZE, (end - 1) / PAGE_SIZE);
+        let mut at = first;
+        while at <= last {
+            // As far as the pages lie side by side.
+            let mut stop = at + 1;
+            while stop <= last && adjacent(pages, at, stop) {
+                stop += 1;
+            }
+            let (from, to) = ((at * PAGE_SIZE).max(skip), (stop * PAGE_SIZE).min(end));
+            let piece = out.get_mut(from - skip..to - skip).unwrap_or_default();
+            match pages.get(at).copied().unwrap_or_default() {
+                Page::Hole => piece.fill(0),
+                Page::Base => {
+                    let offset = index * GROUP_SIZE as u64 + from as u64;
+                    self.read_lower(node, &state.inode, offset, piece)?;
+                }
+                Page::Data(data) => {
+                    let segment = self.store.segments.get(data.segment)?;
+                    let whole = from == at * PAGE_SIZE && to == stop * PAGE_SIZE;
+                    let mut buffer = if whole {
+                        Cow::Borrowed(&[][..])
+                    } else {
+                        Cow::Owned(vec![0; (stop - at) * PAGE_SIZE])
+                    };
+                    let target: &mut [u8] = match &mut buffer {
+                        Cow::Owned(bytes) => bytes.as_mut_slice(),
+                        Cow::Borrowed(_) => piece,
+                    };
+                    segment.read(data.page, 0, target)?;
+                    for (page, bytes) in pages.iter().skip(at).zip(target.chunks_mut(PAGE_SIZE)) {
+                        if let Page::Data(data) = page {
+                            self.verify(node, state, index, *data, version, bytes)?;
+                        }
+                    }
+                    if let Cow::Owned(bytes) = &buffer {
+                        let start = from - at * PAGE_SIZE;
+                        copy(piece, 0, bytes.get(start..start + (to - from)).unwrap_or_default());
+                    }
+                }
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// Compares a page with its checksum. A page that went with the host's power is replaced by what was there before it.
+    fn verify(
+        &self,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        index: u64,
+        page: PageRef,
+        version: Option<(BranchId, Epoch)>,
+        bytes: &mut [u8],
+    ) -> Result<(), FsError> {
+        let suspect = || self.store.segments.is_suspect(page.segment, page.page);
+        let lost = match page.crc {
+            Some(crc) if crc32c::crc32c(bytes) == crc => return Ok(()),
+            Some(_) => suspect(),
+            // Rewritten in place since: if it never reached the disk it is all zeros.
+            None => bytes.iter().all(|&byte| byte == 0) && suspect(),
+        };
+        if lost {
+            return self.read_older(node, state, index, page, version, bytes);
+        }
+        if page.crc.is_none() {
+            return Ok(());
+        }
+        let path = node.tree.merged.path(node.ino, &state.inode).unwrap_or_default();
+        Err(StoreError::Corrupt {
+            what: format!(
+                "data of inode {} ({}): page {} of segment {:08x} does not match its checksum",
+                node.ino,
+                String::from_utf8_lossy(&path),
+                page.page,
+                page.segment
+            ),
+        }
+        .into())
+    }
+
+    /// Fills a page from the newest version of its group in which it was another one.
+    fn read_older(
+        &self,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        index: u64,
+        lost: PageRef,
+        version: Option<(BranchId, Epoch)>,
+        bytes: &mut [u8],
+    ) -> Result<(), FsError> {
+        let merged = &node.tree.merged;
+        let mut before = version;
+        let position = self.position_of(merged, node.ino, index, version, lost)?;
+        while let Some((branch, epoch)) = before {
+            let older = merged.view.before(branch, epoch).group(&self.store.db, node.ino, index)?;
+            let Some(older) = older else { break };
+            before = Some((older.branch, older.epoch));
+            match older.record {
+                Group::Pages(pages) => match pages.get(position).copied().unwrap_or_default() {
+                    Page::Data(data) if (data.segment, data.page) == (lost.segment, lost.page) => {}
+                    Page::Data(data) => {
+                        self.store.segments.get(data.segment)?.read(data.page, 0, bytes)?;
+                        return self.verify(node, state, index, data, before, bytes);
+                    }
+                    Page::Hole => {
+                        bytes.fill(0);
+                        return Ok(());
+                    }
+                    Page::Base => break,
+                },
+                Group::Inline(inline) => {
+                    bytes.fill(0);
+                    if position == 0 {
+                        copy(bytes, 0, &inline);
+                    }
+                    return Ok(());
+                }
+                Group::Removed => break,
+            }
+        }
+        let offset = index * GROUP_SIZE as u64 + (position * PAGE_SIZE) as u64;
+        self.read_lower(node, &state.inode, offset, bytes)
+    }
+
+    fn position_of(
+        &self,
+        merged: &Merged,
+        ino: Ino,
+        index: u64,
+        version: Option<(BranchId, Epoch)>,
+        page: PageRef,
+    ) -> Result<usize, FsError> {
+        let group = match version {
+            Some(_) => merged.view.group(&self.store.db, ino, index)?,
+            None => None,
+        };
+        let found = group.and_then(|group| match group.record {
+            Group::Pages(pages) => pages.iter().position(
+                |found| matches!(found, Page::Data(data) if (data.segment, data.page) == (page.segment, page.page)),
+            ),
+            Group::Inline(_) | Group::Removed => None,
+        });
+        found.ok_or_else(|| StoreError::Corrupt { what: format!("extent {index} of inode {ino}") }.into())
+    }
+
+    /// Reads what the lower still has of a file; zeros beyond.
+    fn read_lower(
+        &self,
+        node: &NodeRef<'_>,
+        inode: &Inode,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), FsError> {
+        let readable = inode.lower.as_ref().map_or(0, |lower| lower.readable);
+        let length = usize::try_from(readable.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
+        let (from_lower, beyond) = out.split_at_mut(length);
+        beyond.fill(0);
+        if let (Some(lower), false) = (&inode.lower, from_lower.is_empty()) {
+            let (source, path, stamp) = node.tree.merged.lowers.source(lower)?;
+            let got = source.read_at(&path, &stamp, offset, from_lower)?;
+            if let Some(missing) = from_lower.get_mut(got..) {
+                missing.fill(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stages that a range of the file becomes `fill`. The inode's stored bytes are adjusted; its size is the caller's.
+    pub(super) fn stage_fill(
+        &self,
+        txn: &mut Txn<'_>,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        inode: &mut Inode,
+        offset: u64,
+        fill: Fill<'_>,
+    ) -> Result<Staged, FsError> {
+        let mut staged = Staged::default();
+        let end = offset + fill.len();
+        if fill.len() == 0 {
+            return Ok(staged);
+        }
+        let stored_before = inode.stored;
+        if !self.stage_inline(txn, node, state, inode, offset, fill, &mut staged)? {
+            let (first, _) = split(offset);
+            let (last, _) = split(end - 1);
+            let mut plan = Plan::default();
+            for index in first..=last {
+                let start = index * GROUP_SIZE as u64;
+                let range = (offset.max(start) - start) as usize
+                    ..(end.min(start + GROUP_SIZE as u64) - start) as usize;
+                let piece = match fill {
+                    Fill::Bytes(bytes) => {
+                        let from = (start + range.start as u64 - offset) as usize;
+                        Fill::Bytes(bytes.get(from..from + range.len()).unwrap_or_default())
+                    }
+                    Fill::Zeros(_) => Fill::Zeros(range.len() as u64),
+                };
+                self.plan_group(txn, node, state, inode, index, range.start, piece, &mut plan)?;
+            }
+            plan.write(txn)?;
+            for planned in plan.groups {
+                let before = planned.before.group.stored();
+                inode.stored = (inode.stored + planned.group.stored()).saturating_sub(before);
+                let cached = self.stage_group(
+                    txn,
+                    node.ino,
+                    planned.index,
+                    planned.before,
+                    planned.group,
+                    planned.changed,
+                )?;
+                staged.groups.push((planned.index, cached));
+            }
+            staged.in_place = plan.in_place;
+        }
+        txn.charge(Usage { bytes: signed(inode.stored) - signed(stored_before), inodes: 0 })?;
+        Ok(staged)
+    }
+
+    /// Stages a small file as a whole. Returns `false` if it is not one, or no longer.
+    #[expect(clippy::too_many_arguments, reason = "the same as stage_fill's, and its result")]
+    fn stage_inline(
+        &self,
+        txn: &mut Txn<'_>,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        inode: &mut Inode,
+        offset: u64,
+        fill: Fill<'_>,
+        staged: &mut Staged,
+    ) -> Result<bool, FsError> {
+        let size = inode.size.max(offset + fill.len());
+        if size > INLINE_MAX {
+            return Ok(false);
+        }
+        let before = self.group(&node.tree.merged, node.ino, state, 0)?;
+        // A file that was larger once may have pages: it keeps them.
+        if before.group.refs().next().is_some() {
+            return Ok(false);
+        }
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        let old = usize::try_from(state.inode.size.min(size)).unwrap_or(0);
+        if let Some(kept) = bytes.get_mut(..old) {
+            self.read_data(node, state, 0, kept)?;
+        }
+        let at = usize::try_from(offset).unwrap_or(0);
+        match fill {
+            Fill::Bytes(new) => copy(&mut bytes, at, new),
+            Fill::Zeros(len) => {
+                if let Some(zeroed) = bytes.get_mut(at..at + usize::try_from(len).unwrap_or(0)) {
+                    zeroed.fill(0);
+                }
+            }
+        }
+        if let Some(lower) = &mut inode.lower {
+            lower.readable = 0;
+        }
+        let group = Group::Inline(bytes.into());
+        inode.stored = (inode.stored + group.stored()).saturating_sub(before.group.stored());
+        let cached = self.stage_group(txn, node.ino, 0, before, group, true)?;
+        staged.groups.push((0, cached));
+        Ok(true)
+    }
+
+    /// Plans the change of one group: which pages are new, which are rewritten in place, which go.
+    #[expect(clippy::too_many_arguments, reason = "a group, where in it, and what for")]
+    fn plan_group<'d>(
+        &self,
+        txn: &mut Txn<'_>,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        inode: &mut Inode,
+        index: u64,
+        skip: usize,
+        fill: Fill<'d>,
+        plan: &mut Plan<'d>,
+    ) -> Result<(), FsError> {
+        let before = self.group(&node.tree.merged, node.ino, state, index)?;
+        let mut changed = false;
+        let mut pages = match &before.group {
+            Group::Pages(pages) => pages.clone(),
+            Group::Removed | Group::Inline(_) => Box::new([Page::Base; PAGES_PER_GROUP]),
+        };
+        let planned = plan.groups.len();
+        let end = skip + usize::try_from(fill.len()).unwrap_or(0);
+        // What was inline becomes the first page, if this change does not cover it anyway.
+        if let Group::Inline(bytes) = &before.group {
+            changed = true;
+            if let Some(lower) = &mut inode.lower {
+                lower.readable = 0;
+            }
+            if (skip > 0 || end < PAGE_SIZE) && !bytes.is_empty() {
+                let mut content = vec![0; PAGE_SIZE];
+                copy(&mut content, 0, bytes);
+                if skip < PAGE_SIZE {
+                    overlay(&mut content, skip, fill, 0, end.min(PAGE_SIZE) - skip);
+                }
+                plan.add(planned, 0, Cow::Owned(content));
+                // Marks the page as taken: the loop below leaves it alone.
+                if let Some(first) = pages.first_mut() {
+                    *first = Page::Hole;
+                }
+            }
+        }
+        let inline_done = matches!(plan.new.last(), Some(new) if new.group == planned);
+        for position in skip / PAGE_SIZE..=(end - 1) / PAGE_SIZE {
+            if inline_done && position == 0 {
+                continue;
+            }
+            let start = position * PAGE_SIZE;
+            let (from, to) = (skip.max(start), end.min(start + PAGE_SIZE));
+            let whole = to - from == PAGE_SIZE;
+            let page = pages.get(position).copied().unwrap_or_default();
+            let offset = index * GROUP_SIZE as u64 + start as u64;
+            let below =
+                inode.lower.as_ref().is_some_and(|lower| lower.readable > offset + (from - start) as u64);
+            match (fill, page) {
+                (Fill::Zeros(_), Page::Hole) => {}
+                (Fill::Zeros(_), Page::Base) if !below => {}
+                (Fill::Zeros(_), old) if whole => {
+                    self.release(txn, old);
+                    changed = true;
+                    if let Some(page) = pages.get_mut(position) {
+                        *page = if below { Page::Hole } else { Page::Base };
+                    }
+                }
+                (_, Page::Data(data)) if data.epoch == txn.epoch() => {
+                    let mut bytes = vec![0; to - from];
+                    overlay(&mut bytes, 0, fill, from - skip, to - from);
+                    plan.rewrite(InPlace { page: data, skip: from - start, bytes });
+                    if let (Some(Page::Data(data)), Some(_)) = (pages.get_mut(position), data.crc) {
+                        data.crc = None;
+                        changed = true;
+                    }
+                }
+                (_, old) => {
+                    let content = match fill {
+                        Fill::Bytes(bytes) if whole => {
+                            Cow::Borrowed(bytes.get(from - skip..to - skip).unwrap_or_default())
+                        }
+                        _ => {
+                            let mut content = vec![0; PAGE_SIZE];
+                            if !whole {
+                                self.read_old_page(node, state, inode, index, position, &mut content)?;
+                            }
+                            overlay(&mut content, from - start, fill, from - skip, to - from);
+                            Cow::Owned(content)
+                        }
+                    };
+                    self.release(txn, old);
+                    changed = true;
+                    plan.add(planned, position, content);
+                }
+            }
+        }
+        plan.groups.push(Planned { index, before, group: Group::Pages(pages), changed });
+        Ok(())
+    }
+
+    /// Reads a page as it was before the change, zeros beyond the old end of the file.
+    fn read_old_page(
+        &self,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        inode: &Inode,
+        index: u64,
+        position: usize,
+        content: &mut [u8],
+    ) -> Result<(), FsError> {
+        let offset = index * GROUP_SIZE as u64 + (position * PAGE_SIZE) as u64;
+        let length = usize::try_from(state.inode.size.min(inode.size).saturating_sub(offset))
+            .unwrap_or(usize::MAX)
+            .min(PAGE_SIZE);
+        match content.get_mut(..length) {
+            Some(old) => self.read_data(node, state, offset, old),
+            None => Ok(()),
+        }
+    }
+
+    /// Frees a page that nobody but this head can see.
+    fn release(&self, txn: &mut Txn<'_>, page: Page) {
+        if let Page::Data(data) = page
+            && data.epoch > txn.head().retained()
+        {
+            txn.free(PageRun { segment: data.segment, page: data.page, count: 1 });
+        }
+    }
+
+    /// Stages the new version of a group.
+    fn stage_group(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        index: u64,
+        before: Cached,
+        group: Group,
+        changed: bool,
+    ) -> Result<Cached, FsError> {
+        if !changed {
+            return Ok(before);
+        }
+        let head = txn.head();
+        let prefix = Prefix::extent(head.tree, ino, index);
+        let current = (head.branch, txn.epoch());
+        if group == Group::base() {
+            let beneath = match before.version {
+                None => Beneath::Nothing,
+                Some(version) if version != current => Beneath::Something,
+                Some(_) if head.is_new(ino) => Beneath::Nothing,
+                Some(_) => Beneath::Unknown,
+            };
+            txn.erase(&prefix, &Group::Removed, beneath)?;
+            let version = if beneath == Beneath::Nothing { None } else { Some(current) };
+            return Ok(Cached { group, version });
+        }
+        let touch = if before.version == Some(current) { Touch::Again } else { Touch::First };
+        txn.put(&prefix, &group, touch);
+        Ok(Cached { group, version: Some(current) })
+    }
+
+    /// Stages that the file ends at `size`.
+    pub(super) fn stage_truncate(
+        &self,
+        txn: &mut Txn<'_>,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        inode: &mut Inode,
+        size: u64,
+    ) -> Result<Staged, FsError> {
+        let mut staged = Staged::default();
+        let old = inode.size;
+        if size < old {
+            let merged = &node.tree.merged;
+            let stored_before = inode.stored;
+            if let Some(lower) = &mut inode.lower {
+                lower.readable = lower.readable.min(size);
+            }
+            // Whole groups beyond the end go.
+            let first_gone = size.div_ceil(GROUP_SIZE as u64);
+            let mut gone = Vec::new();
+            merged.view.groups(&merged.store.db, node.ino, first_gone, |index, versioned| {
+                gone.push((index, versioned));
+                Ok(true)
+            })?;
+            for (index, Versioned { branch, epoch, record }) in gone {
+                if record == Group::Removed {
+                    continue;
+                }
+                for page in record.refs() {
+                    self.release(txn, Page::Data(page));
+                }
+                inode.stored = inode.stored.saturating_sub(record.stored());
+                let before = Cached { group: record, version: Some((branch, epoch)) };
+                self.stage_group(txn, node.ino, index, before, Group::base(), true)?;
+            }
+            staged.forget_all = true;
+            // Within the last group pages go, and the rest of the last page becomes zeros.
+            let (last, cut) = split(size);
+            if cut > 0 {
+                let rest = (GROUP_SIZE - cut) as u64;
+                let before = self.group(merged, node.ino, state, last)?;
+                if let Group::Inline(bytes) = &before.group {
+                    let kept: Box<[u8]> = bytes.get(..cut.min(bytes.len())).unwrap_or_default().into();
+                    inode.stored = (inode.stored + kept.len() as u64).saturating_sub(bytes.len() as u64);
+                    let cached = self.stage_group(txn, node.ino, last, before, Group::Inline(kept), true)?;
+                    staged.groups.push((last, cached));
+                } else if before.group.refs().next().is_some() || before.group != Group::base() {
+                    let mut plan = Plan::default();
+                    self.plan_group(txn, node, state, inode, last, cut, Fill::Zeros(rest), &mut plan)?;
+                    plan.write(txn)?;
+                    for mut planned in plan.groups {
+                        drop_holes_beyond(&mut planned.group, cut);
+                        inode.stored = (inode.stored + planned.group.stored())
+                            .saturating_sub(planned.before.group.stored());
+                        let cached = self.stage_group(
+                            txn,
+                            node.ino,
+                            last,
+                            planned.before,
+                            planned.group,
+                            planned.changed,
+                        )?;
+                        staged.groups.push((last, cached));
+                    }
+                    staged.in_place = plan.in_place;
+                }
+            }
+            txn.charge(Usage { bytes: signed(inode.stored) - signed(stored_before), inodes: 0 })?;
+        }
+        inode.size = size;
+        Ok(staged)
+    }
+
+    /// Forgets what is cached of a file's groups.
+    pub(super) fn forget_groups(&self, state: &mut NodeState) {
+        *state.groups.get_mut() = None;
+    }
+
+    /// Tells whether any byte of a group is stored, for `SEEK_DATA`: per page.
+    pub(super) fn pages_of(
+        &self,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        index: u64,
+    ) -> Result<Group, FsError> {
+        Ok(self.group(&node.tree.merged, node.ino, state, index)?.group)
+    }
+}
+
+/// New pages and changed groups of one operation.
+#[derive(Default)]
+struct Plan<'d> {
+    groups: Vec<Planned>,
+    new: Vec<NewPage<'d>>,
+    in_place: Vec<InPlace>,
+}
+
+struct Planned {
+    index: u64,
+    before: Cached,
+    group: Group,
+    changed: bool,
+}
+
+struct NewPage<'d> {
+    group: usize,
+    position: usize,
+    content: Cow<'d, [u8]>,
+}
+
+impl<'d> Plan<'d> {
+    fn add(&mut self, group: usize, position: usize, content: Cow<'d, [u8]>) {
+        self.new.push(NewPage { group, position, content });
+    }
+
+    /// Adds bytes to be rewritten in place, in one go with those before them where they touch.
+    fn rewrite(&mut self, next: InPlace) {
+        let place = |write: &InPlace| u64::from(write.page.page) * PAGE_SIZE as u64 + write.skip as u64;
+        match self.in_place.last_mut() {
+            Some(last)
+                if last.page.segment == next.page.segment
+                    && place(last) + last.bytes.len() as u64 == place(&next) =>
+            {
+                last.bytes.extend_from_slice(&next.bytes);
+            }
+            _ => self.in_place.push(next),
+        }
+    }
+
+    /// Writes the new pages, in runs, and points the groups at them.
+    fn write(&mut self, txn: &mut Txn<'_>) -> Result<(), FsError> {
+        let epoch = txn.epoch();
+        for run in std::mem::take(&mut self.new).chunks(RUN_MAX) {
+            let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
+            let allocated = txn.allocate(count)?;
+            let start = allocated.run;
+            allocated.write(run.iter().map(|page| &*page.content))?;
+            for (page, number) in run.iter().zip(start.page..) {
+                let crc = Some(crc32c::crc32c(&page.content));
+                let data = Page::Data(PageRef { epoch, segment: start.segment, page: number, crc });
+                if let Some(Planned { group: Group::Pages(pages), changed, .. }) =
+                    self.groups.get_mut(page.group)
+                    && let Some(target) = pages.get_mut(page.position)
+                {
+                    *target = data;
+                    *changed = true;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Turns holes behind the end of a file back into base: there is nothing to be hidden.
+fn drop_holes_beyond(group: &mut Group, cut: usize) {
+    if let Group::Pages(pages) = group {
+        for page in pages.iter_mut().skip(cut.div_ceil(PAGE_SIZE)) {
+            if *page == Page::Hole {
+                *page = Page::Base;
+            }
+        }
+    }
+}
+
+/// Splits an offset into a group and the offset in it.
+pub(super) fn split(offset: u64) -> (u64, usize) {
+    let size = GROUP_SIZE as u64;
+    (offset / size, usize::try_from(offset % size).unwrap_or(0))
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Copies `source` into `target` at `at`, as far as it fits.
+fn copy(target: &mut [u8], at: usize, source: &[u8]) {
+    if let Some(target) = target.get_mut(at..).map(|rest| {
+        let length = rest.len().min(source.len());
+        &mut rest[..length]
+    }) {
+        target.copy_from_slice(&source[..target.len()]);
+    }
+}
+
+/// Puts `length` bytes of `fill`, from `skip` on, into `target` at `at`.
+fn overlay(target: &mut [u8], at: usize, fill: Fill<'_>, skip: usize, length: usize) {
+    match fill {
+        Fill::Bytes(bytes) => copy(target, at, bytes.get(skip..skip + length).unwrap_or_default()),
+        Fill::Zeros(_) => {
+            if let Some(target) = target.get_mut(at..at + length) {
+                target.fill(0);
+            }
+        }
+    }
+}
+
+fn adjacent(pages: &[Page; PAGES_PER_GROUP], first: usize, next: usize) -> bool {
+    match (pages.get(first), pages.get(next)) {
+        (Some(Page::Hole), Some(Page::Hole)) | (Some(Page::Base), Some(Page::Base)) => true,
+        (Some(Page::Data(a)), Some(Page::Data(b))) => {
+            a.segment == b.segment && a.page as usize + (next - first) == b.page as usize
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,15 @@
+//! What the file system asks of its transport when something changed that the kernel did not ask for.
+
+use std::ffi::OsStr;
+
+use crate::ids::NodeId;
+
+/// Makes a transport's caches forget. Never called from a thread that serves requests.
+pub trait Invalidate: Send + Sync {
+    /// A name may lead elsewhere.
+    fn entry(&self, parent: NodeId, name: &OsStr);
+    /// Attributes and data of a node may differ.
+    fn inode(&self, node: NodeId);
+    /// Every name may lead elsewhere.
+    fn all_entries(&self);
+}

@@ -1,0 +1,81 @@
+//! Reading and writing.
+
+use super::VolumeFs;
+use super::attr::{MAX_FILE_SIZE, kill_set_ids, put_inode};
+use super::data::Fill;
+use super::locks::Locked;
+use crate::attr::{FileKind, Timestamp};
+use crate::error::FsError;
+use crate::ids::NodeId;
+use crate::store::Txn;
+
+/// Whether a write takes the set-id bits away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KillSuid {
+    /// It does not.
+    No,
+    /// It does: the writer has no right to keep them.
+    Yes,
+}
+
+impl VolumeFs {
+    /// Appends up to `size` bytes from `offset` on to `out`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// A page that does not match its checksum is an error, never other bytes.
+    pub fn read(&self, node: NodeId, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<(), FsError> {
+        let node = self.node(node)?;
+        let state = node.state.read();
+        match state.inode.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(FsError::IsDirectory { ino: node.ino }),
+            _ => return Err(FsError::Invalid { what: "not a regular file" }),
+        }
+        let left = usize::try_from(state.inode.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = left.min(size);
+        let start = out.len();
+        out.resize(start + length, 0);
+        match out.get_mut(start..) {
+            Some(target) => {
+                self.read_data(&node, &state, offset, target).inspect_err(|_| out.truncate(start))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Writes all of `data`, or nothing.
+    pub fn write(&self, node: NodeId, offset: u64, data: &[u8], kill: KillSuid) -> Result<(), FsError> {
+        let node = self.node(node)?;
+        let head = self.writable(&node)?;
+        let end = offset
+            .checked_add(data.len() as u64)
+            .filter(|&end| end <= MAX_FILE_SIZE)
+            .ok_or(FsError::FileTooBig)?;
+        let mut locked = Locked::all(&[&node]);
+        let state = locked.get(node.ino);
+        match state.inode.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(FsError::IsDirectory { ino: node.ino }),
+            _ => return Err(FsError::Invalid { what: "not a regular file" }),
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        let mut inode = state.inode.clone();
+        let mut txn = Txn::begin(&self.store, head);
+        let staged = self.stage_fill(&mut txn, &node, state, &mut inode, offset, Fill::Bytes(data))?;
+        inode.size = inode.size.max(end);
+        let now = Timestamp::now();
+        (inode.mtime, inode.ctime) = (now, now);
+        if kill == KillSuid::Yes {
+            kill_set_ids(&mut inode);
+        }
+        put_inode(&mut txn, node.ino, state, &inode)?;
+        let epoch = txn.epoch();
+        let admission = txn.commit()?;
+        staged.apply(state, &self.store)?;
+        drop(admission);
+        state.accept(inode, (head.branch, epoch));
+        Ok(())
+    }
+}

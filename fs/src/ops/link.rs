@@ -1,0 +1,64 @@
+//! Hard links.
+
+use std::ffi::OsStr;
+
+use super::attr::put_inode;
+use super::create::LINK_MAX;
+use super::locks::Locked;
+use super::{Entry, VolumeFs, check_name};
+use crate::attr::{FileKind, Timestamp};
+use crate::error::FsError;
+use crate::ids::NodeId;
+use crate::store::record::Dentry;
+use crate::store::{Touch, Txn};
+
+impl VolumeFs {
+    /// Gives an inode another name. Counts one reference.
+    pub fn link(&self, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry, FsError> {
+        let (node, dir) = (self.node(node)?, self.node(parent)?);
+        let head = self.writable(&dir)?;
+        self.writable(&node)?;
+        let bytes = check_name(name)?;
+        let mut locked = loop {
+            let seen = dir.state.read().names_changed;
+            if self.find_child(&dir, name)?.is_some() {
+                return Err(FsError::Exists);
+            }
+            let mut locked = Locked::all(&[&dir, &node]);
+            if locked.get(dir.ino).names_changed == seen {
+                break locked;
+            }
+        };
+        let now = Timestamp::now();
+        let mut inode = locked.get(node.ino).inode.clone();
+        match (inode.kind, inode.nlink) {
+            (FileKind::Directory, _) => {
+                return Err(FsError::NotPermitted { what: "a hard link to a directory" });
+            }
+            (_, 0) => return Err(FsError::NotFound),
+            (_, LINK_MAX..) => return Err(FsError::TooManyLinks),
+            _ => {}
+        }
+        inode.nlink += 1;
+        inode.ctime = now;
+        let mut dir_inode = locked.get(dir.ino).inode.clone();
+        if dir_inode.nlink == 0 {
+            return Err(FsError::NotFound);
+        }
+        (dir_inode.mtime, dir_inode.ctime) = (now, now);
+
+        let mut txn = Txn::begin(&self.store, head);
+        txn.put(&self.dentry(&dir, bytes), &Dentry::Entry { ino: node.ino, kind: inode.kind }, Touch::First);
+        put_inode(&mut txn, node.ino, locked.get(node.ino), &inode)?;
+        put_inode(&mut txn, dir.ino, locked.get(dir.ino), &dir_inode)?;
+        let version = (head.branch, txn.epoch());
+        txn.commit()?;
+
+        locked.get(node.ino).accept(inode, version);
+        let state = locked.get(dir.ino);
+        state.accept(dir_inode, version);
+        state.names_changed();
+        drop(locked);
+        Ok(self.entry(&node))
+    }
+}

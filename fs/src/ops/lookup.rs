@@ -1,0 +1,88 @@
+//! Finding names, and counting what the kernel refers to.
+
+use std::ffi::OsStr;
+
+use super::node::NodeRef;
+use super::{Caller, Entry, VolumeFs, check_name};
+use crate::attr::FileKind;
+use crate::error::FsError;
+use crate::ids::NodeId;
+
+impl VolumeFs {
+    /// Looks a name up and counts one reference to what it leads to.
+    pub fn lookup(&self, _caller: &Caller, parent: NodeId, name: &OsStr) -> Result<Entry, FsError> {
+        if let Some(found) = self.lookup_snapshots_dir(parent, name)? {
+            return Ok(found);
+        }
+        let dir = self.node(parent)?;
+        match self.find_child(&dir, name)? {
+            Some(child) => Ok(self.entry(&child)),
+            None => Err(FsError::NotFound),
+        }
+    }
+
+    /// Takes back `count` references.
+    pub fn forget(&self, node: NodeId, count: u64) {
+        self.nodes.forget(node, count);
+        self.reap_dead();
+    }
+
+    /// Counts a reference and describes the node.
+    pub(super) fn entry(&self, node: &NodeRef<'_>) -> Entry {
+        node.count_lookup();
+        Entry { node: node.id, generation: 0, attr: node.attr() }
+    }
+
+    /// Finds the node that a name leads to, without counting a reference.
+    pub(super) fn find_child(&self, dir: &NodeRef<'_>, name: &OsStr) -> Result<Option<NodeRef<'_>>, FsError> {
+        let state = dir.state.read();
+        if state.inode.kind != FileKind::Directory {
+            return Err(FsError::NotDirectory { ino: dir.ino });
+        }
+        let name = match name.as_encoded_bytes() {
+            b"." => return Ok(Some(dir_again(self, dir)?)),
+            b".." => {
+                let parent = state.inode.parent;
+                drop(state);
+                return self.find_inode(dir, parent).map(Some);
+            }
+            _ => check_name(name)?,
+        };
+        if state.absent.lock().as_deref() == Some(name) || state.inode.nlink == 0 {
+            return Ok(None);
+        }
+        let evictions = self.nodes.evictions();
+        match dir.tree.merged.lookup(dir.ino, &state.inode, name)? {
+            Some(looked) => self.nodes.insert(&dir.tree, looked, evictions).map(Some),
+            None => {
+                *state.absent.lock() = Some(name.into());
+                Ok(None)
+            }
+        }
+    }
+
+    /// Finds the node of an inode in the tree of `beside`.
+    pub(super) fn find_inode(
+        &self,
+        beside: &NodeRef<'_>,
+        ino: crate::ids::Ino,
+    ) -> Result<NodeRef<'_>, FsError> {
+        if let Some(node) = self.nodes.find(&beside.tree, ino) {
+            return Ok(node);
+        }
+        let evictions = self.nodes.evictions();
+        let looked = match beside.tree.merged.stored(ino)? {
+            Some(looked) => looked,
+            None => beside
+                .tree
+                .merged
+                .lower_parent_of(ino, &beside.state.read().inode)?
+                .ok_or(FsError::NotFound)?,
+        };
+        self.nodes.insert(&beside.tree, looked, evictions)
+    }
+}
+
+fn dir_again<'t>(fs: &'t VolumeFs, dir: &NodeRef<'_>) -> Result<NodeRef<'t>, FsError> {
+    fs.nodes.get(dir.id).ok_or(FsError::Stale { node: dir.id })
+}

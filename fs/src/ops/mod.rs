@@ -1,0 +1,175 @@
+//! The operations of a mounted volume, in POSIX terms. No transport's types appear here.
+//!
+//! [`VolumeFs`] is the merged tree of a volume's head, or of a snapshot; each file of this directory adds one family of
+//! operations to it.
+//!
+//! # Concurrency
+//! An operation locks the inodes it will change in ascending order of their numbers ([`locks`]), then passes the gate of the
+//! head, writes one transaction, and only then changes what memory holds. Names that were looked up before the
+//! locks were taken are looked up again if the directory changed in between.
+//!
+//! # Permissions
+//! The kernel checks them (`default_permissions`), with the caller's supplementary groups, from the attributes it is given. What
+//! is left here is what a change of a file does to its mode.
+
+mod acl;
+mod attr;
+mod copy;
+mod create;
+mod data;
+mod dir;
+mod invalidate;
+mod io;
+mod link;
+mod locks;
+mod lookup;
+mod node;
+mod open;
+mod reap;
+mod remove;
+mod rename;
+mod snapshots_dir;
+mod space;
+mod sync;
+mod xattr;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+
+pub use dir::{DirEntry, Sink};
+pub use invalidate::Invalidate;
+pub use io::KillSuid;
+pub use rename::RenameMode;
+pub use space::Whence;
+pub use sync::{Datasync, StatFs};
+pub use xattr::SetXattr;
+
+use crate::attr::Attr;
+use crate::error::FsError;
+use crate::ids::{BranchId, Epoch, NodeId};
+use crate::overlay::merged::Merged;
+use crate::store::{Head, Store};
+use node::{NodeRef, NodeTable};
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Process, 0 if unknown.
+    pub pid: u32,
+}
+
+/// What a look-up found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// What the transport calls it from now on.
+    pub node: NodeId,
+    /// Always 0: numbers are never reused.
+    pub generation: u64,
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+/// The longest name, in bytes.
+pub const NAME_MAX: usize = 255;
+
+/// One merged tree: the head as of some timeline, or a snapshot.
+pub(crate) struct Tree {
+    /// Tells trees of one mount apart; 0 is the first.
+    id: u64,
+    merged: Merged,
+    /// Where it is written; `None` for a snapshot.
+    head: Option<Arc<Head>>,
+}
+
+/// The merged tree of a volume's head or of a snapshot, with all operations.
+pub struct VolumeFs {
+    store: Arc<Store>,
+    volume: String,
+    /// The tree that the root shows: another one after a rollback.
+    root: RwLock<Arc<Tree>>,
+    nodes: NodeTable,
+    /// Snapshots that were looked into through `.snapshots`.
+    browsed: Mutex<HashMap<(BranchId, Epoch), Arc<Tree>>>,
+    /// The snapshot that this is a view of, which must not be removed meanwhile.
+    pinned: Option<(BranchId, Epoch)>,
+    invalidator: RwLock<Option<Box<dyn Invalidate>>>,
+}
+
+impl VolumeFs {
+    /// Tells whether nothing can be written: it is a snapshot.
+    pub fn is_read_only(&self) -> bool {
+        self.root.read().head.is_none()
+    }
+
+    /// Returns the name the volume had when it was opened.
+    pub fn volume_name(&self) -> &str {
+        &self.volume
+    }
+
+    /// Takes what makes a transport's caches forget.
+    pub fn set_invalidator(&self, invalidator: Box<dyn Invalidate>) {
+        *self.invalidator.write() = Some(invalidator);
+    }
+
+    /// Returns how many inodes are held in memory.
+    pub fn cached_inodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Finds a node that the transport knows.
+    fn node(&self, id: NodeId) -> Result<NodeRef<'_>, FsError> {
+        let node = match self.nodes.get(id) {
+            Some(node) => node,
+            None => self.load_node(id)?,
+        };
+        if node.tree.head.is_some() && !Arc::ptr_eq(&node.tree, &self.root.read()) {
+            // Of a timeline that a rollback ended.
+            return Err(FsError::Stale { node: id });
+        }
+        Ok(node)
+    }
+
+    /// Loads the root, or an inode of the live tree that nobody looked up since the volume was opened.
+    fn load_node(&self, id: NodeId) -> Result<NodeRef<'_>, FsError> {
+        let tree = self.root.read().clone();
+        let stale = FsError::Stale { node: id };
+        if id == NodeId::ROOT || (tree.id == 0 && id.0 < NodeId::FIRST_DYNAMIC) {
+            let ino = crate::ids::Ino(id.0);
+            let evictions = self.nodes.evictions();
+            let looked = tree.merged.stored(ino)?.ok_or(stale)?;
+            return self.nodes.insert(&tree, looked, evictions);
+        }
+        Err(stale)
+    }
+
+    /// Returns the head that the node belongs to, or refuses to write a snapshot.
+    fn writable<'n>(&self, node: &'n NodeRef<'_>) -> Result<&'n Head, FsError> {
+        node.tree.head.as_deref().ok_or(FsError::ReadOnly)
+    }
+}
+
+/// Refuses what cannot be a name.
+fn check_name(name: &OsStr) -> Result<&[u8], FsError> {
+    let bytes = name.as_bytes();
+    if bytes.len() > NAME_MAX {
+        return Err(FsError::NameTooLong { length: bytes.len() });
+    }
+    if bytes.is_empty() || bytes.contains(&0) || bytes.contains(&b'/') || bytes == b"." || bytes == b".." {
+        return Err(FsError::Invalid { what: "a name is empty, '.', '..', or has a slash or NUL in it" });
+    }
+    Ok(bytes)
+}
+
+impl Drop for VolumeFs {
+    fn drop(&mut self) {
+        self.release_pins();
+    }
+}

@@ -1,0 +1,139 @@
+//! Opening volumes and snapshots, and turning an open volume to another point of its history.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::node::NodeTable;
+use super::{Tree, VolumeFs};
+use crate::error::FsError;
+use crate::ids::{Epoch, Ino, NodeId};
+use crate::overlay::lowers::Lowers;
+use crate::overlay::merged::Merged;
+use crate::store::{Head, LiveHead, Store};
+
+impl Store {
+    /// Opens the head of a volume. While it is open, a second call returns the same.
+    pub fn open_head(self: &Arc<Self>, volume: &str) -> Result<Arc<VolumeFs>, FsError> {
+        let (branch, record) = {
+            let registry = self.registry.read();
+            let (_, record) = registry.volume(volume)?;
+            (record.branch, record.clone())
+        };
+        let head = self.head(branch)?;
+        // Two openers at once get one file system: whoever comes second finds it here.
+        let _opening = head.opening.lock();
+        if let Some(live) = head.live() {
+            return live
+                .into_any()
+                .downcast()
+                .map_err(|_| FsError::VolumeMounted { name: volume.to_owned() });
+        }
+        let merged = Merged {
+            store: self.clone(),
+            view: self.head_view(&head)?,
+            lowers: Arc::new(Lowers::open(self, record.tree, &record.lowers)?),
+        };
+        let tree = Arc::new(Tree { id: 0, merged, head: Some(head.clone()) });
+        let fs = Arc::new(VolumeFs::new(self, volume, tree.clone()));
+        fs.reap_orphans(&tree)?;
+        let live: Weak<dyn LiveHead> = Arc::<VolumeFs>::downgrade(&fs) as Weak<dyn LiveHead>;
+        head.set_live(live);
+        Ok(fs)
+    }
+
+    /// Opens a snapshot, read-only. It cannot be removed while it is open.
+    pub fn open_snapshot(self: &Arc<Self>, snapshot: &str) -> Result<Arc<VolumeFs>, FsError> {
+        let (key, view, record) = {
+            let mut registry = self.registry.write();
+            let (branch, epoch, found) = registry.snapshot(snapshot)?;
+            let volume = found.volume;
+            let record = registry.volumes.get(&volume).cloned();
+            let record = record.ok_or_else(|| FsError::SnapshotNotFound { name: snapshot.to_owned() })?;
+            let view = registry.view(branch, epoch)?;
+            *registry.viewed.entry((branch, epoch)).or_default() += 1;
+            ((branch, epoch), view, record)
+        };
+        let lowers = Lowers::open(self, record.tree, &record.lowers);
+        let lowers = lowers.inspect_err(|_| {
+            self.registry.write().viewed.remove(&key);
+        })?;
+        let merged = Merged { store: self.clone(), view, lowers: Arc::new(lowers) };
+        let mut fs = VolumeFs::new(self, snapshot, Arc::new(Tree { id: 0, merged, head: None }));
+        fs.pinned = Some(key);
+        Ok(Arc::new(fs))
+    }
+
+    /// Takes a volume back to one of its snapshots. What was written since its newest snapshot is lost. An open file
+    /// system turns to the new head: open files of the old one are stale from then on.
+    pub fn rollback(self: &Arc<Self>, volume: &str, snapshot: &str) -> Result<(), FsError> {
+        let branch = self.registry.read().volume(volume)?.1.branch;
+        let old = self.head(branch)?;
+        let live: Option<Arc<VolumeFs>> = old.live().and_then(|live| live.into_any().downcast().ok());
+        match live {
+            None => self.rollback_head(volume, snapshot, |_, _| {}),
+            Some(fs) => {
+                // Operations hold the tree while they run: none is under way from here on.
+                let mut root = fs.root.write();
+                let lowers = root.merged.lowers.clone();
+                self.rollback_head(volume, snapshot, |head, view| {
+                    let merged = Merged { store: self.clone(), view, lowers };
+                    *root = Arc::new(Tree { id: fs.next_tree_id(), merged, head: Some(head.clone()) });
+                    head.set_live(Arc::<VolumeFs>::downgrade(&fs) as Weak<dyn LiveHead>);
+                })?;
+                fs.nodes.clear();
+                drop(root);
+                if let Some(invalidator) = &*fs.invalidator.read() {
+                    invalidator.all_entries();
+                    invalidator.inode(NodeId::ROOT);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl VolumeFs {
+    fn new(store: &Arc<Store>, name: &str, tree: Arc<Tree>) -> VolumeFs {
+        VolumeFs {
+            store: store.clone(),
+            volume: name.to_owned(),
+            root: RwLock::new(tree),
+            nodes: NodeTable::default(),
+            browsed: Mutex::default(),
+            pinned: None,
+            invalidator: RwLock::default(),
+        }
+    }
+
+    pub(super) fn next_tree_id(&self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Returns the newest epoch of the head and whether there is one.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.root.read().head.as_ref().map(|head: &Arc<Head>| head.gate.epoch())
+    }
+}
+
+impl LiveHead for VolumeFs {
+    fn exclusively(&self, ino: Ino, work: &mut dyn FnMut()) {
+        let tree = self.root.read().clone();
+        match self.nodes.find(&tree, ino) {
+            Some(node) => {
+                let mut state = node.state.write();
+                work();
+                self.forget_groups(&mut state);
+            }
+            // Not in memory: nobody has it cached, and whoever loads it now sees what the work leaves.
+            None => work(),
+        }
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}

@@ -1,0 +1,208 @@
+//! `.snapshots`: the snapshots of a volume, to be looked into from inside its mount.
+//!
+//! The directory is in no listing of the root, so that `tar` and `rm -r` do not find it; it is there for whoever names it.
+//! Its files have numbers of their own, or they would be taken for hard links of the live ones.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use super::{DirEntry, Entry, Sink, Tree, VolumeFs};
+use crate::attr::{Attr, FileKind, Timestamp};
+use crate::error::FsError;
+use crate::ids::{BranchId, Epoch, Ino, NodeId};
+use crate::overlay::merged::Merged;
+
+const NAME: &str = ".snapshots";
+const NODE: NodeId = NodeId(NodeId::FIRST_DYNAMIC);
+
+struct Listed {
+    name: String,
+    branch: BranchId,
+    epoch: Epoch,
+    created: Timestamp,
+}
+
+impl VolumeFs {
+    /// Answers a look-up of `.snapshots`, or of a snapshot in it.
+    pub(super) fn lookup_snapshots_dir(
+        &self,
+        parent: NodeId,
+        name: &OsStr,
+    ) -> Result<Option<Entry>, FsError> {
+        if parent == NodeId::ROOT && name == NAME && !self.is_read_only() {
+            return Ok(Some(Entry { node: NODE, generation: 0, attr: self.snapshots_attr() }));
+        }
+        if parent != NODE {
+            return Ok(None);
+        }
+        if name == "." || name == ".." {
+            let node = if name == "." { NODE } else { NodeId::ROOT };
+            return Ok(Some(Entry { node, generation: 0, attr: self.getattr(node)? }));
+        }
+        let listed = self.list_snapshots()?.into_iter().find(|listed| OsStr::new(&listed.name) == name);
+        let Some(listed) = listed else { return Err(FsError::NotFound) };
+        let tree = self.browse(listed.branch, listed.epoch)?;
+        let evictions = self.nodes.evictions();
+        let root = tree.merged.stored(Ino::ROOT)?.ok_or(FsError::NotFound)?;
+        let root = self.nodes.insert(&tree, root, evictions)?;
+        Ok(Some(self.entry(&root)))
+    }
+
+    /// Returns the attributes of `.snapshots`, `None` for any other node.
+    pub(super) fn snapshots_dir_attr(&self, node: NodeId) -> Result<Option<Attr>, FsError> {
+        Ok((node == NODE).then(|| self.snapshots_attr()))
+    }
+
+    fn snapshots_attr(&self) -> Attr {
+        let time = self.list_snapshots().ok().and_then(|all| all.iter().map(|listed| listed.created).max());
+        let time = time.unwrap_or_default();
+        Attr {
+            ino: Ino(NODE.0),
+            kind: FileKind::Directory,
+            perm: 0o555,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 4096,
+            blocks: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+        }
+    }
+
+    /// Lists `.snapshots`; `None` if the node is another one.
+    pub(super) fn read_snapshots_dir(
+        &self,
+        node: NodeId,
+        offset: u64,
+        sink: &mut dyn FnMut(DirEntry<'_>) -> Sink,
+    ) -> Option<Result<(), FsError>> {
+        if node != NODE {
+            return None;
+        }
+        let listed = match self.list_snapshots() {
+            Ok(listed) => listed,
+            Err(error) => return Some(Err(error)),
+        };
+        let names = [".", ".."].into_iter().chain(listed.iter().map(|listed| listed.name.as_str()));
+        for (at, name) in (0..).zip(names).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+            let entry = DirEntry {
+                node: if name == ".." { NodeId::ROOT } else { NODE },
+                next_offset: at + 1,
+                kind: FileKind::Directory,
+                name: OsStr::from_bytes(name.as_bytes()),
+            };
+            if sink(entry) == Sink::Full {
+                break;
+            }
+        }
+        Some(Ok(()))
+    }
+
+    /// Lists `.snapshots` with attributes; `None` if the node is another one.
+    pub(super) fn read_snapshots_dir_plus(
+        &self,
+        node: NodeId,
+        offset: u64,
+        sink: &mut dyn FnMut(DirEntry<'_>, &Entry) -> Sink,
+    ) -> Option<Result<(), FsError>> {
+        let mut failed = None;
+        let done = self.read_snapshots_dir(node, offset, &mut |shown| {
+            let own = Entry { node: NODE, generation: 0, attr: self.snapshots_attr() };
+            if shown.name == "." || shown.name == ".." {
+                return sink(shown, &own);
+            }
+            match self.lookup_snapshots_dir(NODE, shown.name) {
+                Ok(Some(entry)) => {
+                    let answer = sink(shown, &entry);
+                    if answer == Sink::Full {
+                        self.forget(entry.node, 1);
+                    }
+                    answer
+                }
+                Ok(None) | Err(FsError::NotFound) => Sink::Continue,
+                Err(error) => {
+                    failed = Some(error);
+                    Sink::Full
+                }
+            }
+        })?;
+        Some(match failed {
+            Some(error) => Err(error),
+            None => done,
+        })
+    }
+
+    fn list_snapshots(&self) -> Result<Vec<Listed>, FsError> {
+        let root = self.root.read().clone();
+        let Some(head) = &root.head else { return Ok(Vec::new()) };
+        let registry = self.store.registry.read();
+        Ok(registry
+            .snapshots_of(head.volume)
+            .map(|(branch, epoch, snapshot)| Listed {
+                name: snapshot.name.clone().unwrap_or_else(|| epoch.to_string()),
+                branch,
+                epoch,
+                created: snapshot.created,
+            })
+            .collect())
+    }
+
+    /// Returns the tree of a snapshot, which cannot be removed from now on until nobody looks at it.
+    fn browse(&self, branch: BranchId, epoch: Epoch) -> Result<Arc<Tree>, FsError> {
+        let mut browsed = self.browsed.lock();
+        if let Some(tree) = browsed.get(&(branch, epoch)) {
+            return Ok(tree.clone());
+        }
+        let lowers = self.root.read().merged.lowers.clone();
+        let mut registry = self.store.registry.write();
+        let view = registry.view(branch, epoch)?;
+        *registry.viewed.entry((branch, epoch)).or_default() += 1;
+        drop(registry);
+        let tree = Arc::new(Tree {
+            id: self.next_tree_id(),
+            merged: Merged { store: self.store.clone(), view, lowers },
+            head: None,
+        });
+        browsed.insert((branch, epoch), tree.clone());
+        Ok(tree)
+    }
+
+    /// Lets go of snapshots that nobody looks into any more.
+    pub fn release_browsed(&self) {
+        let mut browsed = self.browsed.lock();
+        let mut registry = self.store.registry.write();
+        browsed.retain(|key, tree| {
+            // Every node of a tree holds it.
+            let used = Arc::strong_count(tree) > 1;
+            if !used {
+                unview(&mut registry.viewed, *key);
+            }
+            used
+        });
+    }
+
+    /// Lets go of everything that keeps snapshots from being removed.
+    pub(super) fn release_pins(&mut self) {
+        let mut registry = self.store.registry.write();
+        for (key, _) in self.browsed.get_mut().drain() {
+            unview(&mut registry.viewed, key);
+        }
+        if let Some(key) = self.pinned {
+            unview(&mut registry.viewed, key);
+        }
+    }
+}
+
+fn unview(viewed: &mut hashbrown::HashMap<(BranchId, Epoch), usize>, key: (BranchId, Epoch)) {
+    match viewed.get_mut(&key) {
+        Some(count) if *count > 1 => *count -= 1,
+        _ => {
+            viewed.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What differs between two trees of one history.
+//!
+//! The store knows which records the two sides wrote since they parted; each is turned here into what a person calls it. The cost
+//! follows what was written, not what there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::lowers::Lowers;
+use super::merged::{Looked, Merged};
+use crate::attr::FileKind;
+use crate::error::FsError;
+use crate::ids::{Epoch, Ino};
+use crate::store::record::{GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page};
+use crate::store::{Change, ChangeKind, PrefixOf, Store};
+
+/// A name: a directory and what it is called there.
+type Name = (Ino, Vec<u8>);
+
+/// What was found out about one inode.
+#[derive(Default)]
+struct Found {
+    names_gone: BTreeSet<Name>,
+    names_new: BTreeSet<Name>,
+    attributes: bool,
+    bytes: u64,
+}
+
+impl Store {
+    /// Compares a snapshot with another one, with the head of a volume, or with the head of its own volume. Sorted by path.
+    pub fn diff(self: &Arc<Self>, from: &str, to: Option<&str>) -> Result<Vec<Change>, FsError> {
+        let own_volume = from.rsplit_once('@').map_or(from, |(volume, _)| volume);
+        let to = to.unwrap_or(own_volume);
+        let (old, new) = (self.tree_called(from)?, self.tree_called(to)?);
+        let unrelated = || FsError::Unrelated { from: from.to_owned(), to: to.to_owned() };
+        let records = self.changed_records(&old.view, &new.view)?.ok_or_else(unrelated)?;
+        let mut inodes: BTreeMap<Ino, Found> = BTreeMap::new();
+        for prefix in &records {
+            match prefix.parse() {
+                Some(PrefixOf::Dentry { dir, name, .. }) => {
+                    let before = bound(&old, &new, dir, name)?;
+                    let after = bound(&new, &old, dir, name)?;
+                    if before == after {
+                        continue;
+                    }
+                    if let Some(ino) = before {
+                        inodes.entry(ino).or_default().names_gone.insert((dir, name.to_vec()));
+                    }
+                    if let Some(ino) = after {
+                        inodes.entry(ino).or_default().names_new.insert((dir, name.to_vec()));
+                    }
+                }
+                Some(PrefixOf::Inode { ino } | PrefixOf::Xattr { ino, .. }) => {
+                    let found = inodes.entry(ino).or_default();
+                    found.attributes = true;
+                }
+                Some(PrefixOf::Extent { ino, group }) => {
+                    inodes.entry(ino).or_default().bytes += group_difference(&old, &new, ino, group)?;
+                }
+                None => {}
+            }
+        }
+        let xattrs: BTreeSet<Ino> = records
+            .iter()
+            .filter_map(|prefix| match prefix.parse() {
+                Some(PrefixOf::Xattr { ino, .. }) => Some(ino),
+                _ => None,
+            })
+            .collect();
+        let mut changes = Vec::new();
+        for (ino, found) in inodes {
+            describe(&old, &new, ino, &found, xattrs.contains(&ino), &mut changes)?;
+        }
+        changes.sort_by(|a, b| (&a.path, a.change).cmp(&(&b.path, b.change)));
+        Ok(changes)
+    }
+
+    /// Returns the tree of `VOLUME`, `VOLUME@NAME` or `VOLUME@EPOCH`.
+    fn tree_called(self: &Arc<Self>, called: &str) -> Result<Merged, FsError> {
+        let (view, volume) = {
+            let registry = self.registry.read();
+            match called.contains('@') {
+                true => {
+                    let (branch, epoch, snapshot) = registry.snapshot(called)?;
+                    (registry.view(branch, epoch)?, registry.volumes.get(&snapshot.volume).cloned())
+                }
+                false => {
+                    let (_, volume) = registry.volume(called)?;
+                    (registry.view(volume.branch, Epoch(u64::MAX))?, Some(volume.clone()))
+                }
+            }
+        };
+        let volume = volume.ok_or_else(|| FsError::SnapshotNotFound { name: called.to_owned() })?;
+        let lowers = Arc::new(Lowers::open(self, volume.tree, &volume.lowers)?);
+        Ok(Merged { store: self.clone(), view, lowers })
+    }
+}
+
+/// Returns what a name leads to.
+fn bound(tree: &Merged, other: &Merged, dir: Ino, name: &[u8]) -> Result<Option<Ino>, FsError> {
+    if let Some(looked) = tree.stored(dir)? {
+        return Ok(tree.lookup(dir, &looked.inode, name)?.map(|found| found.ino));
+    }
+    // Without a record here it was not there yet, or was as the lowers have it: the other tree's record says where.
+    match other.stored(dir)? {
+        Some(looked) if dir.is_lower() => tree.lookup_in_lower(&looked, name),
+        _ => Ok(None),
+    }
+}
+
+fn group_difference(old: &Merged, new: &Merged, ino: Ino, group: u64) -> Result<u64, FsError> {
+    let pages = |tree: &Merged| -> Result<Group, FsError> {
+        let found = tree.view.group(&tree.store.db, ino, group)?;
+        Ok(found.map_or(Group::Removed, |found| found.record))
+    };
+    Ok(match (pages(old)?, pages(new)?) {
+        (Group::Pages(a), Group::Pages(b)) => {
+            let place = |page: &Page| match page {
+                Page::Data(data) => Some((data.segment, data.page)),
+                Page::Base | Page::Hole => None,
+            };
+            let differ = a.iter().zip(b.iter()).filter(|(a, b)| match (place(a), place(b)) {
+                (None, None) => a != b,
+                (a, b) => a != b,
+            });
+            (differ.count() * PAGE_SIZE) as u64
+        }
+        (Group::Inline(a), Group::Inline(b)) if a == b => 0,
+        (Group::Inline(_), Group::Inline(_)) => PAGE_SIZE as u64,
+        (a, b) => a
+            .stored()
+            .max(b.stored())
+            .next_multiple_of(PAGE_SIZE as u64)
+            .min((PAGES_PER_GROUP * PAGE_SIZE) as u64),
+    }
+    .min(GROUP_SIZE as u64))
+}
+
+fn describe(
+    old: &Merged,
+    new: &Merged,
+    ino: Ino,
+    found: &Found,
+    xattrs_differ: bool,
+    changes: &mut Vec<Change>,
+) -> Result<(), FsError> {
+    let after = new.stored(ino)?;
+    let before = match (old.stored(ino)?, &after) {
+        (Some(before), _) => Some(before),
+        // A copy-up: before it was as the lower has it.
+        (None, Some(after)) if ino.is_lower() => old.as_in_lower(after)?,
+        (None, _) => None,
+    };
+    let mut gone: Vec<Vec<u8>> = paths(old, new, &found.names_gone)?;
+    let mut added: Vec<Vec<u8>> = paths(new, old, &found.names_new)?;
+    while !gone.is_empty() && !added.is_empty() {
+        let (from, path) = (gone.remove(0), added.remove(0));
+        changes.push(Change {
+            path,
+            change: ChangeKind::Renamed,
+            from: Some(from),
+            bytes_changed: found.bytes,
+        });
+    }
+    let size = |looked: &Option<Looked>| looked.as_ref().map_or(0, |looked| looked.inode.size);
+    for path in added {
+        changes.push(Change { path, change: ChangeKind::Added, from: None, bytes_changed: size(&after) });
+    }
+    for path in gone {
+        changes.push(Change { path, change: ChangeKind::Removed, from: None, bytes_changed: size(&before) });
+    }
+    let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+    if !found.names_gone.is_empty() || !found.names_new.is_empty() || after.inode.nlink == 0 {
+        return Ok(());
+    }
+    let content =
+        before.inode.kind == FileKind::Regular && (found.bytes > 0 || before.inode.size != after.inode.size);
+    let change = if content {
+        ChangeKind::Modified
+    } else if xattrs_differ || (found.attributes && shows_difference(&before.inode, &after.inode)) {
+        ChangeKind::Metadata
+    } else {
+        return Ok(());
+    };
+    let path = new.path(ino, &after.inode)?;
+    changes.push(Change { path, change, from: None, bytes_changed: found.bytes });
+    Ok(())
+}
+
+fn paths(tree: &Merged, other: &Merged, names: &BTreeSet<Name>) -> Result<Vec<Vec<u8>>, FsError> {
+    names
+        .iter()
+        .map(|(dir, name)| {
+            let mut path = match (tree.stored(*dir)?, other.stored(*dir)?) {
+                (Some(looked), _) => tree.path(*dir, &looked.inode)?,
+                (None, Some(looked)) => match tree.as_in_lower(&looked)? {
+                    Some(looked) => tree.path(*dir, &looked.inode)?,
+                    None => other.path(*dir, &looked.inode)?,
+                },
+                (None, None) => Vec::new(),
+            };
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            Ok(path)
+        })
+        .collect()
+}
+
+/// Tells whether anything differs that was set on purpose. Times of a directory follow from its names.
+fn shows_difference(before: &Inode, after: &Inode) -> bool {
+    let owner = |inode: &Inode| (inode.perm, inode.uid, inode.gid, inode.rdev);
+    owner(before) != owner(after) || (before.kind != FileKind::Directory && before.mtime != after.mtime)
+}

@@ -1,0 +1,251 @@
+//! RocksDB: opening, reading one record, writing one batch, syncing the log.
+//!
+//! # Crash consistency
+//! A batch is in the write-ahead log when [`Database::write`] returns, which survives the death of the
+//! process. It survives the death of the host after the next [`Database::sync_log`]. A
+//! failed write or sync poisons the database: what the disk holds is no longer known, and nothing is
+//! written until it is opened anew.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
+    Options, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
+};
+
+use super::error::StoreError;
+use super::group_sync::GroupSync;
+use super::keys::{Family, VERSION_LEN};
+
+/// Column family of the index of what each epoch changed.
+pub(crate) const TOUCHED: &str = "touched";
+/// Column family of everything that is not versioned.
+pub(crate) const META: &str = "meta";
+
+/// Memory that RocksDB may take.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryBudget {
+    /// Cache of blocks read from tables, in bytes.
+    pub block_cache: usize,
+    /// All memtables together, in bytes.
+    pub write_buffers: usize,
+}
+
+impl Default for MemoryBudget {
+    fn default() -> Self {
+        MemoryBudget { block_cache: 64 << 20, write_buffers: 64 << 20 }
+    }
+}
+
+/// An open RocksDB.
+pub(crate) struct Database {
+    db: DB,
+    poison: OnceLock<String>,
+    log_sync: GroupSync,
+}
+
+impl Database {
+    /// Opens or makes the database in `dir`.
+    pub(crate) fn open(dir: &Path, memory: MemoryBudget) -> Result<Database, StoreError> {
+        let cache = Cache::new_lru_cache(memory.block_cache);
+        let families = Family::ALL
+            .into_iter()
+            .map(|family| (family.name(), versioned_options(&cache, memory)))
+            .chain([(TOUCHED, plain_options(&cache, memory)), (META, plain_options(&cache, memory))])
+            .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
+        let db = DB::open_cf_descriptors(&database_options(memory), dir, families)?;
+        Ok(Database { db, poison: OnceLock::new(), log_sync: GroupSync::default() })
+    }
+
+    pub(crate) fn family(&self, name: &str) -> &ColumnFamily {
+        self.db.cf_handle(name).expect("every column family is made at open")
+    }
+
+    /// Writes a batch to the log and the memtables: all of it or nothing.
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        self.alive()?;
+        self.db.write_opt(batch, &WriteOptions::default()).map_err(|error| self.poison(error.into()))
+    }
+
+    /// Makes everything written so far durable. Concurrent callers share one sync.
+    pub(crate) fn sync_log(&self) -> Result<(), StoreError> {
+        self.alive()?;
+        self.log_sync.run(|| self.db.flush_wal(true)).map_err(|error| self.poison(error.into()))
+    }
+
+    /// Returns the value of an unversioned key.
+    pub(crate) fn get_meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.get_cf(self.family(META), key)?)
+    }
+
+    /// Calls `visit` with each key of `family` that begins with `prefix` and is at or after `start`, in order, until
+    /// it returns `false`.
+    pub(crate) fn scan(
+        &self,
+        family: &str,
+        prefix: &[u8],
+        start: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        if let Some(end) = successor(prefix) {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut iter = self.db.raw_iterator_cf_opt(self.family(family), options);
+        iter.seek(if start > prefix { start } else { prefix });
+        while let Some((key, value)) = iter.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            iter.next();
+        }
+        Ok(iter.status()?)
+    }
+
+    /// Returns an iterator for seeks within one prefix at a time: bloom filters skip what cannot hold it.
+    pub(crate) fn seeker(&self, family: Family) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        self.db.raw_iterator_cf_opt(self.family(family.name()), options)
+    }
+
+    /// Returns an iterator over all of a family, up to and without `end`.
+    pub(crate) fn walker(&self, family: Family, end: Option<Vec<u8>>) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
+        self.db.raw_iterator_cf_opt(self.family(family.name()), options)
+    }
+
+    /// Writes memtables out, so that a reopen has little log to replay.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        self.alive()?;
+        for name in Family::ALL.iter().map(|family| family.name()).chain([TOUCHED, META]) {
+            self.db.flush_cf(self.family(name))?;
+        }
+        Ok(())
+    }
+
+    /// Compacts a range that was deleted, so that the disk sees it.
+    pub(crate) fn compact(&self, family: &str) {
+        self.db.compact_range_cf(self.family(family), None::<&[u8]>, None::<&[u8]>);
+    }
+
+    /// Returns the bytes of live tables.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        Family::ALL
+            .iter()
+            .map(|family| family.name())
+            .chain([TOUCHED, META])
+            .filter_map(|name| {
+                self.db.property_int_value_cf(self.family(name), "rocksdb.live-sst-files-size").ok().flatten()
+            })
+            .sum()
+    }
+
+    /// Refuses every write from now on. Returns `error`.
+    pub(crate) fn poison(&self, error: StoreError) -> StoreError {
+        if self.poison.set(error.to_string()).is_ok() {
+            tracing::error!(%error, "store stops: a write or sync failed");
+        }
+        error
+    }
+
+    fn alive(&self) -> Result<(), StoreError> {
+        match self.poison.get() {
+            None => Ok(()),
+            Some(first) => Err(StoreError::Poisoned { first: first.clone() }),
+        }
+    }
+}
+
+/// The smallest key after all keys that begin with `prefix`; `None` if there is no such key.
+pub(crate) fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|&byte| byte != 0xff)?;
+    let mut end = prefix.get(..=last)?.to_vec();
+    *end.last_mut()? += 1;
+    Some(end)
+}
+
+fn database_options(memory: MemoryBudget) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_db_write_buffer_size(memory.write_buffers);
+    options.set_max_total_wal_size(memory.write_buffers as u64 * 2);
+    // Overwriting old log files spares a journal commit per sync: their size does not change.
+    options.set_recycle_log_file_num(4);
+    // A sync in the middle of heavy writing must not have hundreds of megabytes to push out.
+    options.set_wal_bytes_per_sync(512 << 10);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(512);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(4 << 20);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_avoid_unnecessary_blocking_io(true);
+    options.set_skip_stats_update_on_db_open(true);
+    options
+}
+
+fn common_options(memory: MemoryBudget) -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(memory.write_buffers / 4);
+    options.set_max_write_buffer_number(4);
+    options.set_level_zero_file_num_compaction_trigger(4);
+    options.set_level_zero_slowdown_writes_trigger(40);
+    options.set_level_zero_stop_writes_trigger(80);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options
+}
+
+/// For the families whose reads are seeks to a prefix.
+fn versioned_options(cache: &Cache, memory: MemoryBudget) -> Options {
+    let mut options = common_options(memory);
+    options.set_prefix_extractor(SliceTransform::create(
+        "durdir.before-version",
+        |key| key.get(..key.len().saturating_sub(VERSION_LEN)).unwrap_or_default(),
+        Some(|key| key.len() > VERSION_LEN),
+    ));
+    options.set_memtable_prefix_bloom_ratio(0.1);
+    let mut table = table_options(cache);
+    // Nobody asks for a whole key: a filter of prefixes is half the size.
+    table.set_whole_key_filtering(false);
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+fn plain_options(cache: &Cache, memory: MemoryBudget) -> Options {
+    let mut options = common_options(memory);
+    options.set_block_based_table_factory(&table_options(cache));
+    options
+}
+
+fn table_options(cache: &Cache) -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_block_size(8 << 10);
+    table.set_format_version(5);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_successor_follows_every_key_with_the_prefix() {
+        assert_eq!(successor(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(successor(b"a\xff"), Some(b"b".to_vec()));
+        assert_eq!(successor(b"\xff\xff"), None);
+    }
+}

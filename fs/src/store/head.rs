@@ -1,0 +1,257 @@
+//! The writable end of a branch, as it lives in memory while the store is open.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use super::gate::Gate;
+use super::record::Usage;
+use super::segment::Appender;
+use crate::error::FsError;
+use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
+
+/// How many threads may count usage without waiting for each other.
+pub(crate) const WRITERS: usize = 16;
+
+/// The writable end of a branch.
+pub(crate) struct Head {
+    pub(crate) volume: VolumeId,
+    pub(crate) tree: TreeId,
+    pub(crate) branch: BranchId,
+    pub(crate) gate: Gate,
+    pub(crate) appender: Appender,
+    /// One cut at a time.
+    pub(crate) cutting: Mutex<()>,
+    /// The newest epoch that something other than this head can see: its last snapshot, or where
+    /// it was forked. What was allocated later is this head's alone.
+    retained: AtomicU64,
+    /// The newest epoch in which something was written.
+    written: AtomicU64,
+    /// Inodes from here on were made in the current epoch.
+    first_new_ino: AtomicU64,
+    usage: HeadUsage,
+    quota: Quota,
+    live: RwLock<Option<Weak<dyn LiveHead>>>,
+    /// Held while the head is being opened by the layer above.
+    pub(crate) opening: Mutex<()>,
+}
+
+/// What a mounted head offers to the store's background work.
+pub(crate) trait LiveHead: Any + Send + Sync {
+    /// Runs `work` while nobody can use what is cached of an inode, and forgets what is cached of its data.
+    fn exclusively(&self, ino: Ino, work: &mut dyn FnMut());
+    /// For the layer above, which knows the type.
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+#[derive(Default)]
+struct HeadUsage {
+    /// Committed and reserved.
+    bytes: AtomicI64,
+    inodes: AtomicI64,
+    /// Committed up to the end of the last epoch that was cut.
+    settled: Mutex<Usage>,
+    /// Committed since, by parity of epoch.
+    epoch_bytes: [AtomicI64; 2],
+    epoch_inodes: [AtomicI64; 2],
+    /// What each writer's stored record says.
+    writers: [Mutex<Usage>; WRITERS],
+}
+
+#[derive(Default)]
+struct Quota {
+    /// `i64::MAX` where there is none.
+    bytes: AtomicI64,
+    inodes: AtomicI64,
+}
+
+impl Head {
+    pub(crate) fn new(
+        volume: VolumeId,
+        tree: TreeId,
+        branch: BranchId,
+        epoch: Epoch,
+        retained: Epoch,
+    ) -> Head {
+        let quota = Quota { bytes: AtomicI64::new(i64::MAX), inodes: AtomicI64::new(i64::MAX) };
+        Head {
+            volume,
+            tree,
+            branch,
+            gate: Gate::new(epoch),
+            appender: Appender::default(),
+            cutting: Mutex::default(),
+            retained: AtomicU64::new(retained.0),
+            written: AtomicU64::new(0),
+            first_new_ino: AtomicU64::new(u64::MAX),
+            usage: HeadUsage::default(),
+            quota,
+            live: RwLock::default(),
+            opening: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn set_quota(&self, bytes: Option<u64>, inodes: Option<u64>) {
+        let limit =
+            |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok()).unwrap_or(i64::MAX);
+        self.quota.bytes.store(limit(bytes), Ordering::SeqCst);
+        self.quota.inodes.store(limit(inodes), Ordering::SeqCst);
+    }
+
+    /// Returns the quotas of bytes and inodes.
+    pub(crate) fn quota(&self) -> (Option<u64>, Option<u64>) {
+        let limit = |value: i64| u64::try_from(value).ok().filter(|_| value != i64::MAX);
+        (limit(self.quota.bytes.load(Ordering::SeqCst)), limit(self.quota.inodes.load(Ordering::SeqCst)))
+    }
+
+    pub(crate) fn retained(&self) -> Epoch {
+        Epoch(self.retained.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn set_retained(&self, epoch: Epoch) {
+        self.retained.store(epoch.0, Ordering::SeqCst);
+    }
+
+    /// Tells whether anything was written in the epoch that runs now.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.written.load(Ordering::SeqCst) >= self.gate.epoch().0
+    }
+
+    /// The newest epoch in which something was written.
+    pub(crate) fn last_written(&self) -> Epoch {
+        Epoch(self.written.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn mark_written(&self, epoch: Epoch) {
+        self.written.fetch_max(epoch.0, Ordering::SeqCst);
+    }
+
+    /// Declares that inodes from `ino` on belong to the epoch that begins now.
+    pub(crate) fn set_first_new_ino(&self, ino: Ino) {
+        self.first_new_ino.store(ino.0, Ordering::SeqCst);
+    }
+
+    /// Tells whether an inode was surely made in the current epoch: no older version of any of its records exists.
+    pub(crate) fn is_new(&self, ino: Ino) -> bool {
+        !ino.is_lower() && ino.0 >= self.first_new_ino.load(Ordering::SeqCst)
+    }
+
+    /// Counts what a transaction is about to store, or refuses it.
+    pub(crate) fn reserve(&self, delta: Usage) -> Result<(), FsError> {
+        take(&self.usage.bytes, delta.bytes, &self.quota.bytes, "bytes")?;
+        take(&self.usage.inodes, delta.inodes, &self.quota.inodes, "inodes").inspect_err(|_| {
+            self.usage.bytes.fetch_sub(delta.bytes, Ordering::SeqCst);
+        })
+    }
+
+    /// Takes a reservation back.
+    pub(crate) fn release(&self, delta: Usage) {
+        self.usage.bytes.fetch_sub(delta.bytes, Ordering::SeqCst);
+        self.usage.inodes.fetch_sub(delta.inodes, Ordering::SeqCst);
+    }
+
+    /// Locks this thread's usage record: it is stored in the same batch as what it counts.
+    pub(crate) fn writer(&self) -> (u16, MutexGuard<'_, Usage>) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        thread_local! {
+            static WRITER: usize = usize::try_from(NEXT.fetch_add(1, Ordering::SeqCst)).unwrap_or(0) % WRITERS;
+        }
+        let index = WRITER.with(|writer| *writer);
+        let writer = self.usage.writers.get(index).expect("the index is taken modulo the length");
+        (index as u16, writer.lock())
+    }
+
+    /// Counts what was committed in `epoch`.
+    pub(crate) fn commit_usage(&self, epoch: Epoch, delta: Usage) {
+        let parity = usize::from(!epoch.0.is_multiple_of(2));
+        if let (Some(bytes), Some(inodes)) =
+            (self.usage.epoch_bytes.get(parity), self.usage.epoch_inodes.get(parity))
+        {
+            bytes.fetch_add(delta.bytes, Ordering::SeqCst);
+            inodes.fetch_add(delta.inodes, Ordering::SeqCst);
+        }
+    }
+
+    /// Returns what the head stored at the end of `epoch`, whose operations are all done.
+    pub(crate) fn settle(&self, epoch: Epoch) -> Usage {
+        let parity = usize::from(!epoch.0.is_multiple_of(2));
+        let mut settled = self.usage.settled.lock();
+        if let (Some(bytes), Some(inodes)) =
+            (self.usage.epoch_bytes.get(parity), self.usage.epoch_inodes.get(parity))
+        {
+            *settled +=
+                Usage { bytes: bytes.swap(0, Ordering::SeqCst), inodes: inodes.swap(0, Ordering::SeqCst) };
+        }
+        *settled
+    }
+
+    /// Sets the stored usage at open.
+    pub(crate) fn load_usage(&self, writer: usize, usage: Usage) {
+        if let Some(slot) = self.usage.writers.get(writer) {
+            *slot.lock() = usage;
+        }
+        *self.usage.settled.lock() += usage;
+        self.usage.bytes.fetch_add(usage.bytes, Ordering::SeqCst);
+        self.usage.inodes.fetch_add(usage.inodes, Ordering::SeqCst);
+    }
+
+    /// Returns what the head stores now.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            bytes: self.usage.bytes.load(Ordering::SeqCst),
+            inodes: self.usage.inodes.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Returns the mounted file system over this head.
+    pub(crate) fn live(&self) -> Option<Arc<dyn LiveHead>> {
+        self.live.read().as_ref().and_then(Weak::upgrade)
+    }
+
+    pub(crate) fn set_live(&self, live: Weak<dyn LiveHead>) {
+        *self.live.write() = Some(live);
+    }
+}
+
+fn take(counter: &AtomicI64, delta: i64, limit: &AtomicI64, what: &'static str) -> Result<(), FsError> {
+    let before = counter.fetch_add(delta, Ordering::SeqCst);
+    // What takes away always succeeds, also above a quota that was lowered.
+    if delta > 0 && before.saturating_add(delta) > limit.load(Ordering::SeqCst) {
+        counter.fetch_sub(delta, Ordering::SeqCst);
+        return Err(FsError::QuotaExceeded { what });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head {
+        Head::new(VolumeId(1), TreeId(1), BranchId(1), Epoch(1), Epoch(0))
+    }
+
+    #[test]
+    fn a_quota_is_exact_and_what_takes_away_is_always_allowed() {
+        let head = head();
+        head.set_quota(Some(10), Some(2));
+        head.reserve(Usage { bytes: 10, inodes: 1 }).unwrap();
+        assert!(head.reserve(Usage { bytes: 1, inodes: 0 }).is_err());
+        assert!(head.reserve(Usage { bytes: 0, inodes: 2 }).is_err());
+        assert_eq!(head.usage(), Usage { bytes: 10, inodes: 1 });
+        head.set_quota(Some(5), None);
+        head.reserve(Usage { bytes: -1, inodes: 0 }).unwrap();
+        assert!(head.reserve(Usage { bytes: 1, inodes: 0 }).is_err());
+    }
+
+    #[test]
+    fn usage_of_the_next_epoch_is_not_in_the_cut() {
+        let head = head();
+        head.commit_usage(Epoch(1), Usage { bytes: 5, inodes: 1 });
+        head.commit_usage(Epoch(2), Usage { bytes: 7, inodes: 1 });
+        assert_eq!(head.settle(Epoch(1)), Usage { bytes: 5, inodes: 1 });
+        assert_eq!(head.settle(Epoch(2)), Usage { bytes: 12, inodes: 2 });
+    }
+}

@@ -1,0 +1,168 @@
+//! Listing and removing snapshots, and the log of cuts and forks.
+
+use rocksdb::WriteBatch;
+
+use super::appearance::{LogEntry, SnapshotInfo};
+use super::record::{PAGE_SIZE, Snapshot};
+use super::registry::Registry;
+use super::volumes::check_not_viewed;
+use super::{Family, META, PrefixOf, Store, TOUCHED, meta, parse_touched, touched_start};
+use crate::error::FsError;
+use crate::ids::{BranchId, Epoch};
+
+impl Store {
+    /// Lists the snapshots of one volume or of all, oldest first. Sizes take time that follows what changed
+    /// between the snapshots.
+    pub fn snapshots(&self, volume: Option<&str>) -> Result<Vec<SnapshotInfo>, FsError> {
+        let listed: Vec<_> = {
+            let registry = self.registry.read();
+            let only = volume.map(|name| registry.volume(name).map(|(id, _)| id)).transpose()?;
+            registry
+                .volumes
+                .keys()
+                .filter(|&&id| only.is_none_or(|only| only == id))
+                .flat_map(|&id| registry.snapshots_of(id))
+                .map(|(branch, epoch, snapshot)| (branch, epoch, snapshot.clone()))
+                .collect()
+        };
+        listed.into_iter().map(|(branch, epoch, snapshot)| self.describe(branch, epoch, &snapshot)).collect()
+    }
+
+    /// Describes one snapshot, called `VOLUME@NAME` or `VOLUME@EPOCH`.
+    pub fn find_snapshot(&self, called: &str) -> Result<SnapshotInfo, FsError> {
+        let (branch, epoch, snapshot) = {
+            let registry = self.registry.read();
+            let (branch, epoch, snapshot) = registry.snapshot(called)?;
+            (branch, epoch, snapshot.clone())
+        };
+        self.describe(branch, epoch, &snapshot)
+    }
+
+    fn describe(&self, branch: BranchId, epoch: Epoch, snapshot: &Snapshot) -> Result<SnapshotInfo, FsError> {
+        let exclusive_bytes = self.exclusive_pages(branch, epoch)? * PAGE_SIZE as u64;
+        let registry = self.registry.read();
+        let volume =
+            registry.volumes.get(&snapshot.volume).map(|volume| volume.name.clone()).unwrap_or_default();
+        let total = u64::try_from(snapshot.usage.bytes).unwrap_or(0);
+        let tree = registry.branch(branch)?.tree;
+        let since = registry.pinned_up_to(branch, Epoch(epoch.0.saturating_sub(1))).unwrap_or(Epoch(0));
+        let mut files = hashbrown::HashSet::new();
+        self.db.scan(TOUCHED, &branch.0.to_be_bytes(), &touched_start(branch, since.next()), |key, _| {
+            let Some((_, at, prefix)) = parse_touched(tree, key) else { return Ok(true) };
+            if at > epoch {
+                return Ok(false);
+            }
+            if let (Family::Inode, Some(PrefixOf::Inode { ino })) = (prefix.family, prefix.parse()) {
+                files.insert(ino);
+            }
+            Ok(true)
+        })?;
+        Ok(SnapshotInfo {
+            snapshot: format!("{volume}@{epoch}"),
+            volume,
+            name: snapshot.name.clone(),
+            epoch,
+            created: snapshot.created,
+            exclusive_bytes,
+            shared_bytes: total.saturating_sub(exclusive_bytes),
+            files_changed: files.len() as u64,
+        })
+    }
+
+    /// Removes a snapshot. O(1), durable on return; the space comes back in the background.
+    ///
+    /// # Errors
+    /// [`FsError::SnapshotMounted`] while it is in use.
+    pub fn remove_snapshot(&self, called: &str) -> Result<(), FsError> {
+        let mut registry = self.registry.write();
+        let (branch, epoch, _) = registry.snapshot(called)?;
+        check_not_viewed(&registry, &[(branch, epoch)])?;
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
+        self.put_sweep(&mut batch, &registry, branch, epoch)?;
+        self.db.write(batch)?;
+        self.db.sync_log()?;
+        registry.snapshots.remove(&(branch, epoch));
+        if let Some(head) = self.loaded_head(branch) {
+            head.set_retained(self.retained_below_head(&registry, branch)?);
+        }
+        drop(registry);
+        self.wake_reclaimer();
+        Ok(())
+    }
+
+    /// Returns the newest epoch of a branch, or of its ancestry, that something beside its head can see.
+    fn retained_below_head(&self, registry: &Registry, branch: BranchId) -> Result<Epoch, FsError> {
+        let forked_at = registry.branch(branch)?.parent.map_or(Epoch(0), |(_, epoch)| epoch);
+        Ok(registry.pinned_up_to(branch, Epoch(u64::MAX)).unwrap_or(forked_at).max(forked_at))
+    }
+
+    /// Returns the history of one volume and of all it was forked from, or of all volumes; newest first.
+    pub fn log(&self, volume: Option<&str>) -> Result<Vec<LogEntry>, FsError> {
+        let registry = self.registry.read();
+        let wanted: Option<Vec<(BranchId, Epoch)>> = match volume {
+            None => None,
+            Some(name) => {
+                let (_, record) = registry.volume(name)?;
+                Some(registry.view(record.branch, Epoch(u64::MAX))?.lineage().to_vec())
+            }
+        };
+        let mut entries = Vec::new();
+        for (&(branch, epoch), snapshot) in &registry.snapshots {
+            if let Some(lineage) = &wanted
+                && !lineage.iter().any(|&(own, last)| own == branch && epoch <= last)
+            {
+                continue;
+            }
+            let Some(of) = registry.volumes.get(&snapshot.volume) else { continue };
+            let view = registry.view(branch, epoch)?;
+            let parent = before(&registry, view.lineage());
+            let forks = registry
+                .forks_at(branch, epoch)
+                .filter_map(|child| registry.branches.get(&child))
+                .filter(|child| child.volume != snapshot.volume)
+                .filter_map(|child| Some(registry.volumes.get(&child.volume)?.name.clone()))
+                .collect();
+            entries.push(LogEntry {
+                volume: of.name.clone(),
+                snapshot: registry.snapshot_label(branch, epoch),
+                name: snapshot.name.clone(),
+                epoch,
+                created: snapshot.created,
+                parent: parent.map(|(branch, epoch)| registry.snapshot_label(branch, epoch)),
+                forks,
+                head_of: head_after(&registry, branch, epoch),
+            });
+        }
+        entries.sort_by_key(|entry| std::cmp::Reverse((entry.created, entry.epoch)));
+        Ok(entries)
+    }
+}
+
+/// Returns the snapshot before the end of a lineage.
+fn before(registry: &Registry, lineage: &[(BranchId, Epoch)]) -> Option<(BranchId, Epoch)> {
+    lineage.iter().enumerate().find_map(|(depth, &(branch, last))| {
+        let newest = if depth == 0 { Epoch(last.0.checked_sub(1)?) } else { last };
+        registry.snapshots.range((branch, Epoch(0))..=(branch, newest)).next_back().map(|(&key, _)| key)
+    })
+}
+
+/// Returns the volume whose head has this snapshot as its newest.
+fn head_after(registry: &Registry, branch: BranchId, epoch: Epoch) -> Option<String> {
+    let own = registry.head_of(branch).filter(|_| {
+        registry.snapshots.range((branch, epoch.next())..=(branch, Epoch(u64::MAX))).next().is_none()
+    });
+    let volume = own.or_else(|| {
+        registry
+            .forks_at(branch, epoch)
+            .filter(|&child| {
+                registry.snapshots.range((child, Epoch(0))..=(child, Epoch(u64::MAX))).next().is_none()
+            })
+            .find_map(|child| {
+                registry.head_of(child).filter(|(id, _)| {
+                    registry.branches.get(&branch).is_some_and(|parent| parent.volume == *id)
+                })
+            })
+    });
+    volume.map(|(_, volume)| volume.name.clone())
+}

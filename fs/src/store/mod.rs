@@ -1,0 +1,302 @@
+//! The store of a node: volumes and their history, in one RocksDB and a directory of segments.
+//!
+//! ```text
+//! DIR/FORMAT        the version of everything below
+//! DIR/LOCK.durdir   who has it open
+//! DIR/db/           RocksDB: records, see keys.rs and record/
+//! DIR/segments/     file data that is too large for a record
+//! ```
+//!
+//! # Overview
+//! A volume's history is a line of epochs on a branch. Every record that belongs to a volume is versioned by (branch,
+//! epoch); [`view`] finds what a line of descent sees. An operation is one [`transaction`]; a [`cut`] ends the epoch
+//! of one or several volumes; [`fork`] starts a branch at a snapshot; [`reclaim`] gives back what nobody sees any more.
+//!
+//! # Invariants
+//! - Bytes that a snapshot can see are never overwritten.
+//! - Nothing but the commit of a transaction, a cut, or a change of the registry writes to RocksDB, and
+//!   each is one batch.
+
+mod appearance;
+mod changes;
+mod counters;
+mod cut;
+mod db;
+mod error;
+mod fork;
+mod format;
+mod freer;
+mod gate;
+mod group_sync;
+mod head;
+mod history;
+mod keys;
+mod lock;
+mod name_hash;
+mod reclaim;
+pub mod record;
+mod registry;
+mod segment;
+mod space;
+mod transaction;
+mod view;
+mod volumes;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+use rocksdb::WriteBatch;
+
+pub use appearance::{Change, ChangeKind, LogEntry, SnapshotInfo, StoreUsage, VolumeInfo, VolumeSpec};
+pub use cut::{CutReport, CutSnapshot};
+pub use db::MemoryBudget;
+pub use error::StoreError;
+pub use format::FORMAT_VERSION;
+pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
+pub use reclaim::ReclaimReport;
+pub use view::{Versioned, View};
+
+pub(crate) use db::{META, TOUCHED};
+pub(crate) use head::{Head, LiveHead};
+pub(crate) use keys::{meta, parse_touched, touched_start};
+pub(crate) use transaction::{Beneath, Touch, Txn};
+pub(crate) use view::hex;
+
+use counters::Counters;
+use db::Database;
+use freer::Freer;
+use lock::StoreLock;
+use name_hash::NameHasher;
+use reclaim::Reclaimer;
+use record::{Record, SegmentMark, Usage};
+use registry::Registry;
+use segment::{Appender, Segments};
+use space::Space;
+
+use crate::error::FsError;
+use crate::ids::{BranchId, Epoch};
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// What RocksDB may take.
+    pub memory: MemoryBudget,
+    /// Whether space is given back in the background, or only when asked.
+    pub background: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions { memory: MemoryBudget::default(), background: true }
+    }
+}
+
+/// An open store.
+pub struct Store {
+    dir: PathBuf,
+    pub(crate) db: Database,
+    pub(crate) segments: Segments,
+    pub(crate) hasher: NameHasher,
+    pub(crate) counters: Counters,
+    pub(crate) registry: RwLock<Registry>,
+    heads: Mutex<HashMap<BranchId, Arc<Head>>>,
+    pub(crate) space: Space,
+    pub(crate) freer: Freer,
+    reclaimer: Reclaimer,
+    // Last, so that it is released when everything else is closed.
+    _lock: StoreLock,
+}
+
+impl Store {
+    /// Opens the store in `dir`, or makes one.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another process has it, [`StoreError::NewerFormat`] if a newer durdir wrote it.
+    pub fn open(dir: &Path, options: &StoreOptions) -> Result<Arc<Store>, FsError> {
+        let io = |action, source| StoreError::Io { action, path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(|source| io("create", source))?;
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .map_err(|source| io("chmod", source))?;
+        let lock = StoreLock::take(dir)?;
+        format::check(dir)?;
+        let db = Database::open(&dir.join("db"), options.memory)?;
+        let hasher = load_hasher(&db)?;
+        let segments = Segments::open(dir.join("segments"), boot_id()?, &load_marks(&db)?)?;
+        let store = Arc::new(Store {
+            dir: dir.to_owned(),
+            counters: Counters::load(&db)?,
+            registry: RwLock::new(Registry::load(&db)?),
+            heads: Mutex::default(),
+            space: Space::new(dir.to_owned()),
+            freer: Freer::load(&db)?,
+            reclaimer: Reclaimer::default(),
+            db,
+            segments,
+            hasher,
+            _lock: lock,
+        });
+        if options.background {
+            store.reclaimer.start(&store)?;
+        }
+        Ok(store)
+    }
+
+    /// Ends background work and makes everything durable. Dropping a store without this loses nothing that
+    /// was acknowledged; it only leaves more of the log to be replayed.
+    pub fn close(&self) -> Result<(), FsError> {
+        self.reclaimer.stop();
+        self.sync_all()?;
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// Returns the directory of the store.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the head of a branch, loaded if nobody used it since the store was opened.
+    pub(crate) fn head(&self, branch: BranchId) -> Result<Arc<Head>, FsError> {
+        let registry = self.registry.read();
+        let mut heads = self.heads.lock();
+        if let Some(head) = heads.get(&branch) {
+            return Ok(head.clone());
+        }
+        let record = registry.branch(branch)?;
+        let (volume, volume_record) = registry.head_of(branch).ok_or_else(|| StoreError::Corrupt {
+            what: format!("branch {branch}: it is the head of no volume"),
+        })?;
+        let forked_at = record.parent.map_or(Epoch(0), |(_, epoch)| epoch);
+        let retained = registry.pinned_up_to(branch, Epoch(u64::MAX)).unwrap_or(forked_at).max(forked_at);
+        let head = Head::new(volume, record.tree, branch, record.epoch, retained);
+        head.set_quota(volume_record.quota_bytes, volume_record.quota_inodes);
+        head.set_first_new_ino(self.counters.peek_ino());
+        self.db.scan(META, &meta::usage_of(branch), &[], |key, value| {
+            let (Some(writer), Some(usage)) = (meta::tail_writer(key), Usage::decode(value)) else {
+                return Err(StoreError::Corrupt { what: format!("usage of branch {branch}") });
+            };
+            head.load_usage(usize::from(writer), usage);
+            Ok(true)
+        })?;
+        let mut changed = false;
+        let unseen = touched_start(branch, retained.next());
+        self.db.scan(TOUCHED, &branch.0.to_be_bytes(), &unseen, |_, _| {
+            changed = true;
+            Ok(false)
+        })?;
+        if changed {
+            head.mark_written(record.epoch);
+        }
+        let head = Arc::new(head);
+        heads.insert(branch, head.clone());
+        Ok(head)
+    }
+
+    /// Returns the head if it is loaded.
+    pub(crate) fn loaded_head(&self, branch: BranchId) -> Option<Arc<Head>> {
+        self.heads.lock().get(&branch).cloned()
+    }
+
+    /// Forgets a head that was replaced or removed.
+    pub(crate) fn unload_head(&self, branch: BranchId) {
+        if let Some(head) = self.heads.lock().remove(&branch) {
+            head.appender.retire();
+        }
+    }
+
+    /// Returns what a head sees.
+    pub(crate) fn head_view(&self, head: &Head) -> Result<View, FsError> {
+        self.registry.read().view(head.branch, Epoch(u64::MAX))
+    }
+
+    /// Makes durable what a head wrote so far: file data first, then the log.
+    pub(crate) fn sync_head(&self, head: &Head) -> Result<(), FsError> {
+        let marks = self.segments.sync(&head.appender).map_err(|error| self.db.poison(error))?;
+        self.write_marks(&marks)?;
+        Ok(self.db.sync_log()?)
+    }
+
+    /// Makes durable what an appender wrote, but not the records.
+    pub(crate) fn sync_data(&self, appender: &Appender) -> Result<(), FsError> {
+        let marks = self.segments.sync(appender).map_err(|error| self.db.poison(error))?;
+        Ok(self.write_marks(&marks)?)
+    }
+
+    /// Makes everything durable.
+    pub(crate) fn sync_all(&self) -> Result<(), FsError> {
+        let marks = self.segments.sync_all().map_err(|error| self.db.poison(error))?;
+        self.write_marks(&marks)?;
+        Ok(self.db.sync_log()?)
+    }
+
+    fn write_marks(&self, marks: &[(u32, u32, u128)]) -> Result<(), StoreError> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        for &(segment, synced_pages, boot) in marks {
+            batch.put_cf(
+                self.db.family(META),
+                meta::segment(segment),
+                SegmentMark { synced_pages, boot }.encode(),
+            );
+        }
+        self.db.write(batch)
+    }
+
+    /// Returns how large the store is and what its disk has left.
+    pub fn usage(&self) -> Result<StoreUsage, FsError> {
+        let (disk_bytes, disk_available) = self.space.available()?;
+        Ok(StoreUsage {
+            segment_bytes: self.segments.bytes(),
+            table_bytes: self.db.table_bytes(),
+            disk_bytes,
+            disk_available,
+        })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.reclaimer.stop();
+    }
+}
+
+fn load_hasher(db: &Database) -> Result<NameHasher, FsError> {
+    if let Some(bytes) = db.get_meta(meta::HASH_KEY)? {
+        let key = bytes.try_into().map_err(|_| StoreError::Corrupt { what: "hash key record".into() })?;
+        return Ok(NameHasher::new(key));
+    }
+    let path = PathBuf::from("/dev/urandom");
+    let mut key = [0; 16];
+    std::fs::File::open(&path)
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut key))
+        .map_err(|source| StoreError::Io { action: "read", path, source })?;
+    let mut batch = WriteBatch::default();
+    batch.put_cf(db.family(META), meta::HASH_KEY, key);
+    db.write(batch)?;
+    Ok(NameHasher::new(key))
+}
+
+fn load_marks(db: &Database) -> Result<HashMap<u32, (u32, u128)>, StoreError> {
+    let mut marks = HashMap::new();
+    db.scan(META, &[meta::SEGMENT], &[], |key, value| {
+        let (Some(id), Some(mark)) = (meta::tail_u32(key), SegmentMark::decode(value)) else {
+            return Err(StoreError::Corrupt { what: "segment record".into() });
+        };
+        marks.insert(id, (mark.synced_pages, mark.boot));
+        Ok(true)
+    })?;
+    Ok(marks)
+}
+
+/// Identifies this boot of the host: what was written in another boot may have been lost with its power.
+fn boot_id() -> Result<u128, StoreError> {
+    let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
+    let text =
+        std::fs::read_to_string(&path).map_err(|source| StoreError::Io { action: "read", path, source })?;
+    u128::from_str_radix(&text.trim().replace('-', ""), 16)
+        .map_err(|_| StoreError::Corrupt { what: format!("boot id {text:?}") })
+}

@@ -1,0 +1,586 @@
+//! Giving back what nobody sees any more, in the background.
+//!
+//! When a retained epoch goes (a snapshot was removed, a head rolled back, a volume removed), versions that only it saw are
+//! dead. Between two neighbouring retained epochs only the newest version of a record can be seen, and
+//! `touched` lists every version there is: a *sweep* walks that list over the epochs that became
+//! invisible and keeps the newest version, if anything retained follows.
+//!
+//! A dead group of pages frees the pages that neither its successor nor its predecessor among the visible versions
+//! refers to. That is enough: along a line of descent the versions that refer to a page stand side by side, because a page
+//! that a version let go of is never referred to again.
+//!
+//! # Crash consistency
+//! A sweep is stored with the change that made it necessary and deleted when it is done. It works in small batches, each of
+//! which leaves everything visible as it was; doing a part of it twice changes nothing.
+//!
+//! # Concurrency
+//! Where the newest retained epoch is that of a mounted head, a record is swept while the lock of its inode is held.
+
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hashbrown::HashSet;
+use parking_lot::{Condvar, Mutex};
+use rocksdb::WriteBatch;
+
+use super::keys::split_version;
+use super::record::{FreeList, Group, PAGE_SIZE, PageRef, PageRun, Record};
+use super::registry::Registry;
+use super::view::View;
+use super::{Family, META, Prefix, Store, StoreError, TOUCHED, meta, parse_touched, touched_start};
+use crate::error::FsError;
+use crate::ids::{BranchId, Epoch, TreeId};
+
+/// Records that one batch of a sweep looks at.
+const BATCH: usize = 512;
+/// How long the background waits when nobody wakes it: frees of ordinary deletes are done then.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What a sweep gave back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReclaimReport {
+    /// Versions of records that were dropped.
+    pub versions: u64,
+    /// Bytes of file data that were freed.
+    pub bytes: u64,
+    /// Segments that were unlinked.
+    pub segments: u64,
+}
+
+impl std::ops::AddAssign for ReclaimReport {
+    fn add_assign(&mut self, other: ReclaimReport) {
+        self.versions += other.versions;
+        self.bytes += other.bytes;
+        self.segments += other.segments;
+    }
+}
+
+/// The thread that works in the background.
+#[derive(Default)]
+pub(crate) struct Reclaimer {
+    thread: Mutex<Option<JoinHandle<()>>>,
+    signal: Arc<Signal>,
+    /// One sweep at a time, be it the background's or somebody's who cannot wait.
+    working: Mutex<()>,
+    /// Held while a mounted head is kept alive by a sweep alone: who asks whether it is mounted must not be misled.
+    pub(crate) borrowing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Signal {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    work: bool,
+    stop: bool,
+    /// Heads whose data a cut wants on the disk.
+    seal: Vec<Arc<super::Head>>,
+}
+
+impl Reclaimer {
+    /// Starts the thread.
+    pub(crate) fn start(&self, store: &Arc<Store>) -> Result<(), FsError> {
+        let (weak, signal) = (Arc::downgrade(store), self.signal.clone());
+        let thread =
+            std::thread::Builder::new().name("reclaim".into()).spawn(move || background(&weak, &signal));
+        let thread = thread.map_err(|source| StoreError::Io {
+            action: "start a thread for",
+            path: store.dir.clone(),
+            source,
+        })?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Ends the thread after the batch it is at.
+    pub(crate) fn stop(&self) {
+        self.signal.state.lock().stop = true;
+        self.signal.changed.notify_all();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            // The thread itself may be the last to let go of the store.
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the reclaim thread panicked");
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.signal.state.lock().stop
+    }
+}
+
+fn background(store: &Weak<Store>, signal: &Signal) {
+    loop {
+        let seal = {
+            let mut state = signal.state.lock();
+            if !state.stop && !state.work && state.seal.is_empty() {
+                signal.changed.wait_for(&mut state, IDLE);
+            }
+            if state.stop {
+                return;
+            }
+            state.work = false;
+            std::mem::take(&mut state.seal)
+        };
+        let Some(store) = store.upgrade() else { return };
+        for head in seal {
+            if let Err(error) = store.sync_data(&head.appender) {
+                tracing::error!(%error, branch = %head.branch, "file data of a snapshot could not be synced");
+            }
+        }
+        if let Err(error) = store.reclaim_until_stopped() {
+            tracing::error!(%error, "space could not be given back; it will be tried again");
+        }
+    }
+}
+
+/// One stored sweep: the epochs of `branch` after `after`, as far as something became invisible there.
+struct Sweep {
+    branch: BranchId,
+    after: Epoch,
+    last: Epoch,
+}
+
+/// The epochs a sweep is about, as the registry has it now.
+struct Span {
+    tree: TreeId,
+    /// The retained epoch before; it may be older than the sweep's where that was given up since.
+    after: Epoch,
+    /// What the retained epoch before sees; `None` if nothing before it is retained.
+    before: Option<View>,
+    /// The newest version up to here stays; `None` if nothing retained follows.
+    keep: Option<Epoch>,
+    live: bool,
+}
+
+impl Store {
+    /// Wakes the background.
+    pub(crate) fn wake_reclaimer(&self) {
+        self.reclaimer.signal.state.lock().work = true;
+        self.reclaimer.signal.changed.notify_all();
+    }
+
+    /// Has the data of cut heads pushed to the disk soon.
+    pub(crate) fn seal_later(&self, heads: &[Arc<super::Head>]) {
+        if heads.is_empty() {
+            return;
+        }
+        let mut state = self.reclaimer.signal.state.lock();
+        for head in heads {
+            if !state.seal.iter().any(|waiting| Arc::ptr_eq(waiting, head)) {
+                state.seal.push(head.clone());
+            }
+        }
+        drop(state);
+        self.reclaimer.signal.changed.notify_all();
+    }
+
+    /// Adds to a batch that the epochs of `branch` around `gone`, which stops being retained, are to be swept.
+    pub(crate) fn put_sweep(
+        &self,
+        batch: &mut WriteBatch,
+        registry: &Registry,
+        branch: BranchId,
+        gone: Epoch,
+    ) -> Result<(), FsError> {
+        let after = gone.0.checked_sub(1).and_then(|before| registry.pinned_up_to(branch, Epoch(before)));
+        self.put_sweep_after(batch, branch, after.unwrap_or(Epoch(0)), gone)
+    }
+
+    /// Adds to a batch that a whole branch is to be swept but for what its forks see.
+    pub(crate) fn put_sweep_of_branch(
+        &self,
+        batch: &mut WriteBatch,
+        registry: &Registry,
+        branch: BranchId,
+    ) -> Result<(), FsError> {
+        self.put_sweep_after(batch, branch, Epoch(0), Epoch(u64::MAX))?;
+        for epoch in registry.fork_points(branch) {
+            self.put_sweep_after(batch, branch, epoch, Epoch(u64::MAX))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a sweep of the epochs after `after` up to `last`, and further if one stood there that goes further.
+    pub(crate) fn put_sweep_after(
+        &self,
+        batch: &mut WriteBatch,
+        branch: BranchId,
+        after: Epoch,
+        last: Epoch,
+    ) -> Result<(), FsError> {
+        let key = meta::sweep(branch, after);
+        let stored =
+            self.db.get_meta(&key)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+        batch.put_cf(self.db.family(META), key, last.0.max(stored).to_le_bytes());
+        Ok(())
+    }
+
+    /// Gives back everything that nobody sees any more, and returns when it is done.
+    pub fn reclaim(&self) -> Result<ReclaimReport, FsError> {
+        let mut report = self.reclaim_until_stopped()?;
+        // What the sweeps freed, and what ordinary deletes left waiting.
+        report += self.free_pages()?;
+        Ok(report)
+    }
+
+    fn reclaim_until_stopped(&self) -> Result<ReclaimReport, FsError> {
+        let _working = self.reclaimer.working.lock();
+        let mut report = ReclaimReport::default();
+        while let Some(sweep) = self.next_sweep()? {
+            report += self.sweep(&sweep)?;
+            if self.reclaimer.is_stopping() {
+                return Ok(report);
+            }
+        }
+        if !self.freer.is_empty() {
+            report += self.free_pages()?;
+        }
+        Ok(report)
+    }
+
+    fn free_pages(&self) -> Result<ReclaimReport, FsError> {
+        let bytes = self.freer.run(&self.db, &self.segments)?;
+        let unlinked = self.segments.unlink_empty()?;
+        if !unlinked.is_empty() {
+            let mut batch = WriteBatch::default();
+            for &segment in &unlinked {
+                batch.delete_cf(self.db.family(META), meta::segment(segment));
+            }
+            self.db.write(batch)?;
+        }
+        Ok(ReclaimReport { bytes, segments: unlinked.len() as u64, ..ReclaimReport::default() })
+    }
+
+    /// Returns what [`Store::reclaim`] would give back now.
+    pub fn reclaimable(&self) -> Result<ReclaimReport, FsError> {
+        let _working = self.reclaimer.working.lock();
+        let mut report = ReclaimReport::default();
+        for sweep in self.sweeps()? {
+            let Some(span) = self.span(&sweep)? else { continue };
+            self.walk(&sweep, span.keep, |prefixes| {
+                for prefix in prefixes {
+                    let (_, dropped) = self.versions(&sweep, &span, prefix)?;
+                    report.versions += dropped.len() as u64;
+                    report.bytes +=
+                        self.freed(&sweep, &span, prefix, &dropped)?.len() as u64 * PAGE_SIZE as u64;
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(report)
+    }
+
+    /// Returns how many pages only the snapshot at `epoch` refers to.
+    pub(crate) fn exclusive_pages(&self, branch: BranchId, epoch: Epoch) -> Result<u64, FsError> {
+        let sweep = {
+            let registry = self.registry.read();
+            if registry.forks_at(branch, epoch).next().is_some() {
+                return Ok(0);
+            }
+            let after = registry.pinned_up_to(branch, Epoch(epoch.0.saturating_sub(1))).unwrap_or(Epoch(0));
+            Sweep { branch, after, last: epoch }
+        };
+        let Some(mut span) = self.span(&sweep)? else { return Ok(0) };
+        // As if the snapshot were gone: what follows it decides.
+        let next = self.registry.read().retained_after(branch, epoch);
+        span.keep = next.map(|(epoch, _)| epoch);
+        let mut pages = 0;
+        self.walk(&sweep, span.keep, |prefixes| {
+            for prefix in prefixes.iter().filter(|prefix| prefix.family == Family::Extent) {
+                let (_, dropped) = self.versions(&sweep, &span, prefix)?;
+                pages += self.freed(&sweep, &span, prefix, &dropped)?.len() as u64;
+            }
+            Ok(true)
+        })?;
+        Ok(pages)
+    }
+
+    fn sweeps(&self) -> Result<Vec<Sweep>, FsError> {
+        let mut sweeps = Vec::new();
+        self.db.scan(META, &[meta::SWEEP], &[], |key, value| {
+            let (Some((branch, after)), Ok(last)) =
+                (meta::tail_u32_u64(key), value.try_into().map(u64::from_le_bytes))
+            else {
+                return Err(StoreError::Corrupt { what: "sweep record".into() });
+            };
+            sweeps.push(Sweep { branch: BranchId(branch), after: Epoch(after), last: Epoch(last) });
+            Ok(true)
+        })?;
+        Ok(sweeps)
+    }
+
+    fn next_sweep(&self) -> Result<Option<Sweep>, FsError> {
+        Ok(self.sweeps()?.pop())
+    }
+
+    fn span(&self, sweep: &Sweep) -> Result<Option<Span>, FsError> {
+        let registry = self.registry.read();
+        let Some(branch) = registry.branches.get(&sweep.branch) else { return Ok(None) };
+        let next = registry.retained_after(sweep.branch, sweep.after);
+        let pinned = registry.pinned_up_to(sweep.branch, sweep.after);
+        let before = match (pinned, branch.parent) {
+            (Some(epoch), _) => Some(registry.view(sweep.branch, epoch)?),
+            (None, Some((parent, epoch))) => Some(registry.view(parent, epoch)?),
+            (None, None) => None,
+        };
+        Ok(Some(Span {
+            tree: branch.tree,
+            after: pinned.unwrap_or(Epoch(0)),
+            before,
+            keep: next.map(|(epoch, _)| epoch),
+            live: next.is_some_and(|(_, live)| live),
+        }))
+    }
+
+    fn sweep(&self, sweep: &Sweep) -> Result<ReclaimReport, FsError> {
+        let mut report = ReclaimReport::default();
+        let Some(span) = self.span(sweep)? else {
+            self.end_sweep(sweep)?;
+            return Ok(report);
+        };
+        self.walk(sweep, span.keep, |prefixes| {
+            if !span.live {
+                report += self.sweep_batch(sweep, &span, prefixes)?;
+                return Ok(!self.reclaimer.is_stopping());
+            }
+            for prefix in prefixes {
+                let Some(ino) = prefix.parse().map(|parsed| parsed.guardian()) else { continue };
+                let mut result = Ok(ReclaimReport::default());
+                let mut work = || result = self.sweep_batch(sweep, &span, std::slice::from_ref(prefix));
+                let _borrowing = self.reclaimer.borrowing.lock();
+                match self.loaded_head(sweep.branch).and_then(|head| head.live()) {
+                    Some(live) => live.exclusively(ino, &mut work),
+                    None => work(),
+                }
+                report += result?;
+            }
+            Ok(!self.reclaimer.is_stopping())
+        })?;
+        if !self.reclaimer.is_stopping() {
+            self.end_sweep(sweep)?;
+        }
+        Ok(report)
+    }
+
+    /// Calls `visit` with the records that the epochs of a sweep touched, some at a time.
+    fn walk(
+        &self,
+        sweep: &Sweep,
+        keep: Option<Epoch>,
+        mut visit: impl FnMut(&[Prefix]) -> Result<bool, FsError>,
+    ) -> Result<(), FsError> {
+        let last = keep.map_or(sweep.last, |keep| keep.min(sweep.last));
+        let tree = match self.registry.read().branches.get(&sweep.branch) {
+            Some(branch) => branch.tree,
+            None => return Ok(()),
+        };
+        let mut start = touched_start(sweep.branch, sweep.after.next());
+        // Epoch 0 holds a root that no epoch touched.
+        let mut chunk: Vec<Prefix> = Vec::new();
+        if sweep.after == Epoch(0) {
+            chunk.push(Prefix::inode(tree, crate::ids::Ino::ROOT));
+        }
+        loop {
+            let mut next = None;
+            self.db.scan(TOUCHED, &sweep.branch.0.to_be_bytes(), &start, |key, _| {
+                let Some((_, epoch, prefix)) = parse_touched(tree, key) else {
+                    return Err(StoreError::Corrupt { what: format!("touched key {}", super::hex(key)) });
+                };
+                if epoch > last {
+                    return Ok(false);
+                }
+                if chunk.len() == BATCH {
+                    next = Some(key.to_vec());
+                    return Ok(false);
+                }
+                chunk.push(prefix);
+                Ok(true)
+            })?;
+            let mut seen = HashSet::new();
+            chunk.retain(|prefix| seen.insert(prefix.clone()));
+            if !chunk.is_empty() && !visit(&chunk)? {
+                return Ok(());
+            }
+            chunk.clear();
+            match next {
+                Some(key) => start = key,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Returns the version that stays and those that go.
+    fn versions(
+        &self,
+        sweep: &Sweep,
+        span: &Span,
+        prefix: &Prefix,
+    ) -> Result<(Option<Epoch>, Vec<Epoch>), FsError> {
+        let newest = span.keep.unwrap_or(Epoch(u64::MAX));
+        let mut iter = self.db.seeker(prefix.family);
+        iter.seek(prefix.version(sweep.branch, newest));
+        let mut kept = None;
+        let mut dropped = Vec::new();
+        // Where nothing before is retained, epoch 0 goes too.
+        let stays = |epoch: Epoch| epoch <= span.after && !(span.keep.is_none() && span.after == Epoch(0));
+        while let Some((found, branch, epoch)) = iter.key().and_then(split_version) {
+            if found != prefix.as_bytes() || branch != sweep.branch || stays(epoch) {
+                break;
+            }
+            if kept.is_none() && span.keep.is_some() {
+                kept = Some(epoch);
+            } else {
+                dropped.push(epoch);
+            }
+            iter.next();
+        }
+        iter.status().map_err(StoreError::from)?;
+        Ok((kept, dropped))
+    }
+
+    /// Returns the pages that go with the dropped versions of a group.
+    fn freed(
+        &self,
+        sweep: &Sweep,
+        span: &Span,
+        prefix: &Prefix,
+        dropped: &[Epoch],
+    ) -> Result<Vec<PageRun>, FsError> {
+        if prefix.family != Family::Extent || dropped.is_empty() {
+            return Ok(Vec::new());
+        }
+        let place = |data: PageRef| (data.segment, data.page);
+        let mut needed: HashSet<(u32, u32)> = HashSet::new();
+        if let Some(keep) = span.keep {
+            let after = self.registry.read().view(sweep.branch, keep)?;
+            let group = after.load::<Group>(&self.db, prefix)?;
+            needed.extend(group.iter().flat_map(|group| group.record.refs().map(place)));
+        }
+        if let Some(before) = &span.before {
+            let group = before.load::<Group>(&self.db, prefix)?;
+            needed.extend(group.iter().flat_map(|group| group.record.refs().map(place)));
+        }
+        let mut freed: HashSet<(u32, u32)> = HashSet::new();
+        for &epoch in dropped {
+            let exact = View::new(span.tree, vec![(sweep.branch, epoch)]);
+            if let Some(group) = exact.load::<Group>(&self.db, prefix)? {
+                freed.extend(group.record.refs().map(place).filter(|page| !needed.contains(page)));
+            }
+        }
+        Ok(freed.into_iter().map(|(segment, page)| PageRun { segment, page, count: 1 }).collect())
+    }
+
+    fn sweep_batch(&self, sweep: &Sweep, span: &Span, prefixes: &[Prefix]) -> Result<ReclaimReport, FsError> {
+        let mut batch = WriteBatch::default();
+        let mut runs = Vec::new();
+        let mut versions = 0;
+        for prefix in prefixes {
+            let (kept, dropped) = self.versions(sweep, span, prefix)?;
+            runs.extend(self.freed(sweep, span, prefix, &dropped)?);
+            let family = self.db.family(prefix.family.name());
+            for &epoch in &dropped {
+                batch.delete_cf(family, prefix.version(sweep.branch, epoch));
+                batch.delete_cf(self.db.family(TOUCHED), prefix.touched(sweep.branch, epoch));
+            }
+            versions += dropped.len() as u64;
+            if let Some(kept) = kept
+                && !span.live
+                && self.is_idle_marker(span, sweep.branch, kept, prefix)?
+            {
+                batch.delete_cf(family, prefix.version(sweep.branch, kept));
+                versions += 1;
+            }
+        }
+        runs.sort_unstable();
+        runs.dedup();
+        merge_adjacent(&mut runs);
+        let number = (!runs.is_empty()).then(|| self.freer.number());
+        if let Some(number) = number {
+            batch.put_cf(self.db.family(META), meta::free(number), FreeList { runs: runs.clone() }.encode());
+        }
+        if !batch.is_empty() {
+            self.db.write(batch)?;
+        }
+        if let Some(number) = number {
+            self.freer.push(number, runs);
+        }
+        Ok(ReclaimReport { versions, ..ReclaimReport::default() })
+    }
+
+    /// Tells whether a version only says that something is gone which nothing shows any more.
+    fn is_idle_marker(
+        &self,
+        span: &Span,
+        branch: BranchId,
+        epoch: Epoch,
+        prefix: &Prefix,
+    ) -> Result<bool, FsError> {
+        // Names and attributes may hide those of a lower.
+        if !matches!(prefix.family, Family::Inode | Family::Extent) {
+            return Ok(false);
+        }
+        if let Some(before) = &span.before
+            && before.version(&self.db, prefix)?.is_some()
+        {
+            return Ok(false);
+        }
+        let exact = View::new(span.tree, vec![(branch, epoch)]);
+        Ok(match prefix.family {
+            Family::Inode => exact
+                .load::<Option<super::record::Inode>>(&self.db, prefix)?
+                .is_some_and(|found| found.record.is_none()),
+            _ => exact.load::<Group>(&self.db, prefix)?.is_some_and(|found| found.record == Group::Removed),
+        })
+    }
+
+    fn end_sweep(&self, sweep: &Sweep) -> Result<(), FsError> {
+        let mut registry = self.registry.write();
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.db.family(META), meta::sweep(sweep.branch, sweep.after));
+        let unused = registry.branches.contains_key(&sweep.branch)
+            && sweep.after == Epoch(0)
+            && registry.retained_after(sweep.branch, Epoch(0)).is_none();
+        if unused {
+            let parent = registry.branch(sweep.branch)?.parent;
+            batch.delete_cf(self.db.family(META), meta::branch(sweep.branch));
+            for start in [meta::usage_of(sweep.branch), meta::orphans_of(sweep.branch)] {
+                self.db.scan(META, &start, &[], |key, _| {
+                    batch.delete_cf(self.db.family(META), key);
+                    Ok(true)
+                })?;
+            }
+            let touched = sweep.branch.0.to_be_bytes();
+            self.db.scan(TOUCHED, &touched, &[], |key, _| {
+                batch.delete_cf(self.db.family(TOUCHED), key);
+                Ok(true)
+            })?;
+            registry.remove_branch(sweep.branch);
+            // What the branch held back in its parent may go now, unless something else holds it.
+            if let Some((parent, epoch)) = parent
+                && !registry.is_pinned(parent, epoch)
+                && registry.branches.contains_key(&parent)
+            {
+                self.put_sweep(&mut batch, &registry, parent, epoch)?;
+            }
+        }
+        self.db.write(batch)?;
+        Ok(())
+    }
+}
+
+fn merge_adjacent(runs: &mut Vec<PageRun>) {
+    runs.dedup_by(|next, run| {
+        let adjacent = run.segment == next.segment && run.page + run.count == next.page;
+        if adjacent {
+            run.count += next.count;
+        }
+        adjacent
+    });
+}

@@ -1,0 +1,268 @@
+//! Records of the `meta` column family: volumes, branches, snapshots, and the store's own book-keeping.
+
+use std::path::PathBuf;
+
+use super::Record;
+use super::codec::{Reader, Writer};
+use crate::attr::Timestamp;
+use crate::ids::{BranchId, Epoch, TreeId, VolumeId};
+
+/// The newest version.
+pub type Volume = VolumeV1;
+/// The newest version.
+pub type Branch = BranchV1;
+/// The newest version.
+pub type Snapshot = SnapshotV1;
+/// The newest version.
+pub type Usage = UsageV1;
+/// The newest version.
+pub type LowerSlot = LowerSlotV1;
+/// The newest version.
+pub type FreeList = FreeListV1;
+/// The newest version.
+pub type SegmentMark = SegmentMarkV1;
+
+/// A volume: a name for the head of a branch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeV1 {
+    /// Its name.
+    pub name: String,
+    /// The family whose keys it shares.
+    pub tree: TreeId,
+    /// The branch that is written.
+    pub branch: BranchId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Most bytes its head may store.
+    pub quota_bytes: Option<u64>,
+    /// Most inodes its head may store.
+    pub quota_inodes: Option<u64>,
+    /// Host directories, top first.
+    pub lowers: Vec<PathBuf>,
+    /// The snapshot it was forked from, as it was called then.
+    pub parent: Option<String>,
+}
+
+impl Record for VolumeV1 {
+    fn encode(&self) -> Vec<u8> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut writer = Writer::version(1);
+        writer
+            .string(self.name.as_bytes())
+            .u32(self.tree.0)
+            .u32(self.branch.0)
+            .time(self.created)
+            .u64(self.quota_bytes.unwrap_or(u64::MAX))
+            .u64(self.quota_inodes.unwrap_or(u64::MAX))
+            .string(self.parent.as_deref().unwrap_or_default().as_bytes());
+        for lower in &self.lowers {
+            writer.string(lower.as_os_str().as_bytes());
+        }
+        writer.finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut reader = Reader::version(bytes, 1)?;
+        let limit = |value: u64| (value != u64::MAX).then_some(value);
+        let mut volume = VolumeV1 {
+            name: String::from_utf8(reader.string()?.to_vec()).ok()?,
+            tree: TreeId(reader.u32()?),
+            branch: BranchId(reader.u32()?),
+            created: reader.time()?,
+            quota_bytes: limit(reader.u64()?),
+            quota_inodes: limit(reader.u64()?),
+            parent: Some(String::from_utf8(reader.string()?.to_vec()).ok()?).filter(|name| !name.is_empty()),
+            lowers: Vec::new(),
+        };
+        while reader.end(()).is_none() {
+            volume.lowers.push(PathBuf::from(std::ffi::OsStr::from_bytes(reader.string()?)));
+        }
+        Some(volume)
+    }
+}
+
+/// A line of epochs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BranchV1 {
+    /// The family it belongs to.
+    pub tree: TreeId,
+    /// The volume that made it.
+    pub volume: VolumeId,
+    /// Where it left its parent: it sees that branch up to and with this epoch.
+    pub parent: Option<(BranchId, Epoch)>,
+    /// The epoch that is written, or is about to be: a cut announces the next one before it begins.
+    pub epoch: Epoch,
+}
+
+impl Record for BranchV1 {
+    fn encode(&self) -> Vec<u8> {
+        let (parent, at) = self.parent.unwrap_or((BranchId(0), Epoch(0)));
+        Writer::version(1)
+            .u32(self.tree.0)
+            .u32(self.volume.0)
+            .u32(parent.0)
+            .u64(at.0)
+            .u64(self.epoch.0)
+            .finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::version(bytes, 1)?;
+        let (tree, volume) = (TreeId(reader.u32()?), VolumeId(reader.u32()?));
+        let (parent, at) = (BranchId(reader.u32()?), Epoch(reader.u64()?));
+        let epoch = Epoch(reader.u64()?);
+        reader.end(BranchV1 { tree, volume, parent: (parent.0 != 0).then_some((parent, at)), epoch })
+    }
+}
+
+/// A snapshot: the end of an epoch that stays visible.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotV1 {
+    /// The volume it is of.
+    pub volume: VolumeId,
+    /// A name beside its epoch.
+    pub name: Option<String>,
+    /// When it was cut.
+    pub created: Timestamp,
+    /// The cut, the same for all volumes that were cut at once.
+    pub cut: u64,
+    /// What the head stored at that moment.
+    pub usage: UsageV1,
+}
+
+impl Record for SnapshotV1 {
+    fn encode(&self) -> Vec<u8> {
+        Writer::version(1)
+            .u32(self.volume.0)
+            .string(self.name.as_deref().unwrap_or_default().as_bytes())
+            .time(self.created)
+            .u64(self.cut)
+            .i64(self.usage.bytes)
+            .i64(self.usage.inodes)
+            .finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::version(bytes, 1)?;
+        let snapshot = SnapshotV1 {
+            volume: VolumeId(reader.u32()?),
+            name: Some(String::from_utf8(reader.string()?.to_vec()).ok()?).filter(|name| !name.is_empty()),
+            created: reader.time()?,
+            cut: reader.u64()?,
+            usage: UsageV1 { bytes: reader.i64()?, inodes: reader.i64()? },
+        };
+        reader.end(snapshot)
+    }
+}
+
+/// What the head of a branch stores. As a record: the sum of what one writer added and took away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UsageV1 {
+    /// Bytes of file data, whole pages and inline bytes.
+    pub bytes: i64,
+    /// Inodes.
+    pub inodes: i64,
+}
+
+impl std::ops::AddAssign for UsageV1 {
+    fn add_assign(&mut self, other: UsageV1) {
+        self.bytes += other.bytes;
+        self.inodes += other.inodes;
+    }
+}
+
+impl Record for UsageV1 {
+    fn encode(&self) -> Vec<u8> {
+        Writer::version(1).i64(self.bytes).i64(self.inodes).finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::version(bytes, 1)?;
+        let usage = UsageV1 { bytes: reader.i64()?, inodes: reader.i64()? };
+        reader.end(usage)
+    }
+}
+
+/// One space of inode numbers among a tree's lowers, see [`crate::ids::Ino::of_lower`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct LowerSlotV1 {
+    /// Which lower.
+    pub lower: u8,
+    /// 0 for the device of the lower's root, else the `st_dev` of a file system inside it.
+    pub device: u64,
+    /// The bits of the host's inode numbers that do not fit beside the slot.
+    pub high_bits: u16,
+}
+
+impl Record for LowerSlotV1 {
+    fn encode(&self) -> Vec<u8> {
+        Writer::version(1).u8(self.lower).u64(self.device).u16(self.high_bits).finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::version(bytes, 1)?;
+        let slot = LowerSlotV1 { lower: reader.u8()?, device: reader.u64()?, high_bits: reader.u16()? };
+        reader.end(slot)
+    }
+}
+
+/// Pages of a segment, side by side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct PageRun {
+    /// Which segment.
+    pub segment: u32,
+    /// The first page.
+    pub page: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Pages that nothing refers to any more and that are to be punched out of their segments.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FreeListV1 {
+    /// Which.
+    pub runs: Vec<PageRun>,
+}
+
+impl Record for FreeListV1 {
+    fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::version(1);
+        for run in &self.runs {
+            writer.u32(run.segment).u32(run.page).u32(run.count);
+        }
+        writer.finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::version(bytes, 1)?;
+        let mut runs = Vec::new();
+        while let Some(segment) = reader.u32() {
+            runs.push(PageRun { segment, page: reader.u32()?, count: reader.u32()? });
+        }
+        reader.end(FreeListV1 { runs })
+    }
+}
+
+/// How much of a segment is known to be on the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentMarkV1 {
+    /// Pages below this one were synced at least once since they were allocated.
+    pub synced_pages: u32,
+    /// The boot of the host that wrote the segment: in another boot, what lies above
+    /// `synced_pages` may have been lost with the power.
+    pub boot: u128,
+}
+
+impl Record for SegmentMarkV1 {
+    fn encode(&self) -> Vec<u8> {
+        Writer::version(1).u32(self.synced_pages).rest(&self.boot.to_le_bytes()).finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::version(bytes, 1)?;
+        let synced_pages = reader.u32()?;
+        let boot = u128::from_le_bytes(reader.rest().try_into().ok()?);
+        Some(SegmentMarkV1 { synced_pages, boot })
+    }
+}

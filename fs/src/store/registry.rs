@@ -1,0 +1,255 @@
+//! Which volumes, branches and snapshots there are, and what each may see.
+//!
+//! # Invariants
+//! - What is here is what the `meta` family says: a change is written first, then made here, under the same lock.
+//! - An epoch of a branch is *retained* while a snapshot or a fork ends at it, or while the branch is the head of a
+//!   volume and the epoch is its current one. A version is reachable exactly if a retained epoch sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use hashbrown::HashMap;
+
+use super::db::{Database, META};
+use super::error::StoreError;
+use super::keys::meta;
+use super::record::{Branch, LowerSlot, Record, Snapshot, Volume};
+use super::view::View;
+use crate::error::FsError;
+use crate::ids::{BranchId, Epoch, TreeId, VolumeId};
+
+/// Volumes, branches and snapshots.
+#[derive(Default)]
+pub(crate) struct Registry {
+    pub(crate) volumes: BTreeMap<VolumeId, Volume>,
+    names: HashMap<String, VolumeId>,
+    pub(crate) branches: BTreeMap<BranchId, Branch>,
+    pub(crate) snapshots: BTreeMap<(BranchId, Epoch), Snapshot>,
+    /// (parent, epoch, child) of every fork.
+    forks: BTreeSet<(BranchId, Epoch, BranchId)>,
+    /// Snapshots that are in use by a view, and how often.
+    pub(crate) viewed: HashMap<(BranchId, Epoch), usize>,
+    pub(crate) slots: HashMap<TreeId, Vec<LowerSlot>>,
+}
+
+impl Registry {
+    /// Loads everything.
+    pub(crate) fn load(db: &Database) -> Result<Registry, StoreError> {
+        fn decoded<T: Record>(what: &str, key: &[u8], value: &[u8]) -> Result<(u32, T), StoreError> {
+            meta::tail_u32(key).zip(T::decode(value)).ok_or_else(|| StoreError::Corrupt {
+                what: format!("{what} record {}", super::view::hex(key)),
+            })
+        }
+        let mut registry = Registry::default();
+        db.scan(META, &[meta::VOLUME], &[], |key, value| {
+            let (id, volume) = decoded("volume", key, value)?;
+            registry.insert_volume(VolumeId(id), volume);
+            Ok(true)
+        })?;
+        db.scan(META, &[meta::BRANCH], &[], |key, value| {
+            let (id, branch) = decoded("branch", key, value)?;
+            registry.insert_branch(BranchId(id), branch);
+            Ok(true)
+        })?;
+        db.scan(META, &[meta::SNAPSHOT], &[], |key, value| {
+            let (branch, snapshot) = decoded("snapshot", key, value)?;
+            let epoch = meta::tail_u32_u64(key).map_or(0, |(_, epoch)| epoch);
+            registry.snapshots.insert((BranchId(branch), Epoch(epoch)), snapshot);
+            Ok(true)
+        })?;
+        db.scan(META, &[meta::LOWER_SLOT], &[], |key, value| {
+            let (tree, slot) = decoded("lower slot", key, value)?;
+            registry.slots.entry(TreeId(tree)).or_default().push(slot);
+            Ok(true)
+        })?;
+        Ok(registry)
+    }
+
+    pub(crate) fn insert_volume(&mut self, id: VolumeId, volume: Volume) {
+        if let Some(before) = self.volumes.get(&id) {
+            self.names.remove(&before.name);
+        }
+        self.names.insert(volume.name.clone(), id);
+        self.volumes.insert(id, volume);
+    }
+
+    pub(crate) fn remove_volume(&mut self, id: VolumeId) {
+        if let Some(volume) = self.volumes.remove(&id) {
+            self.names.remove(&volume.name);
+        }
+    }
+
+    pub(crate) fn insert_branch(&mut self, id: BranchId, branch: Branch) {
+        if let Some((parent, epoch)) = branch.parent {
+            self.forks.insert((parent, epoch, id));
+        }
+        self.branches.insert(id, branch);
+    }
+
+    pub(crate) fn remove_branch(&mut self, id: BranchId) {
+        if let Some(Branch { parent: Some((parent, epoch)), .. }) = self.branches.remove(&id) {
+            self.forks.remove(&(parent, epoch, id));
+        }
+    }
+
+    /// Finds a volume by name.
+    pub(crate) fn volume(&self, name: &str) -> Result<(VolumeId, &Volume), FsError> {
+        let id = self.names.get(name).copied();
+        id.and_then(|id| Some((id, self.volumes.get(&id)?)))
+            .ok_or_else(|| FsError::VolumeNotFound { name: name.to_owned() })
+    }
+
+    /// Refuses a name that a volume or snapshot must not have, or that is taken by a volume.
+    pub(crate) fn check_new_volume(&self, name: &str) -> Result<(), FsError> {
+        check_name(name)?;
+        if self.names.contains_key(name) {
+            return Err(FsError::VolumeExists { name: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Finds a snapshot as people call it, `VOLUME@NAME` or `VOLUME@EPOCH`.
+    pub(crate) fn snapshot(&self, called: &str) -> Result<(BranchId, Epoch, &Snapshot), FsError> {
+        let not_found = || FsError::SnapshotNotFound { name: called.to_owned() };
+        let (volume, name) = called.rsplit_once('@').ok_or_else(not_found)?;
+        let (id, _) = self.volume(volume)?;
+        let epoch = name.parse().ok().map(Epoch);
+        self.snapshots_of(id)
+            .find(|&(_, _, snapshot)| snapshot.name.as_deref() == Some(name))
+            .or_else(|| self.snapshots_of(id).find(|&(_, found, _)| Some(found) == epoch))
+            .ok_or_else(not_found)
+    }
+
+    /// All snapshots of a volume, oldest branch first.
+    pub(crate) fn snapshots_of(
+        &self,
+        volume: VolumeId,
+    ) -> impl Iterator<Item = (BranchId, Epoch, &Snapshot)> {
+        self.branches.iter().filter(move |(_, branch)| branch.volume == volume).flat_map(
+            move |(&branch, _)| {
+                self.snapshots
+                    .range((branch, Epoch(0))..=(branch, Epoch(u64::MAX)))
+                    .map(|(&(branch, epoch), snapshot)| (branch, epoch, snapshot))
+            },
+        )
+    }
+
+    /// How a snapshot is called, `VOLUME@EPOCH`.
+    pub(crate) fn snapshot_label(&self, branch: BranchId, epoch: Epoch) -> String {
+        let volume = self.branches.get(&branch).and_then(|branch| self.volumes.get(&branch.volume));
+        format!("{}@{epoch}", volume.map_or("(removed)", |volume| &volume.name))
+    }
+
+    /// Returns the volume whose head the branch is.
+    pub(crate) fn head_of(&self, branch: BranchId) -> Option<(VolumeId, &Volume)> {
+        let volume = self.branches.get(&branch)?.volume;
+        let record = self.volumes.get(&volume)?;
+        (record.branch == branch).then_some((volume, record))
+    }
+
+    /// Returns what the end of `epoch` sees.
+    pub(crate) fn view(&self, branch: BranchId, epoch: Epoch) -> Result<View, FsError> {
+        let mut lineage = vec![(branch, epoch)];
+        let mut at = self.branch(branch)?;
+        let tree = at.tree;
+        while let Some((parent, epoch)) = at.parent {
+            lineage.push((parent, epoch));
+            at = self.branch(parent)?;
+        }
+        Ok(View::new(tree, lineage))
+    }
+
+    pub(crate) fn branch(&self, id: BranchId) -> Result<&Branch, FsError> {
+        self.branches
+            .get(&id)
+            .ok_or_else(|| StoreError::Corrupt { what: format!("branch {id}: its record is missing") }.into())
+    }
+
+    /// Tells whether a snapshot or a fork ends at the epoch.
+    pub(crate) fn is_pinned(&self, branch: BranchId, epoch: Epoch) -> bool {
+        self.snapshots.contains_key(&(branch, epoch)) || self.forks_at(branch, epoch).next().is_some()
+    }
+
+    /// The branches that leave `branch` at the end of `epoch`.
+    pub(crate) fn forks_at(&self, branch: BranchId, epoch: Epoch) -> impl Iterator<Item = BranchId> {
+        self.forks
+            .range((branch, epoch, BranchId(0))..=(branch, epoch, BranchId(u32::MAX)))
+            .map(|&(_, _, child)| child)
+    }
+
+    /// The epochs of `branch` at which other branches leave it.
+    pub(crate) fn fork_points(&self, branch: BranchId) -> impl Iterator<Item = Epoch> {
+        let range = (branch, Epoch(0), BranchId(0))..=(branch, Epoch(u64::MAX), BranchId(u32::MAX));
+        self.forks.range(range).map(|&(_, epoch, _)| epoch)
+    }
+
+    /// Returns the newest epoch up to and with `epoch` at which a snapshot or a fork ends.
+    pub(crate) fn pinned_up_to(&self, branch: BranchId, epoch: Epoch) -> Option<Epoch> {
+        let snapshot = self
+            .snapshots
+            .range((branch, Epoch(0))..=(branch, epoch))
+            .next_back()
+            .map(|(&(_, epoch), _)| epoch);
+        let fork = self
+            .forks
+            .range((branch, Epoch(0), BranchId(0))..=(branch, epoch, BranchId(u32::MAX)))
+            .next_back()
+            .map(|&(_, epoch, _)| epoch);
+        snapshot.max(fork)
+    }
+
+    /// Returns the first retained epoch after `epoch`, and whether it is the live one.
+    pub(crate) fn retained_after(&self, branch: BranchId, epoch: Epoch) -> Option<(Epoch, bool)> {
+        let after = (Bound::Excluded((branch, epoch)), Bound::Included((branch, Epoch(u64::MAX))));
+        let snapshot = self.snapshots.range(after).next().map(|(&(_, epoch), _)| epoch);
+        let after = (
+            Bound::Excluded((branch, epoch, BranchId(u32::MAX))),
+            Bound::Included((branch, Epoch(u64::MAX), BranchId(u32::MAX))),
+        );
+        let fork = self.forks.range(after).next().map(|&(_, epoch, _)| epoch);
+        match (snapshot, fork) {
+            (Some(a), Some(b)) => Some((a.min(b), false)),
+            (Some(only), None) | (None, Some(only)) => Some((only, false)),
+            (None, None) => {
+                self.head_of(branch).and_then(|_| Some((self.branches.get(&branch)?.epoch, true)))
+            }
+        }
+    }
+
+    /// Returns the largest epoch that any branch of the volume has seen.
+    pub(crate) fn last_epoch(&self, volume: VolumeId) -> Epoch {
+        let of_volume = self.branches.values().filter(|branch| branch.volume == volume);
+        of_volume.map(|branch| branch.epoch).max().unwrap_or(Epoch(0))
+    }
+}
+
+/// Names are shown in paths, lists and URLs: letters, digits, `.`, `_`, `-`, at most 128 of them.
+pub(crate) fn check_name(name: &str) -> Result<(), FsError> {
+    let why = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > 128 {
+        "it is longer than 128 characters"
+    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+        "only letters, digits, '.', '_' and '-' may be in it"
+    } else if name.starts_with(['.', '-']) {
+        "it must not begin with '.' or '-'"
+    } else {
+        return Ok(());
+    };
+    Err(FsError::BadName { name: name.to_owned(), why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_be_taken_for_something_else_are_refused() {
+        for good in ["a", "web-3", "A.b_c", "0"] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", ".", "..", ".x", "-x", "a/b", "a@1", "a b", "ä", &"x".repeat(129)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Segment files: where the data of files lies that is too large for a record.
+//!
+//! A segment is a sparse file of 4 KiB pages. Pages are handed out in order and never twice; a page that nothing
+//! refers to any more is punched out, and a segment without pages is unlinked. Each head appends to a
+//! segment of its own, so that one volume's sync does not wait for another's data.
+//!
+//! # Crash consistency
+//! After the death of the process every page that was written is in the page cache. After the death of the
+//! host a page at or above the segment's synced mark may hold zeros: [`Segments::is_suspect`].
+
+use std::fs::File;
+use std::io::IoSlice;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+
+use super::error::StoreError;
+use super::record::{PAGE_SIZE, PageRun};
+
+/// Pages of a full segment: 1 GiB.
+const SEGMENT_PAGES: u32 = 1 << 18;
+
+/// All segments of a store.
+pub(crate) struct Segments {
+    dir: PathBuf,
+    boot: u128,
+    open: RwLock<HashMap<u32, Arc<Segment>>>,
+    next: AtomicU32,
+}
+
+/// One segment file.
+pub(crate) struct Segment {
+    id: u32,
+    path: PathBuf,
+    file: File,
+    /// Written since the last sync.
+    dirty: AtomicBool,
+    /// The directory entry was synced.
+    linked: AtomicBool,
+    synced_pages: AtomicU32,
+    boot: u128,
+    /// Being appended to, so not to be unlinked however empty it looks.
+    active: AtomicBool,
+    allocation: Mutex<Allocation>,
+}
+
+#[derive(Default)]
+struct Allocation {
+    next: u32,
+    /// First pages of runs that were handed out and are not written yet.
+    unwritten: Vec<u32>,
+}
+
+/// The place where one head appends.
+#[derive(Default)]
+pub(crate) struct Appender {
+    current: Mutex<Option<Arc<Segment>>>,
+}
+
+/// Pages that were handed out, to be written once.
+pub(crate) struct Allocated {
+    segment: Arc<Segment>,
+    pub(crate) run: PageRun,
+}
+
+impl Segments {
+    /// Opens the directory. `marks` are the stored sync marks by segment.
+    pub(crate) fn open(
+        dir: PathBuf,
+        boot: u128,
+        marks: &HashMap<u32, (u32, u128)>,
+    ) -> Result<Segments, StoreError> {
+        std::fs::create_dir_all(&dir).map_err(|source| io("create", &dir, source))?;
+        let mut open = HashMap::new();
+        let mut next = marks.keys().max().map_or(1, |last| last + 1);
+        for entry in std::fs::read_dir(&dir).map_err(|source| io("list", &dir, source))? {
+            let entry = entry.map_err(|source| io("list", &dir, source))?;
+            let Some(id) = segment_id(&entry.file_name()) else { continue };
+            next = next.max(id + 1);
+            let path = entry.path();
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .map_err(|source| io("open", &path, source))?;
+            let length = file.metadata().map_err(|source| io("stat", &path, source))?.len();
+            let pages = u32::try_from(length.div_ceil(PAGE_SIZE as u64)).unwrap_or(u32::MAX);
+            let (synced_pages, written_in) = marks.get(&id).copied().unwrap_or((0, boot));
+            let segment = Segment {
+                id,
+                path,
+                file,
+                dirty: AtomicBool::new(synced_pages < pages),
+                linked: AtomicBool::new(synced_pages > 0),
+                synced_pages: AtomicU32::new(synced_pages),
+                boot: written_in,
+                active: AtomicBool::new(false),
+                allocation: Mutex::new(Allocation { next: pages, unwritten: Vec::new() }),
+            };
+            open.insert(id, Arc::new(segment));
+        }
+        Ok(Segments { dir, boot, open: RwLock::new(open), next: AtomicU32::new(next) })
+    }
+
+    /// Hands out `count` pages in a row, at most 256.
+    pub(crate) fn allocate(&self, appender: &Appender, count: u32) -> Result<Allocated, StoreError> {
+        let mut current = appender.current.lock();
+        loop {
+            if let Some(segment) = current.as_ref() {
+                let mut allocation = segment.allocation.lock();
+                if allocation.next.saturating_add(count) <= SEGMENT_PAGES {
+                    let run = PageRun { segment: segment.id, page: allocation.next, count };
+                    allocation.next += count;
+                    allocation.unwritten.push(run.page);
+                    drop(allocation);
+                    return Ok(Allocated { segment: segment.clone(), run });
+                }
+                segment.active.store(false, Ordering::SeqCst);
+            }
+            *current = Some(self.create()?);
+        }
+    }
+
+    fn create(&self) -> Result<Arc<Segment>, StoreError> {
+        let id = self.next.fetch_add(1, Ordering::SeqCst);
+        let path = self.dir.join(format!("{id:08x}.seg"));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|source| io("create", &path, source))?;
+        let segment = Arc::new(Segment {
+            id,
+            path,
+            file,
+            dirty: AtomicBool::new(false),
+            linked: AtomicBool::new(false),
+            synced_pages: AtomicU32::new(0),
+            boot: self.boot,
+            active: AtomicBool::new(true),
+            allocation: Mutex::default(),
+        });
+        self.open.write().insert(id, segment.clone());
+        Ok(segment)
+    }
+
+    /// Returns the segment, if it exists.
+    pub(crate) fn get(&self, id: u32) -> Result<Arc<Segment>, StoreError> {
+        self.open
+            .read()
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| StoreError::Corrupt { what: format!("segment {id:08x}: missing") })
+    }
+
+    /// Tells whether the host may have lost the page with its power: it was not synced in
+    /// the boot that wrote it.
+    pub(crate) fn is_suspect(&self, segment: u32, page: u32) -> bool {
+        self.open.read().get(&segment).is_some_and(|segment| {
+            segment.boot != self.boot && page >= segment.synced_pages.load(Ordering::SeqCst)
+        })
+    }
+
+    /// Syncs what an appender wrote. Returns the marks that became true.
+    pub(crate) fn sync(&self, appender: &Appender) -> Result<Vec<(u32, u32, u128)>, StoreError> {
+        let current = appender.current.lock().clone();
+        match current {
+            Some(segment) => self.sync_segment(&segment).map(|mark| mark.into_iter().collect()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Syncs every segment that was written since its last sync. Returns the marks that became true.
+    pub(crate) fn sync_all(&self) -> Result<Vec<(u32, u32, u128)>, StoreError> {
+        let all: Vec<_> = self.open.read().values().cloned().collect();
+        let mut marks = Vec::new();
+        for segment in all {
+            marks.extend(self.sync_segment(&segment)?);
+        }
+        Ok(marks)
+    }
+
+    /// Syncs one segment if it is dirty.
+    pub(crate) fn sync_segment(&self, segment: &Segment) -> Result<Option<(u32, u32, u128)>, StoreError> {
+        if !segment.dirty.swap(false, Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let safe = {
+            let allocation = segment.allocation.lock();
+            allocation.unwritten.iter().copied().min().unwrap_or(allocation.next)
+        };
+        segment.file.sync_data().map_err(|source| {
+            segment.dirty.store(true, Ordering::SeqCst);
+            io("sync", &segment.path, source)
+        })?;
+        if !segment.linked.swap(true, Ordering::SeqCst) {
+            File::open(&self.dir)
+                .and_then(|dir| dir.sync_all())
+                .map_err(|source| io("sync", &self.dir, source))?;
+        }
+        let before = segment.synced_pages.fetch_max(safe, Ordering::SeqCst);
+        Ok((safe > before).then_some((segment.id, safe, segment.boot)))
+    }
+
+    /// Gives the pages of a run back to the host. Doing it twice is harmless: pages are never handed out again.
+    pub(crate) fn punch(&self, run: PageRun) -> Result<(), StoreError> {
+        let Some(segment) = self.open.read().get(&run.segment).cloned() else { return Ok(()) };
+        use nix::fcntl::{FallocateFlags, fallocate};
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let offset = i64::from(run.page) * PAGE_SIZE as i64;
+        fallocate(&segment.file, flags, offset, i64::from(run.count) * PAGE_SIZE as i64)
+            .map_err(|errno| io("punch a hole into", &segment.path, errno.into()))
+    }
+
+    /// Unlinks segments that nobody appends to and that hold no page. Returns which.
+    pub(crate) fn unlink_empty(&self) -> Result<Vec<u32>, StoreError> {
+        use std::os::unix::fs::MetadataExt;
+        let candidates: Vec<_> = self
+            .open
+            .read()
+            .values()
+            .filter(|segment| !segment.active.load(Ordering::SeqCst))
+            .cloned()
+            .collect();
+        let mut unlinked = Vec::new();
+        for segment in candidates {
+            let metadata = segment.file.metadata().map_err(|source| io("stat", &segment.path, source))?;
+            if metadata.blocks() == 0 && segment.allocation.lock().unwritten.is_empty() {
+                self.open.write().remove(&segment.id);
+                std::fs::remove_file(&segment.path).map_err(|source| io("unlink", &segment.path, source))?;
+                unlinked.push(segment.id);
+            }
+        }
+        Ok(unlinked)
+    }
+
+    /// Returns the bytes of all segments as the host counts them.
+    pub(crate) fn bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        let all: Vec<_> = self.open.read().values().cloned().collect();
+        // A segment that cannot be asked is not worth failing a statistic for.
+        all.iter()
+            .filter_map(|segment| segment.file.metadata().ok())
+            .map(|metadata| metadata.blocks() * 512)
+            .sum()
+    }
+
+    /// Returns id and allocated pages of each segment.
+    pub(crate) fn list(&self) -> Vec<(u32, u32)> {
+        self.open.read().values().map(|segment| (segment.id, segment.allocation.lock().next)).collect()
+    }
+}
+
+impl Appender {
+    /// Stops appending: the segment may be unlinked once it is empty.
+    pub(crate) fn retire(&self) {
+        if let Some(segment) = self.current.lock().take() {
+            segment.active.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Allocated {
+    /// Writes the pages, one slice after the other.
+    pub(crate) fn write<'b>(&self, pages: impl IntoIterator<Item = &'b [u8]>) -> Result<(), StoreError> {
+        let slices: Vec<IoSlice<'b>> = pages.into_iter().map(IoSlice::new).collect();
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        debug_assert!(total <= self.run.count as usize * PAGE_SIZE);
+        let offset = i64::from(self.run.page) * PAGE_SIZE as i64;
+        let written = nix::sys::uio::pwritev(&self.segment.file, &slices, offset)
+            .map_err(|errno| io("write", &self.segment.path, errno.into()))?;
+        self.segment.dirty.store(true, Ordering::SeqCst);
+        if written < total {
+            // Rare: a signal, or a disk that just filled up, which the second attempt then tells.
+            let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>();
+            self.segment.write(self.run.page, written, bytes.get(written..).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Allocated {
+    fn drop(&mut self) {
+        let mut allocation = self.segment.allocation.lock();
+        let page = self.run.page;
+        allocation.unwritten.retain(|&first| first != page);
+    }
+}
+
+impl Segment {
+    /// Reads from a page on.
+    pub(crate) fn read(&self, page: u32, skip: usize, buffer: &mut [u8]) -> Result<(), StoreError> {
+        let offset = u64::from(page) * PAGE_SIZE as u64 + skip as u64;
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, offset + done as u64) {
+                // Beyond the end of the file: pages that were handed out and lost with the power.
+                Ok(0) => {
+                    rest.fill(0);
+                    return Ok(());
+                }
+                Ok(count) => done += count,
+                Err(source) if source.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(io("read", &self.path, source)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes into a page and those after it.
+    pub(crate) fn write(&self, page: u32, skip: usize, bytes: &[u8]) -> Result<(), StoreError> {
+        let offset = u64::from(page) * PAGE_SIZE as u64 + skip as u64;
+        self.file.write_all_at(bytes, offset).map_err(|source| io("write", &self.path, source))?;
+        self.dirty.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn segment_id(name: &std::ffi::OsStr) -> Option<u32> {
+    u32::from_str_radix(name.to_str()?.strip_suffix(".seg")?, 16).ok()
+}
+
+fn io(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
+    StoreError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(dir: &Path, boot: u128, marks: &HashMap<u32, (u32, u128)>) -> Segments {
+        Segments::open(dir.to_owned(), boot, marks).unwrap()
+    }
+
+    #[test]
+    fn pages_are_never_handed_out_twice_also_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = segments(dir.path(), 1, &HashMap::new());
+        let appender = Appender::default();
+        let a = first.allocate(&appender, 3).unwrap();
+        a.write([&[7; 3 * PAGE_SIZE][..]]).unwrap();
+        let b = first.allocate(&appender, 1).unwrap();
+        assert_eq!((b.run.segment, b.run.page), (a.run.segment, 3));
+        let again = segments(dir.path(), 1, &HashMap::new());
+        let c = again.allocate(&Appender::default(), 1).unwrap();
+        assert_ne!(c.run.segment, a.run.segment);
+        let mut bytes = [0; 10];
+        again.get(a.run.segment).unwrap().read(2, 4000, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 10]);
+    }
+
+    #[test]
+    fn a_mark_never_covers_pages_that_are_being_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path(), 1, &HashMap::new());
+        let appender = Appender::default();
+        let slow = segments.allocate(&appender, 1).unwrap();
+        let quick = segments.allocate(&appender, 1).unwrap();
+        quick.write([&[1; PAGE_SIZE][..]]).unwrap();
+        drop(quick);
+        assert_eq!(segments.sync(&appender).unwrap(), []);
+        slow.write([&[2; PAGE_SIZE][..]]).unwrap();
+        let id = slow.run.segment;
+        drop(slow);
+        assert_eq!(segments.sync(&appender).unwrap(), [(id, 2, 1)]);
+    }
+
+    #[test]
+    fn only_unsynced_pages_of_an_earlier_boot_are_suspect() {
+        let dir = tempfile::tempdir().unwrap();
+        let appender = Appender::default();
+        let id = {
+            let segments = segments(dir.path(), 1, &HashMap::new());
+            segments.allocate(&appender, 4).unwrap().run.segment
+        };
+        let marks = HashMap::from([(id, (2, 1))]);
+        let same = segments(dir.path(), 1, &marks);
+        assert!(!same.is_suspect(id, 3));
+        let other = segments(dir.path(), 2, &marks);
+        assert!(!other.is_suspect(id, 1));
+        assert!(other.is_suspect(id, 2));
+    }
+
+    #[test]
+    fn a_punched_segment_is_unlinked() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path(), 1, &HashMap::new());
+        let appender = Appender::default();
+        let pages = segments.allocate(&appender, 2).unwrap();
+        pages.write([&[1; 2 * PAGE_SIZE][..]]).unwrap();
+        let run = pages.run;
+        drop(pages);
+        segments.punch(run).unwrap();
+        assert_eq!(segments.unlink_empty().unwrap(), [] as [u32; 0]);
+        appender.retire();
+        assert_eq!(segments.unlink_empty().unwrap(), [run.segment]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,202 @@
+//! One operation, one transaction, one RocksDB batch.
+//!
+//! # Crash consistency
+//! Everything an operation changes is in one batch: records, the index of what the epoch touched, usage, orphans and
+//! the list of pages to be freed. Pages it wrote before the commit belong to nobody until then; a transaction that is
+//! dropped gives them back, and after a crash `fsck` finds them.
+
+use rocksdb::WriteBatch;
+
+use super::Store;
+use super::db::{META, TOUCHED};
+use super::gate::Admission;
+use super::head::Head;
+use super::keys::{Prefix, meta};
+use super::record::{FreeList, PageRun, Record, Usage};
+use super::segment::Allocated;
+use crate::error::FsError;
+use crate::ids::{Epoch, Ino};
+
+/// Whether the epoch's index has to learn of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Touch {
+    /// First write of this record in this epoch, or unknown.
+    First,
+    /// The record has a version of this epoch already.
+    Again,
+}
+
+/// A batch that is being put together.
+pub(crate) struct Txn<'a> {
+    store: &'a Store,
+    head: &'a Head,
+    admission: Admission<'a>,
+    batch: WriteBatch,
+    charged: Usage,
+    freed: Vec<PageRun>,
+    allocated: Vec<Allocated>,
+    committed: bool,
+}
+
+impl<'a> Txn<'a> {
+    /// Begins; to be called while the locks of all inodes concerned are held.
+    pub(crate) fn begin(store: &'a Store, head: &'a Head) -> Txn<'a> {
+        Txn {
+            store,
+            head,
+            admission: head.gate.enter(),
+            batch: WriteBatch::default(),
+            charged: Usage::default(),
+            freed: Vec::new(),
+            allocated: Vec::new(),
+            committed: false,
+        }
+    }
+
+    pub(crate) fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    pub(crate) fn head(&self) -> &'a Head {
+        self.head
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.admission.epoch()
+    }
+
+    /// Writes this epoch's version of a record.
+    pub(crate) fn put(&mut self, prefix: &Prefix, record: &impl Record, touch: Touch) {
+        self.put_bytes(prefix, &record.encode(), touch);
+    }
+
+    fn put_bytes(&mut self, prefix: &Prefix, bytes: &[u8], touch: Touch) {
+        let epoch = self.epoch();
+        let db = &self.store.db;
+        self.batch.put_cf(db.family(prefix.family.name()), prefix.version(self.head.branch, epoch), bytes);
+        if touch == Touch::First {
+            self.batch.put_cf(db.family(TOUCHED), prefix.touched(self.head.branch, epoch), []);
+        }
+    }
+
+    /// Removes a record from view: deletes this epoch's version, and writes `marker` where something older would show through.
+    pub(crate) fn erase(
+        &mut self,
+        prefix: &Prefix,
+        marker: &impl Record,
+        beneath: Beneath,
+    ) -> Result<(), FsError> {
+        let shows_through = match beneath {
+            Beneath::Nothing => false,
+            Beneath::Something => true,
+            Beneath::Unknown => {
+                let view = self.store.head_view(self.head)?;
+                view.older(&self.store.db, prefix, self.head.branch, self.epoch())?.is_some()
+            }
+        };
+        if shows_through {
+            self.put_bytes(prefix, &marker.encode(), Touch::First);
+        } else {
+            let key = prefix.version(self.head.branch, self.epoch());
+            self.batch.delete_cf(self.store.db.family(prefix.family.name()), key);
+        }
+        Ok(())
+    }
+
+    /// Remembers that an inode has no name but is still referred to.
+    pub(crate) fn put_orphan(&mut self, ino: Ino) {
+        self.batch.put_cf(self.store.db.family(META), meta::orphan(self.head.branch, ino), []);
+    }
+
+    /// Forgets an orphan.
+    pub(crate) fn delete_orphan(&mut self, ino: Ino) {
+        self.batch.delete_cf(self.store.db.family(META), meta::orphan(self.head.branch, ino));
+    }
+
+    /// Counts bytes and inodes, now; refuses what a quota or the disk does not allow.
+    pub(crate) fn charge(&mut self, delta: Usage) -> Result<(), FsError> {
+        if delta.bytes > 0 || delta.inodes > 0 {
+            // A record or two come with every byte.
+            self.store.space.check(u64::try_from(delta.bytes.max(0)).unwrap_or(0) + 4096)?;
+        }
+        self.head.reserve(delta)?;
+        self.charged += delta;
+        Ok(())
+    }
+
+    /// Hands out pages in this head's segment. They are given back if the transaction is not committed.
+    pub(crate) fn allocate(&mut self, count: u32) -> Result<&Allocated, FsError> {
+        let allocated = self.store.segments.allocate(&self.head.appender, count)?;
+        self.allocated.push(allocated);
+        Ok(self.allocated.last().expect("something was pushed just now"))
+    }
+
+    /// Gives pages back, after the commit is durable.
+    pub(crate) fn free(&mut self, run: PageRun) {
+        match self.freed.last_mut() {
+            Some(last) if last.segment == run.segment && last.page + last.count == run.page => {
+                last.count += run.count
+            }
+            _ => self.freed.push(run),
+        }
+    }
+
+    /// Writes everything. The records survive the death of the process from here on.
+    ///
+    /// The epoch is held open until the admission that is returned goes: pages of the epoch may be rewritten in place meanwhile.
+    pub(crate) fn commit(mut self) -> Result<Admission<'a>, FsError> {
+        let (store, head, epoch) = (self.store, self.head, self.epoch());
+        let mut batch = std::mem::take(&mut self.batch);
+        let freed = std::mem::take(&mut self.freed);
+        let free_number = (!freed.is_empty()).then(|| store.freer.number());
+        if let Some(number) = free_number {
+            let list = FreeList { runs: freed.clone() };
+            batch.put_cf(store.db.family(META), meta::free(number), list.encode());
+        }
+        // Before the write: a cut that finds nothing written must not overlook a batch on its way.
+        head.mark_written(epoch);
+        if self.charged == Usage::default() {
+            store.db.write(batch)?;
+        } else {
+            let (index, mut writer) = head.writer();
+            let mut sum = *writer;
+            sum += self.charged;
+            batch.put_cf(store.db.family(META), meta::usage(head.branch, index), sum.encode());
+            store.db.write(batch)?;
+            *writer = sum;
+        }
+        self.committed = true;
+        head.commit_usage(epoch, self.charged);
+        if let Some(number) = free_number {
+            store.freer.push(number, freed);
+        }
+        Ok(self.admission.clone())
+    }
+}
+
+/// What an erased record would uncover.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Beneath {
+    /// Neither an older version nor a lower has it.
+    Nothing,
+    /// A lower, or an older version, has it.
+    Something,
+    /// No lower has it; an older version may.
+    Unknown,
+}
+
+impl Drop for Txn<'_> {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        self.head.release(self.charged);
+        for allocated in self.allocated.drain(..) {
+            let run = allocated.run;
+            drop(allocated);
+            if let Err(error) = self.store.segments.punch(run) {
+                tracing::warn!(%error, ?run, "pages of a failed operation stay behind until fsck --repair");
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Making, listing, renaming and removing volumes.
+
+use std::path::PathBuf;
+
+use rocksdb::WriteBatch;
+
+use super::appearance::{VolumeInfo, VolumeSpec};
+use super::counters::Counter;
+use super::record::{Branch, Inode, Record, Usage, Volume};
+use super::registry::Registry;
+use super::{META, Prefix, Store, meta};
+use crate::attr::{FileKind, Timestamp};
+use crate::error::FsError;
+use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
+use crate::overlay::stack::MAX_LOWERS;
+
+impl Store {
+    /// Makes a volume. Durable on return.
+    pub fn create_volume(&self, name: &str, spec: &VolumeSpec) -> Result<VolumeInfo, FsError> {
+        let lowers = spec.lowers.iter().map(check_lower).collect::<Result<Vec<_>, _>>()?;
+        if lowers.len() > MAX_LOWERS {
+            let path = spec.lowers.last().cloned().unwrap_or_default();
+            return Err(FsError::BadLower { path, why: format!("a volume has at most {MAX_LOWERS} lowers") });
+        }
+        let mut registry = self.registry.write();
+        registry.check_new_volume(name)?;
+        let tree = TreeId(self.number(Counter::Tree)?);
+        let branch = BranchId(self.number(Counter::Branch)?);
+        let id = VolumeId(self.number(Counter::Volume)?);
+        let volume = Volume {
+            name: name.to_owned(),
+            tree,
+            branch,
+            created: Timestamp::now(),
+            quota_bytes: spec.quota_bytes,
+            quota_inodes: spec.quota_inodes,
+            lowers,
+            parent: None,
+        };
+        let branch_record = Branch { tree, volume: id, parent: None, epoch: Epoch(1) };
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
+        batch.put_cf(self.db.family(META), meta::branch(branch), branch_record.encode());
+        if volume.lowers.is_empty() {
+            // Epoch 0 belongs to nobody's snapshot: the root is there from the start.
+            let root = Prefix::inode(tree, Ino::ROOT);
+            let record = Some(empty_root(volume.created));
+            batch.put_cf(self.db.family(root.family.name()), root.version(branch, Epoch(0)), record.encode());
+        }
+        self.db.write(batch)?;
+        self.db.sync_log()?;
+        registry.insert_volume(id, volume);
+        registry.insert_branch(branch, branch_record);
+        drop(registry);
+        self.volume(name)
+    }
+
+    /// Lists all volumes by name.
+    pub fn volumes(&self) -> Result<Vec<VolumeInfo>, FsError> {
+        let mut names: Vec<_> =
+            self.registry.read().volumes.values().map(|volume| volume.name.clone()).collect();
+        names.sort();
+        names.iter().map(|name| self.volume(name)).collect()
+    }
+
+    /// Describes one volume.
+    pub fn volume(&self, name: &str) -> Result<VolumeInfo, FsError> {
+        let (id, volume) = {
+            let registry = self.registry.read();
+            let (id, volume) = registry.volume(name)?;
+            (id, volume.clone())
+        };
+        let head = self.head(volume.branch)?;
+        let Usage { bytes, inodes } = head.usage();
+        Ok(VolumeInfo {
+            name: volume.name,
+            id,
+            epoch: head.gate.epoch(),
+            parent: volume.parent,
+            lowers: volume.lowers,
+            used_bytes: u64::try_from(bytes).unwrap_or(0),
+            used_inodes: u64::try_from(inodes).unwrap_or(0),
+            quota_bytes: volume.quota_bytes,
+            quota_inodes: volume.quota_inodes,
+            created: volume.created,
+        })
+    }
+
+    /// Removes a volume with its snapshots. What forks of it need stays. Durable on return; the space
+    /// comes back in the background.
+    ///
+    /// # Errors
+    /// [`FsError::VolumeMounted`] and [`FsError::SnapshotMounted`] while it, or a snapshot of it, is in use.
+    pub fn remove_volume(&self, name: &str) -> Result<(), FsError> {
+        let _borrowing = self.reclaimer.borrowing.lock();
+        let mut registry = self.registry.write();
+        let (id, volume) = registry.volume(name)?;
+        let head = volume.branch;
+        self.check_not_live(head, name)?;
+        let snapshots: Vec<_> = registry.snapshots_of(id).map(|(branch, epoch, _)| (branch, epoch)).collect();
+        check_not_viewed(&registry, &snapshots)?;
+        let branches: Vec<_> = registry
+            .branches
+            .iter()
+            .filter(|(_, branch)| branch.volume == id)
+            .map(|(&branch, _)| branch)
+            .collect();
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.db.family(META), meta::volume(id));
+        for &(branch, epoch) in &snapshots {
+            batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
+        }
+        for &branch in &branches {
+            self.put_sweep_of_branch(&mut batch, &registry, branch)?;
+        }
+        self.db.write(batch)?;
+        self.db.sync_log()?;
+        registry.remove_volume(id);
+        for key in &snapshots {
+            registry.snapshots.remove(key);
+        }
+        drop(registry);
+        self.unload_head(head);
+        self.wake_reclaimer();
+        Ok(())
+    }
+
+    /// Gives a volume another name. Durable on return.
+    pub fn rename_volume(&self, old: &str, new: &str) -> Result<(), FsError> {
+        self.change_volume(old, |registry, volume| {
+            registry.check_new_volume(new)?;
+            volume.name = new.to_owned();
+            Ok(())
+        })
+    }
+
+    /// Changes the quotas of a volume. What is stored already stays, also above a new quota. Durable on return.
+    pub fn set_quota(&self, name: &str, bytes: Option<u64>, inodes: Option<u64>) -> Result<(), FsError> {
+        self.change_volume(name, |_, volume| {
+            volume.quota_bytes = bytes;
+            volume.quota_inodes = inodes;
+            Ok(())
+        })?;
+        let branch = self.registry.read().volume(name)?.1.branch;
+        self.head(branch)?.set_quota(bytes, inodes);
+        Ok(())
+    }
+
+    fn change_volume(
+        &self,
+        name: &str,
+        change: impl FnOnce(&Registry, &mut Volume) -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        let mut registry = self.registry.write();
+        let (id, volume) = registry.volume(name)?;
+        let mut volume = volume.clone();
+        change(&registry, &mut volume)?;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
+        self.db.write(batch)?;
+        self.db.sync_log()?;
+        registry.insert_volume(id, volume);
+        Ok(())
+    }
+
+    /// Refuses what must not happen to a mounted head.
+    pub(crate) fn check_not_live(&self, branch: BranchId, name: &str) -> Result<(), FsError> {
+        match self.loaded_head(branch).and_then(|head| head.live()) {
+            Some(_) => Err(FsError::VolumeMounted { name: name.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the next tree, branch, volume or cut number.
+    pub(crate) fn number(&self, counter: Counter) -> Result<u32, FsError> {
+        let number = self.counters.next(&self.db, counter)?;
+        u32::try_from(number).map_err(|_| FsError::NoSpace)
+    }
+}
+
+/// Refuses while a view of any of the snapshots is open.
+pub(crate) fn check_not_viewed(registry: &Registry, snapshots: &[(BranchId, Epoch)]) -> Result<(), FsError> {
+    match snapshots.iter().find(|key| registry.viewed.contains_key(*key)) {
+        Some(&(branch, epoch)) => {
+            Err(FsError::SnapshotMounted { name: registry.snapshot_label(branch, epoch) })
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_lower(path: &PathBuf) -> Result<PathBuf, FsError> {
+    let bad = |why: String| FsError::BadLower { path: path.clone(), why };
+    let canonical = path.canonicalize().map_err(|error| bad(error.to_string()))?;
+    if !canonical.is_dir() {
+        return Err(bad("not a directory".into()));
+    }
+    Ok(canonical)
+}
+
+fn empty_root(now: Timestamp) -> Inode {
+    Inode {
+        kind: FileKind::Directory,
+        perm: 0o755,
+        nlink: 2,
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        rdev: 0,
+        size: 0,
+        stored: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        has_xattrs: false,
+        parent: Ino::ROOT,
+        name: Box::default(),
+        lower: None,
+        target: None,
+    }
+}

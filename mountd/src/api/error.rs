@@ -1,0 +1,141 @@
+//! Why a call was not done, in the words of the API.
+
+use std::path::PathBuf;
+
+use durdir_fs::FsError;
+use durdir_fs::drain::DrainError;
+use durdir_fs::fuse::MountError;
+
+/// A call that was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// The store or the filesystem refused or failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The kernel would not mount or unmount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Shared mappings could not be written out before a cut.
+    #[error("write out shared mappings")]
+    Drain(#[from] DrainError),
+    /// A request lacks a field, or has a value that makes no sense.
+    #[error("malformed request: {what}")]
+    Malformed {
+        /// Which.
+        what: &'static str,
+    },
+    /// A path in a request is not absolute, or has `.` or `..` in it.
+    #[error("{what} {} must be an absolute path without . and ..", path.display())]
+    BadPath {
+        /// What the path is for.
+        what: &'static str,
+        /// As it was given.
+        path: PathBuf,
+    },
+    /// Something of ours is mounted there, or about to be.
+    #[error("{} is the mount point of {what}; `durdir umount` it first", mountpoint.display())]
+    MountpointTaken {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// What is mounted there.
+        what: String,
+    },
+    /// A lower is not there.
+    #[error("lower {} does not exist", path.display())]
+    LowerMissing {
+        /// As it was given.
+        path: PathBuf,
+    },
+    /// The daemon would have to go through one of its own mounts.
+    #[error(
+        "lower {} lies inside the mount of {outer} at {}; a mountd cannot read its own mounts, choose a directory outside",
+        path.display(), mountpoint.display()
+    )]
+    LowerInsideOwnMount {
+        /// The lower.
+        path: PathBuf,
+        /// What is mounted around it.
+        outer: String,
+        /// Where.
+        mountpoint: PathBuf,
+    },
+    /// The head of a volume can be mounted once: two kernels' caches of it would not agree.
+    #[error(
+        "volume {volume} is mounted at {}; unmount it first, or mount one of its snapshots with --snapshot",
+        mountpoint.display()
+    )]
+    HeadMounted {
+        /// The volume.
+        volume: String,
+        /// Where it is mounted.
+        mountpoint: PathBuf,
+    },
+    /// A volume or snapshot cannot go while it is mounted.
+    #[error("{what} is mounted at {}; `durdir umount {}` first", mountpoint.display(), mountpoint.display())]
+    InUse {
+        /// The volume or snapshot.
+        what: String,
+        /// Where it is mounted.
+        mountpoint: PathBuf,
+    },
+    /// Nothing of that name is mounted.
+    #[error("nothing of this store is mounted as {target}")]
+    NotMounted {
+        /// What was asked for.
+        target: String,
+    },
+    /// A call on the same mount is under way.
+    #[error("{what} at {} is just being mounted or unmounted; try again", mountpoint.display())]
+    MountInTransition {
+        /// What is mounted.
+        what: String,
+        /// Where.
+        mountpoint: PathBuf,
+    },
+    /// A volume that exists was to be mounted over other lowers than it has.
+    #[error("volume {volume} exists with {existing}; leave out --lower, or choose another name")]
+    OtherLowers {
+        /// The volume.
+        volume: String,
+        /// Its lowers, for people.
+        existing: String,
+    },
+    /// The volume to be mounted does not exist, and was not to be created.
+    #[error("volume {volume} does not exist; `durdir volume ls` lists what does, --create creates it")]
+    NoVolumeToMount {
+        /// The volume.
+        volume: String,
+    },
+    /// The snapshot to be mounted belongs to another volume.
+    #[error("snapshot {snapshot} is not one of volume {volume}")]
+    ForeignSnapshot {
+        /// The snapshot.
+        snapshot: String,
+        /// The volume.
+        volume: String,
+    },
+    /// A snapshot is not mounted with what only a head can have.
+    #[error("{what} makes no sense for a snapshot")]
+    NotForSnapshots {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// FUSE over io_uring is not there yet.
+    #[error("the io_uring transport is not available in this version; use --transport auto or classic")]
+    NoUring,
+    /// The same volume twice in one cut.
+    #[error("volume {volume} is named twice")]
+    NamedTwice {
+        /// The volume.
+        volume: String,
+    },
+    /// The daemon is ending.
+    #[error("mountd is shutting down; try again")]
+    ShuttingDown,
+    /// A bug: the handler panicked. The log has the details.
+    #[error("internal error in {call}; the log of mountd has the details")]
+    Panicked {
+        /// Which call.
+        call: &'static str,
+    },
+}

@@ -1,0 +1,52 @@
+//! Health and metrics over HTTP, for probes and Prometheus. Reads only; off unless configured.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::metrics;
+use crate::daemon::Node;
+use crate::exit::one_line;
+
+/// Listens at `address` and answers until `stopped` says so.
+pub(crate) async fn serve_http(
+    node: Arc<Node>,
+    address: SocketAddr,
+    mut stopped: watch::Receiver<bool>,
+) -> io::Result<JoinHandle<()>> {
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/metrics", get(exposition))
+        .with_state(node);
+    Ok(tokio::spawn(async move {
+        let stop = async move {
+            // An error means that the sender is gone, which ends the server just as well.
+            drop(stopped.wait_for(|stopped| *stopped).await);
+        };
+        let served = axum::serve(listener, router).with_graceful_shutdown(stop).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the metrics server ended");
+        }
+    }))
+}
+
+async fn exposition(State(node): State<Arc<Node>>) -> impl IntoResponse {
+    let text = tokio::task::spawn_blocking(move || metrics::exposition(&node)).await;
+    match text {
+        Ok(Ok(text)) => {
+            let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+            (StatusCode::OK, kind, text).into_response()
+        }
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, one_line(&error)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,171 @@
+//! The calls about snapshots, forks and history.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::mounts::mount_view;
+use super::volumes::show;
+use super::{ApiError, convert};
+use crate::daemon::Node;
+use crate::proto::snapshots_server::Snapshots;
+use crate::proto::{
+    Change, CreateSnapshotRequest, CreateSnapshotResponse, DiffRequest, DiffResponse, ForkRequest,
+    ForkResponse, GetSnapshotRequest, ListSnapshotsRequest, ListSnapshotsResponse, LogRequest, LogResponse,
+    RemoveSnapshotsRequest, RemoveSnapshotsResponse, Snapshot,
+};
+
+/// Changes per message of a diff: well below the message size limit of any client, even with the
+/// longest paths.
+const CHANGES_PER_PART: usize = 256;
+
+/// Answers the calls about snapshots.
+pub(super) struct SnapshotsService {
+    node: Arc<Node>,
+}
+
+impl SnapshotsService {
+    pub(super) fn new(node: Arc<Node>) -> SnapshotsService {
+        SnapshotsService { node }
+    }
+}
+
+#[tonic::async_trait]
+impl Snapshots for SnapshotsService {
+    async fn create_snapshot(
+        &self,
+        request: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<CreateSnapshotResponse>, Status> {
+        let CreateSnapshotRequest { volumes, name } = request.into_inner();
+        let work = move |node: &Node| {
+            let mut seen = HashSet::new();
+            if let Some(twice) = volumes.iter().find(|volume| !seen.insert(volume.as_str())) {
+                return Err(ApiError::NamedTwice { volume: twice.clone() });
+            }
+            if volumes.is_empty() {
+                return Err(ApiError::Malformed { what: "no volume named" });
+            }
+            // All names are looked up before programs are made to write anything out.
+            let ids = volumes.iter().map(|volume| Ok(node.store.volume(volume)?.id));
+            let ids = ids.collect::<Result<Vec<_>, ApiError>>()?;
+            let drained = node.mounts.drain(&ids)?;
+            let names: Vec<&str> = volumes.iter().map(String::as_str).collect();
+            let report = node.store.snapshot(&names, name.as_deref())?;
+            if report.snapshots.iter().any(|snapshot| snapshot.changed) {
+                node.tally.count_cut(report.held, drained);
+            }
+            Ok(convert::cut(report, drained))
+        };
+        self.node.answer("snapshot create", work).await
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<ListSnapshotsRequest>,
+    ) -> Result<Response<ListSnapshotsResponse>, Status> {
+        let volume = request.into_inner().volume;
+        let work = move |node: &Node| {
+            let snapshots = node.store.snapshots(volume.as_deref())?;
+            let snapshots = snapshots.into_iter().map(convert::snapshot).collect();
+            Ok(ListSnapshotsResponse { snapshots })
+        };
+        self.node.answer("snapshot ls", work).await
+    }
+
+    async fn get_snapshot(&self, request: Request<GetSnapshotRequest>) -> Result<Response<Snapshot>, Status> {
+        let snapshot = request.into_inner().snapshot;
+        let work = move |node: &Node| Ok(convert::snapshot(node.store.find_snapshot(&snapshot)?));
+        self.node.answer("snapshot show", work).await
+    }
+
+    async fn remove_snapshots(
+        &self,
+        request: Request<RemoveSnapshotsRequest>,
+    ) -> Result<Response<RemoveSnapshotsResponse>, Status> {
+        let snapshots = request.into_inner().snapshots;
+        let work = move |node: &Node| {
+            let mut seen = HashSet::new();
+            let mut doomed = Vec::new();
+            for given in &snapshots {
+                let info = node.store.find_snapshot(given)?;
+                let id = node.store.volume(&info.volume)?.id;
+                if let Some(used) = node.mounts.of_snapshot(id, info.epoch).into_iter().next() {
+                    return Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint });
+                }
+                // The same one may be given by name and by epoch.
+                if seen.insert(info.snapshot.clone()) {
+                    doomed.push(info.snapshot);
+                }
+            }
+            for snapshot in doomed {
+                node.store.remove_snapshot(&snapshot)?;
+            }
+            Ok(RemoveSnapshotsResponse {})
+        };
+        self.node.answer("snapshot rm", work).await
+    }
+
+    type DiffStream = ReceiverStream<Result<DiffResponse, Status>>;
+
+    async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
+        let DiffRequest { from, to } = request.into_inner();
+        let work = move |node: &Node| {
+            let mut changes = node.store.diff(&from, to.as_deref())?;
+            changes.sort_by(|one, other| one.path.cmp(&other.path));
+            Ok(changes.into_iter().map(convert::change).collect::<Vec<_>>())
+        };
+        let changes = self.node.answer("snapshot diff", work).await?.into_inner();
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(async move {
+            for part in changes.chunks(CHANGES_PER_PART) {
+                let part: Vec<Change> = part.to_vec();
+                // The client is gone: nobody wants the rest.
+                if sender.send(Ok(DiffResponse { changes: part })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn fork(&self, request: Request<ForkRequest>) -> Result<Response<ForkResponse>, Status> {
+        let ForkRequest { snapshot, volume, mount } = request.into_inner();
+        let work = move |node: &Node| {
+            let plan = mount.map(|options| node.mounts.plan(options)).transpose()?;
+            node.store.fork(&snapshot, &volume)?;
+            let mounted = match plan {
+                None => None,
+                Some(plan) => match node.mounts.mount_head(&node.store, &volume, plan) {
+                    Ok(mounted) => Some(mount_view(&mounted)),
+                    Err(error) => {
+                        undo_create(node, &volume);
+                        return Err(error);
+                    }
+                },
+            };
+            let info = node.store.volume(&volume)?;
+            Ok(ForkResponse { volume: Some(show(node, info)), mount: mounted })
+        };
+        self.node.answer("fork", work).await
+    }
+
+    async fn log(&self, request: Request<LogRequest>) -> Result<Response<LogResponse>, Status> {
+        let volume = request.into_inner().volume;
+        let work = move |node: &Node| {
+            let entries = node.store.log(volume.as_deref())?;
+            Ok(LogResponse { entries: entries.into_iter().map(convert::log_entry).collect() })
+        };
+        self.node.answer("log", work).await
+    }
+}
+
+/// Removes a volume that a failing call has just created.
+pub(super) fn undo_create(node: &Node, volume: &str) {
+    if let Err(error) = node.store.remove_volume(volume) {
+        // The call fails with its own error; this one would hide it.
+        let error = crate::exit::one_line(&error);
+        tracing::error!(volume, error, "cannot remove the volume of a failed call");
+    }
+}

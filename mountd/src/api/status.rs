@@ -1,0 +1,226 @@
+//! The only place where an error becomes a gRPC status, an exit code and a log level.
+//!
+//! Every match names every variant: who adds one decides here what clients see.
+
+use durdir_fs::FsError;
+use durdir_fs::drain::DrainError;
+use durdir_fs::fuse::MountError;
+use durdir_fs::overlay::lower::LowerError;
+use durdir_fs::store::StoreError;
+use prost::Message;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+use super::ApiError;
+use crate::exit::{ExitClass, causes, one_line, printable};
+use crate::proto::{ERROR_DETAIL_KEY, ErrorDetail};
+
+/// Logs a failed call and returns what its client is told.
+pub(crate) fn report(call: &'static str, error: &ApiError) -> Status {
+    let exit = classify(error);
+    let line = one_line(error);
+    match exit {
+        // A person must look.
+        ExitClass::Failed | ExitClass::Integrity | ExitClass::TimedOut => {
+            tracing::error!(call, error = line, "call failed");
+        }
+        ExitClass::Usage | ExitClass::NotFound | ExitClass::Conflict | ExitClass::Refused => {
+            tracing::info!(call, error = line, "call refused");
+        }
+    }
+    let detail = ErrorDetail {
+        exit_class: exit.to_proto().into(),
+        message: printable(&error.to_string()),
+        causes: causes(error),
+    };
+    let mut status = Status::new(code_of(exit), line);
+    let detail = MetadataValue::from_bytes(&detail.encode_to_vec());
+    status.metadata_mut().insert_bin(ERROR_DETAIL_KEY, detail);
+    status
+}
+
+/// Returns the exit code class for an error of the filesystem.
+pub(crate) fn exit_class_of(error: &FsError) -> ExitClass {
+    classify_fs(error)
+}
+
+fn code_of(exit: ExitClass) -> Code {
+    match exit {
+        ExitClass::Failed => Code::Internal,
+        ExitClass::Usage => Code::InvalidArgument,
+        ExitClass::NotFound => Code::NotFound,
+        // Not ABORTED: trying again at once will not help.
+        ExitClass::Conflict | ExitClass::Refused => Code::FailedPrecondition,
+        ExitClass::Integrity => Code::DataLoss,
+        ExitClass::TimedOut => Code::DeadlineExceeded,
+    }
+}
+
+fn classify(error: &ApiError) -> ExitClass {
+    match error {
+        ApiError::Fs(error) => classify_fs(error),
+        ApiError::Mount(error) => classify_mount(error),
+        ApiError::Drain(error) => classify_drain(error),
+        // Our own client never sends such a request: whoever made it used the API wrongly.
+        ApiError::Malformed { .. } | ApiError::BadPath { .. } => ExitClass::Usage,
+        ApiError::MountpointTaken { .. }
+        | ApiError::HeadMounted { .. }
+        | ApiError::InUse { .. }
+        | ApiError::MountInTransition { .. }
+        | ApiError::OtherLowers { .. }
+        | ApiError::ShuttingDown => ExitClass::Conflict,
+        ApiError::NotMounted { .. } | ApiError::NoVolumeToMount { .. } | ApiError::LowerMissing { .. } => {
+            ExitClass::NotFound
+        }
+        ApiError::LowerInsideOwnMount { .. }
+        | ApiError::ForeignSnapshot { .. }
+        | ApiError::NotForSnapshots { .. }
+        | ApiError::NoUring
+        | ApiError::NamedTwice { .. } => ExitClass::Refused,
+        ApiError::Panicked { .. } => ExitClass::Failed,
+    }
+}
+
+fn classify_mount(error: &MountError) -> ExitClass {
+    match error {
+        MountError::Missing { .. } => ExitClass::NotFound,
+        MountError::AlreadyMounted { .. }
+        | MountError::Dead { .. }
+        | MountError::Busy { .. }
+        | MountError::Covered { .. }
+        | MountError::HeldElsewhere { .. } => ExitClass::Conflict,
+        MountError::NotDirectory { .. }
+        | MountError::InsideVolume { .. }
+        // fusermount3 says why: not the owner's directory, user_allow_other is off.
+        | MountError::Refused { .. } => ExitClass::Refused,
+        MountError::Unusable { .. } | MountError::NoFuse { .. } | MountError::Failed { .. } => {
+            ExitClass::Failed
+        }
+    }
+}
+
+fn classify_drain(error: &DrainError) -> ExitClass {
+    match error {
+        DrainError::TimedOut { .. } => ExitClass::TimedOut,
+        DrainError::List { .. } | DrainError::Helper { .. } | DrainError::Sync { .. } => ExitClass::Failed,
+    }
+}
+
+fn classify_fs(error: &FsError) -> ExitClass {
+    match error {
+        FsError::VolumeNotFound { .. } | FsError::SnapshotNotFound { .. } | FsError::NotFound => {
+            ExitClass::NotFound
+        }
+        FsError::VolumeExists { .. }
+        | FsError::VolumeMounted { .. }
+        | FsError::SnapshotExists { .. }
+        | FsError::SnapshotMounted { .. }
+        | FsError::Exists => ExitClass::Conflict,
+        FsError::BadName { .. }
+        | FsError::Unrelated { .. }
+        | FsError::Invalid { .. }
+        | FsError::Unsupported { .. }
+        | FsError::NotPermitted { .. }
+        | FsError::AccessDenied
+        | FsError::ReadOnly
+        | FsError::CrossVolume => ExitClass::Refused,
+        // It is there and cannot be used, or it is not there: the message tells which.
+        FsError::BadLower { .. } => ExitClass::Refused,
+        // These are answers to programs on a mount, not to a call of the control plane.
+        FsError::NotDirectory { .. }
+        | FsError::IsDirectory { .. }
+        | FsError::NotEmpty { .. }
+        | FsError::NameTooLong { .. }
+        | FsError::Stale { .. }
+        | FsError::TooManyLinks
+        | FsError::FileTooBig
+        | FsError::NoXattr
+        | FsError::XattrTooBig
+        | FsError::NoData => ExitClass::Failed,
+        FsError::NoSpace | FsError::QuotaExceeded { .. } => ExitClass::Failed,
+        FsError::Lower(error) => classify_lower(error),
+        FsError::Store(error) => classify_store(error),
+    }
+}
+
+fn classify_lower(error: &LowerError) -> ExitClass {
+    match error {
+        LowerError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ExitClass::NotFound
+        }
+        LowerError::Open { .. } => ExitClass::Refused,
+        LowerError::Io { .. } => ExitClass::Failed,
+        LowerError::NotFound { .. } | LowerError::Changed { .. } => ExitClass::Integrity,
+        LowerError::Escapes { .. } => ExitClass::Refused,
+    }
+}
+
+fn classify_store(error: &StoreError) -> ExitClass {
+    match error {
+        StoreError::Locked { .. } => ExitClass::Conflict,
+        StoreError::NewerFormat { .. } => ExitClass::Refused,
+        StoreError::Corrupt { .. } => ExitClass::Integrity,
+        StoreError::Database { .. } | StoreError::Io { .. } | StoreError::Poisoned { .. } => {
+            ExitClass::Failed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn io(kind: std::io::ErrorKind) -> std::io::Error {
+        std::io::Error::from(kind)
+    }
+
+    #[test]
+    fn what_users_run_into_has_the_documented_exit_code() {
+        let name = || "web".to_owned();
+        let dir = || PathBuf::from("/d");
+        let open = |kind| FsError::Lower(LowerError::Open { dir: dir(), source: io(kind) });
+        let not_found = std::io::ErrorKind::NotFound;
+        let table: Vec<(ApiError, ExitClass)> = vec![
+            (FsError::VolumeNotFound { name: name() }.into(), ExitClass::NotFound),
+            (FsError::SnapshotNotFound { name: name() }.into(), ExitClass::NotFound),
+            (FsError::VolumeExists { name: name() }.into(), ExitClass::Conflict),
+            (FsError::SnapshotMounted { name: name() }.into(), ExitClass::Conflict),
+            (FsError::BadName { name: name(), why: "x" }.into(), ExitClass::Refused),
+            (open(not_found).into(), ExitClass::NotFound),
+            (open(std::io::ErrorKind::NotADirectory).into(), ExitClass::Refused),
+            (FsError::Store(StoreError::Locked { dir: dir(), pid: 1 }).into(), ExitClass::Conflict),
+            (
+                FsError::Store(StoreError::NewerFormat { dir: dir(), found: 2, supported: 1 }).into(),
+                ExitClass::Refused,
+            ),
+            (FsError::Store(StoreError::Corrupt { what: name() }).into(), ExitClass::Integrity),
+            (FsError::NoSpace.into(), ExitClass::Failed),
+            (MountError::Missing { mountpoint: dir() }.into(), ExitClass::NotFound),
+            (MountError::NotDirectory { mountpoint: dir() }.into(), ExitClass::Refused),
+            (MountError::Busy { mountpoint: dir() }.into(), ExitClass::Conflict),
+            (MountError::AlreadyMounted { mountpoint: dir() }.into(), ExitClass::Conflict),
+            (ApiError::LowerMissing { path: dir() }, ExitClass::NotFound),
+            (ApiError::NoUring, ExitClass::Refused),
+            (ApiError::NotMounted { target: name() }, ExitClass::NotFound),
+            (ApiError::ShuttingDown, ExitClass::Conflict),
+        ];
+        for (error, class) in table {
+            assert_eq!(classify(&error), class, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_told_class_message_and_causes() {
+        let source = io(std::io::ErrorKind::PermissionDenied);
+        let error = MountError::Unusable { mountpoint: PathBuf::from("/d"), source };
+        let status = report("mount", &error.into());
+        assert_eq!(status.code(), Code::Internal);
+        let detail = status.metadata().get_bin(ERROR_DETAIL_KEY).unwrap().to_bytes().unwrap();
+        let detail = ErrorDetail::decode(detail).unwrap();
+        assert_eq!(detail.exit_class(), crate::proto::ExitClass::Failed);
+        assert_eq!(detail.message, "mount point /d");
+        assert_eq!(detail.causes, ["permission denied"]);
+    }
+}

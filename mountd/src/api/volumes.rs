@@ -1,0 +1,122 @@
+//! The calls about volumes.
+
+use std::sync::Arc;
+
+use durdir_fs::store::VolumeInfo;
+use tonic::{Request, Response, Status};
+
+use super::{ApiError, convert};
+use crate::daemon::Node;
+use crate::proto::volumes_server::Volumes;
+use crate::proto::{
+    CreateVolumeRequest, GetVolumeRequest, ListVolumesRequest, ListVolumesResponse, QuotaChange,
+    RemoveVolumeRequest, RemoveVolumeResponse, RenameVolumeRequest, RollbackVolumeRequest, SetQuotaRequest,
+    Volume,
+};
+
+/// Answers the calls about volumes.
+pub(super) struct VolumesService {
+    node: Arc<Node>,
+}
+
+impl VolumesService {
+    pub(super) fn new(node: Arc<Node>) -> VolumesService {
+        VolumesService { node }
+    }
+}
+
+#[tonic::async_trait]
+impl Volumes for VolumesService {
+    async fn create_volume(&self, request: Request<CreateVolumeRequest>) -> Result<Response<Volume>, Status> {
+        let request = request.into_inner();
+        let work = move |node: &Node| {
+            let spec = convert::volume_spec(request.lowers, request.quota_bytes, request.quota_inodes)?;
+            node.mounts.check_lowers(&spec.lowers)?;
+            Ok(show(node, node.store.create_volume(&request.name, &spec)?))
+        };
+        self.node.answer("volume create", work).await
+    }
+
+    async fn list_volumes(
+        &self,
+        _: Request<ListVolumesRequest>,
+    ) -> Result<Response<ListVolumesResponse>, Status> {
+        let work = |node: &Node| {
+            let volumes = node.store.volumes()?.into_iter().map(|info| show(node, info));
+            Ok(ListVolumesResponse { volumes: volumes.collect() })
+        };
+        self.node.answer("volume ls", work).await
+    }
+
+    async fn get_volume(&self, request: Request<GetVolumeRequest>) -> Result<Response<Volume>, Status> {
+        let name = request.into_inner().name;
+        let work = move |node: &Node| Ok(show(node, node.store.volume(&name)?));
+        self.node.answer("volume show", work).await
+    }
+
+    async fn remove_volume(
+        &self,
+        request: Request<RemoveVolumeRequest>,
+    ) -> Result<Response<RemoveVolumeResponse>, Status> {
+        let name = request.into_inner().name;
+        let work = move |node: &Node| {
+            let info = node.store.volume(&name)?;
+            if let Some(used) = node.mounts.of_volume(info.id).into_iter().next() {
+                return Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint });
+            }
+            node.store.remove_volume(&name)?;
+            Ok(RemoveVolumeResponse {})
+        };
+        self.node.answer("volume rm", work).await
+    }
+
+    async fn rename_volume(&self, request: Request<RenameVolumeRequest>) -> Result<Response<Volume>, Status> {
+        let RenameVolumeRequest { name, new_name } = request.into_inner();
+        let work = move |node: &Node| {
+            node.store.rename_volume(&name, &new_name)?;
+            let info = node.store.volume(&new_name)?;
+            node.mounts.renamed(info.id, &new_name);
+            Ok(show(node, info))
+        };
+        self.node.answer("volume rename", work).await
+    }
+
+    async fn set_quota(&self, request: Request<SetQuotaRequest>) -> Result<Response<Volume>, Status> {
+        let SetQuotaRequest { name, bytes, inodes } = request.into_inner();
+        let work = move |node: &Node| {
+            let info = node.store.volume(&name)?;
+            node.store.set_quota(
+                &name,
+                changed(bytes, info.quota_bytes),
+                changed(inodes, info.quota_inodes),
+            )?;
+            Ok(show(node, node.store.volume(&name)?))
+        };
+        self.node.answer("volume set-quota", work).await
+    }
+
+    async fn rollback_volume(
+        &self,
+        request: Request<RollbackVolumeRequest>,
+    ) -> Result<Response<Volume>, Status> {
+        let RollbackVolumeRequest { name, snapshot } = request.into_inner();
+        let work = move |node: &Node| {
+            node.store.rollback(&name, &snapshot)?;
+            Ok(show(node, node.store.volume(&name)?))
+        };
+        self.node.answer("volume rollback", work).await
+    }
+}
+
+/// Returns a volume with its mounts, as the API has it.
+pub(super) fn show(node: &Node, info: VolumeInfo) -> Volume {
+    let mounts: Vec<_> = node.mounts.of_volume(info.id).into_iter().map(|mount| mount.mountpoint).collect();
+    convert::volume(info, &mounts)
+}
+
+fn changed(change: Option<QuotaChange>, present: Option<u64>) -> Option<u64> {
+    match change {
+        None => present,
+        Some(change) => change.limit.and_then(convert::limit),
+    }
+}

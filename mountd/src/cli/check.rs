@@ -1,0 +1,211 @@
+//! `durdir fsck` and `durdir gc`: the health and the space of the store.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::error::CliError;
+use super::output::with_progress;
+use super::run::{Session, call};
+use crate::api::check_offline;
+use crate::client::Patience;
+use crate::exit::{ExitClass, printable};
+use crate::paths::is_store;
+use crate::proto::{CheckRequest, CheckResponse, CollectGarbageRequest, CollectGarbageResponse, Issue};
+use crate::units::format_size;
+
+/// Check every invariant of the store. Programs may go on.
+#[derive(Args, Debug)]
+pub(super) struct FsckArgs {
+    /// Repair what can be repaired without guessing
+    #[arg(long)]
+    repair: bool,
+    /// Open the store without a mountd; none may run on it
+    #[arg(long)]
+    offline: bool,
+}
+
+/// Free the space of what was removed now, instead of in the background.
+#[derive(Args, Debug)]
+pub(super) struct GcArgs {
+    /// Only tell how much that is
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What `fsck --json` prints.
+#[derive(Serialize, Debug)]
+struct Checked {
+    clean: bool,
+    issues: Vec<FoundIssue>,
+    records: u64,
+}
+
+#[derive(Serialize, Debug)]
+struct FoundIssue {
+    kind: String,
+    volume: Option<String>,
+    inode: Option<u64>,
+    path: Option<String>,
+    detail: String,
+    repaired: bool,
+}
+
+impl From<Issue> for FoundIssue {
+    fn from(issue: Issue) -> FoundIssue {
+        FoundIssue {
+            kind: issue.kind,
+            volume: issue.volume,
+            inode: issue.inode,
+            path: issue.path,
+            detail: issue.detail,
+            repaired: issue.repaired,
+        }
+    }
+}
+
+impl From<CheckResponse> for Checked {
+    fn from(answer: CheckResponse) -> Checked {
+        let issues: Vec<FoundIssue> = answer.issues.into_iter().map(FoundIssue::from).collect();
+        Checked { clean: issues.is_empty(), issues, records: answer.records }
+    }
+}
+
+pub(super) async fn fsck(session: &Session, arguments: FsckArgs) -> Result<(), CliError> {
+    let FsckArgs { repair, offline } = arguments;
+    let answer = if offline {
+        let store = session.endpoint.store.clone();
+        // Opening would make one.
+        if !is_store(&store) {
+            return Err(CliError::NoStore { dir: store });
+        }
+        let checking = tokio::task::spawn_blocking(move || check_offline(&store, repair));
+        let checked = with_progress("checking", checking).await;
+        let action = || format!("fsck --offline {}", session.endpoint.store.display());
+        checked
+            .map_err(|error| CliError::Runtime(error.into()))?
+            .map_err(|source| CliError::Store { action: action(), source })?
+    } else {
+        let client = session.connect().await?;
+        let request = CheckRequest { repair };
+        let mut node = client.node();
+        let checking = call(&client, Patience::Unlimited, || "fsck".to_owned(), node.check(request));
+        with_progress("checking", checking).await?
+    };
+    let document = Checked::from(answer);
+    session.output.print(&document, || {
+        let mut out = String::new();
+        for issue in &document.issues {
+            out.push_str(&issue_line(issue));
+        }
+        if document.clean {
+            out.push_str(&format!("clean: {} records checked\n", document.records));
+        }
+        out
+    })?;
+    if document.clean {
+        return Ok(());
+    }
+    let found = document.issues.len();
+    let repaired = document.issues.iter().filter(|issue| issue.repaired).count();
+    let what = match (repair, found - repaired) {
+        (false, _) => format!("fsck: {found} issues found; --repair repairs what can be repaired"),
+        (true, 0) => format!("fsck: {found} issues found and repaired"),
+        (true, left) => format!("fsck: {found} issues found, {left} cannot be repaired"),
+    };
+    Err(CliError::Found { what, exit: ExitClass::Integrity })
+}
+
+/// `extent_overlap: web: inode 42: a/b: pages 3 to 5 (repaired)`
+fn issue_line(issue: &FoundIssue) -> String {
+    let mut parts = vec![issue.kind.clone()];
+    parts.extend(issue.volume.clone());
+    parts.extend(issue.inode.map(|inode| format!("inode {inode}")));
+    parts.extend(issue.path.clone());
+    parts.push(issue.detail.clone());
+    let repaired = if issue.repaired { " (repaired)" } else { "" };
+    format!("{}{repaired}\n", printable(&parts.join(": ")))
+}
+
+/// What `gc --json` prints.
+#[derive(Serialize, Debug)]
+struct Collected {
+    dry_run: bool,
+    bytes: u64,
+    versions: u64,
+    segments: u64,
+}
+
+impl Collected {
+    fn new(dry_run: bool, answer: &CollectGarbageResponse) -> Collected {
+        let dropped = |name: &str| {
+            let counters = answer.dropped.iter().filter(|counter| counter.name == name);
+            counters.map(|counter| counter.value).sum()
+        };
+        Collected {
+            dry_run,
+            bytes: answer.bytes,
+            versions: dropped("versions"),
+            segments: dropped("segments"),
+        }
+    }
+}
+
+pub(super) async fn gc(session: &Session, arguments: GcArgs) -> Result<(), CliError> {
+    let GcArgs { dry_run } = arguments;
+    let client = session.connect().await?;
+    let request = CollectGarbageRequest { dry_run };
+    let mut node = client.node();
+    let collecting = call(&client, Patience::Unlimited, || "gc".to_owned(), node.collect_garbage(request));
+    let answer = with_progress("collecting garbage", collecting).await?;
+    let document = Collected::new(dry_run, &answer);
+    session.output.print(&document, || {
+        let freed = if dry_run { "would free" } else { "freed" };
+        let (bytes, versions) = (format_size(document.bytes), document.versions);
+        format!("{freed} {bytes} of file data and {versions} old versions of records")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_check_has_the_pinned_fields_with_nulls() {
+        let answer = CheckResponse {
+            issues: vec![Issue {
+                kind: "orphan".to_owned(),
+                volume: Some("web".to_owned()),
+                detail: "x".to_owned(),
+                repaired: true,
+                ..Issue::default()
+            }],
+            records: 3,
+        };
+        let expected = json!({
+            "clean": false,
+            "issues": [{
+                "kind": "orphan", "volume": "web", "inode": null, "path": null, "detail": "x",
+                "repaired": true,
+            }],
+            "records": 3,
+        });
+        assert_eq!(serde_json::to_value(Checked::from(answer)).unwrap(), expected);
+        let clean = Checked::from(CheckResponse::default());
+        assert!(clean.clean);
+    }
+
+    #[test]
+    fn an_issue_is_one_line() {
+        let issue = FoundIssue {
+            kind: "extent_overlap".to_owned(),
+            volume: Some("web".to_owned()),
+            inode: Some(42),
+            path: None,
+            detail: "pages\n3".to_owned(),
+            repaired: false,
+        };
+        assert_eq!(issue_line(&issue), "extent_overlap: web: inode 42: pages\\n3\n");
+    }
+}

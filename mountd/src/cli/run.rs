@@ -1,0 +1,111 @@
+//! `main` of durdir: parse, run, report.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::arguments::{Arguments, Command, GlobalArgs};
+use super::error::CliError;
+use super::output::Output;
+use super::{check, fork, log, mount, shell, snapshot, stats, volume};
+use crate::client::{Client, ClientError, Patience};
+use crate::exit::one_line;
+use crate::paths::Endpoint;
+use crate::usage;
+
+/// What every command has at hand.
+pub(super) struct Session {
+    pub(super) endpoint: Endpoint,
+    pub(super) output: Output,
+    timeout: Option<Duration>,
+    verbose: bool,
+}
+
+impl Session {
+    fn new(global: &GlobalArgs) -> Result<Session, CliError> {
+        let endpoint = Endpoint::resolve(global.store.as_deref(), global.socket.as_deref())
+            .map_err(CliError::Endpoint)?;
+        Ok(Session {
+            endpoint,
+            output: Output::new(global.json),
+            timeout: global.timeout,
+            verbose: global.verbose,
+        })
+    }
+
+    /// Returns a connection to the mountd of the store, which is started if none runs.
+    pub(super) async fn connect(&self) -> Result<Client, CliError> {
+        let client = Client::connect(&self.endpoint, self.timeout).await?;
+        self.say(|| {
+            let hello = client.hello();
+            let kind = if hello.private { "private mountd" } else { "mountd" };
+            let store = self.endpoint.store.display();
+            format!("{kind} {} (pid {}) serves {store}", hello.version, hello.pid)
+        });
+        Ok(client)
+    }
+
+    /// Tells something on standard error with `-v`.
+    pub(super) fn say(&self, what: impl FnOnce() -> String) {
+        if self.verbose {
+            eprintln!("durdir: {}", what());
+        }
+    }
+}
+
+/// Makes a call; `action` says in the words of the command what it is for.
+pub(super) async fn call<T>(
+    client: &Client,
+    patience: Patience,
+    action: impl FnOnce() -> String,
+    request: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, CliError> {
+    client.call(patience, request).await.map_err(|source| failed(action, source))
+}
+
+/// Returns the error of a call.
+pub(super) fn failed(action: impl FnOnce() -> String, source: ClientError) -> CliError {
+    CliError::Call { action: action(), source }
+}
+
+/// Runs durdir with the arguments of this process.
+pub fn main() -> ExitCode {
+    let arguments = match usage::parse("durdir") {
+        Ok(arguments) => arguments,
+        Err(exit) => return exit,
+    };
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_reader_gone() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("durdir: {}", one_line(&error));
+            error.exit_class().into()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), CliError> {
+    let session = Session::new(&arguments.global)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
+    let done = runtime.block_on(dispatch(&session, arguments.command));
+    // Nothing that is left is worth waiting for: the answer is here, or it was given up.
+    runtime.shutdown_background();
+    done
+}
+
+async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Mount(arguments) => mount::mount(session, arguments).await,
+        Command::Umount(arguments) => mount::umount(session, arguments).await,
+        Command::Volume(command) => volume::run(session, command).await,
+        Command::Snapshot(command) => snapshot::run(session, command).await,
+        Command::Fork(arguments) => fork::fork(session, arguments).await,
+        Command::Log(arguments) => log::log(session, arguments).await,
+        Command::Fsck(arguments) => check::fsck(session, arguments).await,
+        Command::Gc(arguments) => check::gc(session, arguments).await,
+        Command::Stats(arguments) => stats::stats(session, arguments).await,
+        Command::Completions(arguments) => shell::completions(session, &arguments),
+        Command::Man(arguments) => shell::man(session, &arguments),
+        Command::Version => shell::version(session).await,
+    }
+}

@@ -1,0 +1,208 @@
+//! Settings of mountd: command line over configuration file over defaults.
+//!
+//! A file is read as [`RawConfig`], which refuses unknown keys, and becomes a [`Config`] in which
+//! everything is valid. All faults of a file are reported at once, each with its key.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::units::parse_duration;
+
+/// What a configuration file may say. Absent keys have the defaults of [`Config`].
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawConfig {
+    store: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    metrics: Option<String>,
+    #[serde(default)]
+    log: RawLog,
+    #[serde(default)]
+    shutdown: RawShutdown,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawLog {
+    filter: Option<String>,
+    format: Option<String>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawShutdown {
+    grace: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The valid settings of a mountd.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// `store`: the directory of the store; `None` is the default of the user.
+    pub store: Option<PathBuf>,
+    /// `socket`: where to listen; `None` is `mountd.sock` in the store.
+    pub socket: Option<PathBuf>,
+    /// `metrics`: where to answer `/healthz` and `/metrics` over HTTP; `None` is nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// `log.filter` (`info`): a level, or directives such as `info,durdir_fs=debug`.
+    pub log_filter: String,
+    /// `log.format` (`text`).
+    pub log_format: LogFormat,
+    /// `shutdown.grace` (`5s`): how long programs that use a mount may delay a shutdown, before the
+    /// mount is taken from them.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            store: None,
+            socket: None,
+            metrics: None,
+            log_filter: "info".to_owned(),
+            log_format: LogFormat::Text,
+            shutdown_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("read configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is not what a configuration looks like.
+    #[error("configuration {}: {}", path.display(), faults.join("; "))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Every fault, with its key.
+        faults: Vec<String>,
+    },
+}
+
+impl Config {
+    /// Reads a configuration file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Config::parse(&text).map_err(|faults| ConfigError::Invalid { path: path.to_owned(), faults })
+    }
+
+    fn parse(text: &str) -> Result<Config, Vec<String>> {
+        let raw: RawConfig = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| {
+                text.get(..span.start).map_or(0, |before| before.matches('\n').count() + 1)
+            });
+            vec![format!("line {line}: {}", error.message())]
+        })?;
+        let mut faults = Vec::new();
+        let mut config = Config::default();
+        for (key, path) in [("store", &raw.store), ("socket", &raw.socket)] {
+            // A daemon has no useful working directory to start from.
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                faults.push(format!("{key}: must be an absolute path"));
+            }
+        }
+        config.store = raw.store;
+        config.socket = raw.socket;
+        if let Some(address) = raw.metrics {
+            match address.parse() {
+                Ok(address) => config.metrics = Some(address),
+                Err(_) => faults.push(format!(
+                    "metrics: {address:?} is not an address with a port, such as 127.0.0.1:9464"
+                )),
+            }
+        }
+        if let Some(filter) = raw.log.filter {
+            match check_filter(&filter) {
+                Ok(()) => config.log_filter = filter,
+                Err(fault) => faults.push(format!("log.filter: {fault}")),
+            }
+        }
+        match raw.log.format.as_deref() {
+            None | Some("text") => {}
+            Some("json") => config.log_format = LogFormat::Json,
+            Some(other) => faults.push(format!("log.format: {other:?} is neither text nor json")),
+        }
+        if let Some(grace) = raw.shutdown.grace {
+            match parse_duration(&grace) {
+                Ok(grace) => config.shutdown_grace = grace,
+                Err(fault) => faults.push(format!("shutdown.grace: {fault}")),
+            }
+        }
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+}
+
+fn check_filter(filter: &str) -> Result<(), String> {
+    tracing_subscriber::EnvFilter::try_new(filter).map(drop).map_err(|error| format!("{filter:?}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::parse(""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = Config::parse(
+            r#"
+            store = "/s"
+            socket = "/run/s.sock"
+            metrics = "127.0.0.1:9464"
+            [log]
+            filter = "info,durdir_fs=debug"
+            format = "json"
+            [shutdown]
+            grace = "500ms"
+            "#,
+        );
+        let expected = Config {
+            store: Some(PathBuf::from("/s")),
+            socket: Some(PathBuf::from("/run/s.sock")),
+            metrics: Some("127.0.0.1:9464".parse().unwrap()),
+            log_filter: "info,durdir_fs=debug".to_owned(),
+            log_format: LogFormat::Json,
+            shutdown_grace: Duration::from_millis(500),
+        };
+        assert_eq!(config, Ok(expected));
+    }
+
+    #[test]
+    fn all_faults_are_reported_with_their_keys() {
+        let faults = Config::parse(
+            "store = 's'\nmetrics = 'x'\n[log]\nformat = 'xml'\nfilter = 'a=b=c'\n[shutdown]\ngrace = '5'\n",
+        )
+        .unwrap_err();
+        let keys: Vec<_> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
+        assert_eq!(keys, ["store", "metrics", "log.filter", "log.format", "shutdown.grace"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let faults = Config::parse("\n[log]\nfliter = 'info'\n").unwrap_err();
+        assert!(faults[0].starts_with("line 3: unknown field `fliter`"), "{faults:?}");
+    }
+}

@@ -1,0 +1,37 @@
+//! What this daemon has done since it started.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Counters of the node. Relaxed: they are read by people.
+#[derive(Default)]
+pub(crate) struct Tally {
+    cuts: AtomicU64,
+    held_nanos: AtomicU64,
+    drained_inodes: AtomicU64,
+}
+
+impl Tally {
+    /// Counts one cut.
+    pub(crate) fn count_cut(&self, held: Duration, drained: u64) {
+        self.cuts.fetch_add(1, Ordering::Relaxed);
+        let held = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX);
+        self.held_nanos.fetch_add(held, Ordering::Relaxed);
+        self.drained_inodes.fetch_add(drained, Ordering::Relaxed);
+    }
+
+    /// Returns cuts taken.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Relaxed)
+    }
+
+    /// Returns how long all cuts together held operations, in microseconds.
+    pub(crate) fn held_us(&self) -> u64 {
+        self.held_nanos.load(Ordering::Relaxed).div_ceil(1_000)
+    }
+
+    /// Returns how many files were written out before cuts.
+    pub(crate) fn drained_inodes(&self) -> u64 {
+        self.drained_inodes.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,28 @@
+//! What is mounted on this node.
+//!
+//! ```text
+//!   (nothing) ──reserve──▶ mounting ──up──▶ mounted ──begin──▶ unmounting ──▶ (nothing)
+//!                             └─ failed ─▶ (nothing)   └─────◀── busy ──┘
+//! ```
+//!
+//! # Invariants
+//! - The head of a volume is mounted once: the kernel caches it for hours, and two kernels' views
+//!   of it would not agree. Snapshots do not change and may be mounted often.
+//! - A volume or snapshot that is mounted, or about to be, is not removed: who mounts reserves
+//!   first, who removes asks here.
+//! - No lock is held while the kernel mounts or unmounts.
+//!
+//! # Crash consistency
+//! Nothing is stored. Mounts of a daemon that was killed are dead; they are removed when something
+//! is mounted or unmounted there.
+
+mod drain;
+mod live;
+mod mounting;
+mod plan;
+mod registry;
+mod shutdown;
+
+pub(crate) use mounting::{Mounts, Selector};
+pub(crate) use plan::{MountPlan, cache_name};
+pub(crate) use registry::MountView;

@@ -1,0 +1,281 @@
+//! Mounting and unmounting, recorded in the registry.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use durdir_fs::FsError;
+use durdir_fs::fuse::{self, MountError, MountOptions, OpSummary};
+use durdir_fs::ids::{Epoch, VolumeId};
+use durdir_fs::ops::VolumeFs;
+use durdir_fs::store::{SnapshotInfo, Store};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::plan::MountPlan;
+use super::registry::{MountView, Registry, Slot, Source};
+use crate::api::ApiError;
+use crate::proto;
+
+/// The mounts of this node.
+#[derive(Default)]
+pub(crate) struct Mounts {
+    registry: Mutex<Registry>,
+    grace: Mutex<Duration>,
+}
+
+/// Names mounts to be unmounted.
+pub(crate) enum Selector {
+    /// The one at a place.
+    At(PathBuf),
+    /// All of a volume, of its head and of its snapshots.
+    Volume(VolumeId),
+    /// All of a snapshot.
+    Snapshot(VolumeId, Epoch),
+}
+
+impl Selector {
+    fn matches(&self, view: &MountView) -> bool {
+        match self {
+            Selector::At(mountpoint) => view.mountpoint == *mountpoint,
+            Selector::Volume(volume) => view.volume_id == *volume,
+            Selector::Snapshot(volume, epoch) => {
+                view.volume_id == *volume && view.source == Source::Snapshot(*epoch)
+            }
+        }
+    }
+}
+
+impl Mounts {
+    /// Checks a request to mount.
+    pub(crate) fn plan(&self, options: proto::MountOptions) -> Result<MountPlan, ApiError> {
+        MountPlan::from_request(options, nix::unistd::geteuid().is_root())
+    }
+
+    /// Refuses lowers that are not there, or that the daemon could reach only through one of its own
+    /// mounts: it would wait for itself.
+    pub(crate) fn check_lowers(&self, lowers: &[PathBuf]) -> Result<(), ApiError> {
+        for path in lowers {
+            if let Some(outer) = self.registry().holding(path) {
+                return Err(ApiError::LowerInsideOwnMount {
+                    path: path.clone(),
+                    outer: outer.name(),
+                    mountpoint: outer.mountpoint.clone(),
+                });
+            }
+            match std::fs::metadata(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(ApiError::LowerMissing { path: path.clone() });
+                }
+                // Everything else is found, and told, by whoever opens it.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Mounts the head of a volume.
+    pub(crate) fn mount_head(
+        &self,
+        store: &Arc<Store>,
+        volume: &str,
+        plan: MountPlan,
+    ) -> Result<MountView, ApiError> {
+        let info = store.volume(volume)?;
+        let view = view_of(&info.name, info.id, Source::Head, plan.read_only, &plan);
+        self.mount(view, &plan, || store.open_head(&info.name))
+    }
+
+    /// Mounts a snapshot, read-only.
+    pub(crate) fn mount_snapshot(
+        &self,
+        store: &Arc<Store>,
+        volume: VolumeId,
+        snapshot: &SnapshotInfo,
+        plan: MountPlan,
+    ) -> Result<MountView, ApiError> {
+        let plan = MountPlan { read_only: true, ..plan };
+        let source = Source::Snapshot(snapshot.epoch);
+        let view = view_of(&snapshot.volume, volume, source, true, &plan);
+        self.mount(view, &plan, || store.open_snapshot(&snapshot.snapshot))
+    }
+
+    fn mount(
+        &self,
+        view: MountView,
+        plan: &MountPlan,
+        open: impl FnOnce() -> Result<Arc<VolumeFs>, FsError>,
+    ) -> Result<MountView, ApiError> {
+        let fs_name = match view.snapshot() {
+            Some(snapshot) => format!("durdir:{snapshot}"),
+            None => format!("durdir:{}", view.volume),
+        };
+        let slot = self.registry().reserve(view)?;
+        let options = MountOptions {
+            mountpoint: plan.mountpoint.clone(),
+            allow_other: plan.allow_other,
+            read_only: plan.read_only,
+            cache: plan.cache,
+            fs_name,
+            threads: None,
+        };
+        let mounted = open().map_err(ApiError::from).and_then(|fs| mount_over_remains(fs, &options));
+        let mut registry = self.registry();
+        match mounted {
+            Ok(mount) => {
+                let view = registry.up(slot, Arc::new(mount));
+                let view = view.ok_or(ApiError::Panicked { call: "mount" })?;
+                Ok(view)
+            }
+            Err(error) => {
+                registry.forget(slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// Unmounts what `selector` names; an empty answer where nothing of that is mounted. Stops at
+    /// the first mount that is in use.
+    pub(crate) fn unmount(&self, selector: &Selector) -> Result<Vec<MountView>, ApiError> {
+        let chosen = self.registry().select(|view| selector.matches(view));
+        let mut gone = Vec::new();
+        for (slot, view) in chosen {
+            self.unmount_slot(slot)?;
+            tracing::info!(
+                volume = view.volume,
+                snapshot = view.snapshot(),
+                mountpoint = %view.mountpoint.display(),
+                "unmounted"
+            );
+            gone.push(view);
+        }
+        Ok(gone)
+    }
+
+    pub(super) fn unmount_slot(&self, slot: Slot) -> Result<(), ApiError> {
+        let live = self.registry().begin_unmount(slot)?;
+        match live.unmount() {
+            Ok(()) => {
+                self.registry().forget(slot);
+                Ok(())
+            }
+            Err(error) => {
+                self.registry().up(slot, live);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Removes what a killed daemon left mounted at `mountpoint`, and tells whether it had.
+    pub(crate) fn remove_remains(&self, mountpoint: &Path) -> Result<bool, ApiError> {
+        match fuse::remove_dead_mount(mountpoint) {
+            Ok(removed) => {
+                if removed {
+                    let mountpoint = mountpoint.display();
+                    tracing::info!(%mountpoint, "removed the mount of a daemon that is gone");
+                }
+                Ok(removed)
+            }
+            // There is nothing, so there is nothing dead.
+            Err(
+                MountError::Missing { .. }
+                | MountError::NotDirectory { .. }
+                | MountError::InsideVolume { .. },
+            ) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Forgets mounts that others have unmounted.
+    pub(crate) fn reap(&self) {
+        let dead = self.registry().take_dead();
+        for (view, live) in dead {
+            tracing::info!(
+                volume = view.volume,
+                mountpoint = %view.mountpoint.display(),
+                "a mount was removed by others"
+            );
+            // Joins its thread; outside the lock, since it may have to wait for it.
+            drop(live);
+        }
+    }
+
+    /// Returns all mounts.
+    pub(crate) fn all(&self) -> Vec<MountView> {
+        self.views(|_| true)
+    }
+
+    /// Returns the mounts of a volume's head and snapshots.
+    pub(crate) fn of_volume(&self, volume: VolumeId) -> Vec<MountView> {
+        self.views(|view| view.volume_id == volume)
+    }
+
+    /// Returns the mounts of a snapshot.
+    pub(crate) fn of_snapshot(&self, volume: VolumeId, epoch: Epoch) -> Vec<MountView> {
+        self.views(|view| Selector::Snapshot(volume, epoch).matches(view))
+    }
+
+    /// Returns what the operations of each mount have cost.
+    pub(crate) fn stats(&self) -> Vec<(MountView, Vec<OpSummary>)> {
+        self.registry().stats()
+    }
+
+    /// Shows a volume under its new name.
+    pub(crate) fn renamed(&self, volume: VolumeId, name: &str) {
+        self.registry().renamed(volume, name);
+    }
+
+    /// Returns whether nothing is mounted nor about to be.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.registry().is_empty()
+    }
+
+    /// Sets how long programs that use a mount may delay a shutdown.
+    pub(crate) fn set_grace(&self, grace: Duration) {
+        *self.grace.lock() = grace;
+    }
+
+    pub(super) fn grace(&self) -> Duration {
+        *self.grace.lock()
+    }
+
+    pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock()
+    }
+
+    fn views(&self, wanted: impl Fn(&MountView) -> bool) -> Vec<MountView> {
+        self.registry().select(wanted).into_iter().map(|(_, view)| view).collect()
+    }
+}
+
+/// Mounts, removing first what a killed daemon left there: nobody can want that any more.
+fn mount_over_remains(fs: Arc<VolumeFs>, options: &MountOptions) -> Result<fuse::Mount, ApiError> {
+    match fuse::mount(Arc::clone(&fs), options) {
+        Err(MountError::Dead { mountpoint }) => {
+            fuse::remove_dead_mount(&mountpoint)?;
+            tracing::info!(
+                mountpoint = %mountpoint.display(),
+                "removed the mount of a daemon that is gone"
+            );
+            Ok(fuse::mount(fs, options)?)
+        }
+        result => Ok(result?),
+    }
+}
+
+fn view_of(
+    volume: &str,
+    volume_id: VolumeId,
+    source: Source,
+    read_only: bool,
+    plan: &MountPlan,
+) -> MountView {
+    MountView {
+        volume: volume.to_owned(),
+        volume_id,
+        source,
+        mountpoint: plan.mountpoint.clone(),
+        read_only,
+        cache: plan.cache,
+        transport: "",
+    }
+}

@@ -1,0 +1,185 @@
+//! Forks: new volumes that begin as a snapshot and share everything with it until they change.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use durdir_tests::lower;
+use durdir_tests::support::*;
+
+fn start() -> Mount {
+    let mount =
+        Mount::over(lower! { "low" => noise(1, 0, 100_000), "d/x" => "x", "d/y" => hard_link("d/x") });
+    mount.write("up", noise(2, 0, 100_000));
+    mount.write("small", "origin");
+    mount.store().snapshot("v", "s");
+    mount
+}
+
+#[test]
+fn fork_is_the_snapshot_and_knows_its_parent() {
+    let mount = start();
+    let before = Tree::of(mount.root());
+    mount.write("small", "changed after the snapshot");
+    let store = mount.store().clone();
+    store.fork("v@s", "w");
+    let fork = store.mount("w");
+    assert_eq!(differences(&before, &Tree::of(fork.root())), Vec::<String>::new());
+    let shown = store.volume("w");
+    assert!(shown["parent"].as_str().unwrap().starts_with("v@"), "{shown}");
+}
+
+#[test]
+fn fork_and_origin_do_not_see_each_other() {
+    let mount = start();
+    let store = mount.store().clone();
+    store.fork("v@s", "w");
+    let fork = store.mount("w");
+    fork.write("small", "in the fork");
+    fork.write("low", "in the fork");
+    open(mount.path("up"), libc::O_RDWR, 0).unwrap().write_all_at(b"in the origin", 10).unwrap();
+    fs::remove_dir_all(mount.path("d")).unwrap();
+    fork.write("d/y", "in the fork");
+    fork.write("only here", "");
+    assert_eq!(
+        (mount.text("small"), mount.names("/")),
+        ("origin".into(), ["low", "small", "up"].map(Into::into).to_vec())
+    );
+    assert!(mount.read("low") == noise(1, 0, 100_000));
+    assert!(fork.read("up") == noise(2, 0, 100_000));
+    assert_eq!(fork.text("d/x"), "in the fork");
+    let both = [Tree::of(mount.root()), Tree::of(fork.root())];
+    fork.unmount();
+    let mount = mount.restart();
+    let fork = store.mount("w");
+    assert_eq!(differences(&both[0], &Tree::of(mount.root())), Vec::<String>::new());
+    assert_eq!(differences(&both[1], &Tree::of(fork.root())), Vec::<String>::new());
+    assert_eq!(store.mount_snapshot("v@s").text("small"), "origin");
+}
+
+#[test]
+fn fork_takes_no_time_and_no_room() {
+    let mount = Mount::empty();
+    for number in 0..1000u64 {
+        mount.write(format!("f{number}"), noise(number, 0, 10_000));
+    }
+    File::open(mount.root()).unwrap().sync_all().unwrap();
+    let store = mount.store().clone();
+    store.snapshot("v", "s");
+    let before = store.allocated();
+    for number in 0..10 {
+        let started = Instant::now();
+        store.fork("v@s", &format!("w{number}"));
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+    let grown = store.allocated().saturating_sub(before);
+    assert!(grown < MIB, "ten forks took {grown} bytes");
+    assert!(store.mount("w9").read("f999") == noise(999, 0, 10_000));
+}
+
+#[test]
+fn fork_of_a_fork_of_a_fork_reads_as_fast() {
+    const DEPTH: usize = 20;
+    let mount = start();
+    let store = mount.store().clone();
+    let mut parent = "v@s".to_owned();
+    for depth in 0..DEPTH {
+        let name = format!("w{depth}");
+        store.fork(&parent, &name);
+        let fork = store.mount(&name);
+        fork.write(format!("made-{depth}"), depth.to_string());
+        fork.write("small", format!("depth {depth}"));
+        if depth == 3 {
+            fs::remove_file(fork.path("d/x")).unwrap();
+        }
+        store.snapshot(&name, "s");
+        parent = format!("{name}@s");
+    }
+    let deepest = store.mount(&format!("w{}", DEPTH - 1));
+    assert_eq!(deepest.text("small"), format!("depth {}", DEPTH - 1));
+    assert_eq!((deepest.names("/").len(), deepest.names("d")), (4 + DEPTH, vec!["y".into()]));
+    for depth in 0..DEPTH {
+        assert_eq!(deepest.text(format!("made-{depth}")), depth.to_string());
+    }
+    assert!(deepest.read("up") == noise(2, 0, 100_000));
+    assert_eq!(mount.text("small"), "origin");
+    assert_eq!(store.mount("w7").text("small"), "depth 7");
+}
+
+#[test]
+fn fork_lives_on_without_its_origin() {
+    let mount = start();
+    let store = mount.store().clone();
+    store.fork("v@s", "w");
+    let before = Tree::of(mount.root());
+    mount.unmount();
+    store.ok(["volume", "rm", "v"]);
+    store.ok(["gc"]);
+    let fork = store.mount("w");
+    assert_eq!(differences(&before, &Tree::of(fork.root())), Vec::<String>::new());
+    let fork = fork.restart();
+    assert_eq!(differences(&before, &Tree::of(fork.root())), Vec::<String>::new());
+}
+
+#[test]
+fn fork_lives_on_without_its_snapshot() {
+    let mount = start();
+    let store = mount.store().clone();
+    store.fork("v@s", "w");
+    let before = Tree::of(mount.root());
+    fs::remove_file(mount.path("up")).unwrap();
+    store.ok(["snapshot", "rm", "v@s"]);
+    store.ok(["gc"]);
+    let fork = store.mount("w");
+    assert_eq!(differences(&before, &Tree::of(fork.root())), Vec::<String>::new());
+}
+
+#[test]
+fn many_forks_of_one_snapshot_are_independent() {
+    let mount = start();
+    let store = mount.store().clone();
+    let forks: Vec<Mount> = (0..6)
+        .map(|number| {
+            let name = format!("w{number}");
+            store.fork("v@s", &name);
+            store.mount(&name)
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for (number, fork) in forks.iter().enumerate() {
+            scope.spawn(move || {
+                let file = open(fork.path("up"), libc::O_RDWR, 0).unwrap();
+                for page in 0..24u64 {
+                    file.write_all_at(&noise(number as u64 + 100, page * 4096, 4096), page * 4096).unwrap();
+                }
+                fork.write("small", number.to_string());
+            });
+        }
+    });
+    for (number, fork) in forks.iter().enumerate() {
+        assert_eq!(fork.text("small"), number.to_string());
+        read_noise_at(&File::open(fork.path("up")).unwrap(), number as u64 + 100, 0, 24 * 4096);
+    }
+    assert!(mount.read("up") == noise(2, 0, 100_000));
+}
+
+#[test]
+fn fork_can_be_mounted_by_the_same_command() {
+    let mount = start();
+    let store = mount.store().clone();
+    let place = store.mountpoint();
+    store.ok(["fork".as_ref(), "v@s".as_ref(), "w".as_ref(), "--mount".as_ref(), place.as_os_str()]);
+    assert_eq!(fs::read_to_string(place.join("small")).unwrap(), "origin");
+    store.ok(["umount".as_ref(), place.as_os_str()]);
+}
+
+#[test]
+fn fork_needs_a_snapshot_and_a_free_name() {
+    let mount = start();
+    let store = mount.store().clone();
+    store.refused(3, ["fork", "v@missing", "w"]);
+    store.refused(3, ["fork", "missing@s", "w"]);
+    store.refused(4, ["fork", "v@s", "v"]);
+    store.refused(5, ["fork", "v@s", "not/a/name"]);
+    assert_eq!(store.json(["volume", "ls"]).as_array().unwrap().len(), 1);
+}

@@ -1,0 +1,247 @@
+//! Mounting and unmounting: by whom, where, how, and what is left of it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+use std::time::Duration;
+
+use durdir_tests::support::*;
+use durdir_tests::{assert_errno, lower};
+use nix::mount::{MntFlags, umount2};
+
+/// Returns the options of a mount point in the mount table.
+fn mount_line(mount: &Mount) -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let wanted = format!(" {} ", mount.root().display());
+    table.lines().find(|line| line.contains(&wanted)).unwrap().to_owned()
+}
+
+#[test]
+fn mount_and_its_end_are_seen_in_the_volume() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    let shown = store.volume("v");
+    assert_eq!(shown["mounts"].as_array().unwrap().len(), 1, "{shown}");
+    assert!(shown["mounts"][0].to_string().contains(mount.root().to_str().unwrap()), "{shown}");
+    assert_eq!((&shown["name"], &shown["parent"]), (&"v".into(), &serde_json::Value::Null));
+    mount.unmount();
+    assert!(store.volume("v")["mounts"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn mount_point_is_itself_again_after_unmounting() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    let place = mount.root().to_owned();
+    mount.write("inside", "x");
+    mount.unmount();
+    assert!(names_in(&place).unwrap().is_empty());
+    fs::remove_dir(&place).unwrap();
+}
+
+#[test]
+fn volume_can_be_unmounted_by_its_name() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    store.ok(["umount", "v"]);
+    assert!(names_in(mount.root()).unwrap().is_empty());
+    store.refused(3, ["umount", "v"]);
+}
+
+#[test]
+fn busy_mount_is_not_unmounted() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write("file", "x");
+    let file = File::open(mount.path("file")).unwrap();
+    let complaint = store.refused(4, ["umount".as_ref(), mount.root().as_os_str()]);
+    assert!(complaint.contains(mount.root().to_str().unwrap()), "{complaint}");
+    assert_eq!(mount.text("file"), "x");
+    drop(file);
+}
+
+#[test]
+fn command_that_starts_the_daemon_does_not_leave_its_pipes_with_it() {
+    let store = Store::new();
+    let place = store.mountpoint();
+    let mut command = store.command();
+    command.args(["mount".as_ref(), "v".as_ref(), place.as_os_str(), "--create".as_ref()]);
+    // Reads both pipes to their end: whoever keeps one open keeps us waiting.
+    let output = std::thread::scope(|scope| {
+        let (send, receive) = std::sync::mpsc::channel();
+        scope.spawn(move || send.send(command.output().unwrap()));
+        receive.recv_timeout(Duration::from_secs(60)).expect("the output ends when the command does")
+    });
+    assert!(output.status.success(), "{output:?}");
+    store.ok(["umount".as_ref(), place.as_os_str()]);
+}
+
+#[test]
+fn store_and_socket_are_private() {
+    let store = Store::new();
+    let _mount = store.mount("v");
+    assert_eq!(fs::metadata(store.path()).unwrap().permissions().mode() & 0o077, 0);
+    for entry in fs::read_dir(store.path()).unwrap().flatten() {
+        let meta = entry.metadata().unwrap();
+        assert_eq!(meta.mode() & 0o077, 0, "{}", entry.path().display());
+    }
+}
+
+#[test]
+fn mount_without_allow_other_is_for_its_user_only() {
+    let store = Store::new();
+    let place = store.mountpoint();
+    store.ok(["mount".as_ref(), "v".as_ref(), place.as_os_str(), "--create".as_ref()]);
+    fs::write(place.join("file"), "x").unwrap();
+    chmod(place.join("file"), 0o777).unwrap();
+    chmod(&place, 0o777).unwrap();
+    as_user(User::ANN, || assert_errno!(fs::read(place.join("file")), EACCES));
+    store.ok(["umount".as_ref(), place.as_os_str()]);
+}
+
+#[test]
+fn read_only_mount_refuses_every_change() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write("file", "x");
+    mount.unmount();
+    let mount = store.mount_with("v", &["--read-only"]);
+    assert_eq!(mount.text("file"), "x");
+    assert_errno!(fs::write(mount.path("file"), "y"), EROFS);
+    assert_errno!(File::create(mount.path("new")), EROFS);
+    assert_errno!(fs::remove_file(mount.path("file")), EROFS);
+    assert_errno!(chmod(mount.path("file"), 0o600), EROFS);
+    let flags = nix::sys::statvfs::statvfs(mount.root()).unwrap().flags();
+    assert!(flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
+}
+
+#[test]
+fn place_with_a_space_and_odd_letters_works() {
+    let store = Store::new();
+    let place = store.mountpoint().join("my home \u{e9} \\ ,x");
+    fs::create_dir(&place).unwrap();
+    store.ok(["mount".as_ref(), "v".as_ref(), place.as_os_str(), "--create".as_ref()]);
+    fs::write(place.join("file"), "x").unwrap();
+    store.ok(["umount".as_ref(), place.as_os_str()]);
+    assert!(names_in(&place).unwrap().is_empty());
+}
+
+#[test]
+fn place_given_relatively_or_through_a_symlink_works() {
+    let store = Store::new();
+    let parent = store.side_dir();
+    fs::create_dir(parent.join("real")).unwrap();
+    std::os::unix::fs::symlink("real", parent.join("link")).unwrap();
+    for given in ["real", "link", "./link/../real/"] {
+        let mut command = store.command();
+        command.current_dir(&parent).args(["mount", "v", given, "--create"]);
+        run(&mut command, Duration::from_secs(60)).ok();
+        fs::write(parent.join("real/file"), given).unwrap();
+        store.ok(["umount".as_ref(), parent.join("real").as_os_str()]);
+    }
+}
+
+#[test]
+fn two_volumes_of_one_store_are_mounted_side_by_side() {
+    let store = Store::new();
+    let (one, other) = (store.mount("one"), store.mount("other"));
+    one.write("file", "1");
+    other.write("file", "2");
+    assert_eq!((one.text("file"), other.text("file")), ("1".into(), "2".into()));
+    assert_ne!(one.stat("/").dev(), other.stat("/").dev());
+    assert_eq!(store.daemon().len(), 1, "one daemon serves both");
+}
+
+#[test]
+fn volume_unmounted_behind_the_daemons_back_can_be_mounted_again() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write("file", "x");
+    umount2(mount.root(), MntFlags::empty()).unwrap();
+    let mount = eventually("the daemon notices", Duration::from_secs(20), || {
+        store.volume("v")["mounts"].as_array().unwrap().is_empty().then(|| store.mount("v"))
+    });
+    assert_eq!(mount.text("file"), "x");
+}
+
+#[test]
+fn mount_table_tells_what_is_mounted() {
+    let store = Store::new();
+    let mount = store.mount("web");
+    let line = mount_line(&mount);
+    assert!(line.contains(" fuse") && line.contains("web") && line.contains("default_permissions"), "{line}");
+}
+
+#[test]
+fn read_ahead_is_raised() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    let device = mount.stat("/").dev();
+    let path = format!(
+        "/sys/class/bdi/{}:{}/read_ahead_kb",
+        nix::sys::stat::major(device),
+        nix::sys::stat::minor(device)
+    );
+    let kib: u64 = fs::read_to_string(path).unwrap().trim().parse().unwrap();
+    assert!(kib > 128, "{kib} KiB");
+}
+
+#[test]
+fn writeback_mount_keeps_everything_too() {
+    let store = Store::new();
+    let lower = lower! { "low" => noise(1, 0, 100_000) }.build();
+    let mount = store.mount_with("v", &["--cache", "writeback", "--lower", lower.path().to_str().unwrap()]);
+    for number in 0..50u64 {
+        mount.write(format!("f{number}"), noise(number, 0, 10_000));
+    }
+    mount.write("low", "changed");
+    store.snapshot("v", "s");
+    mount.write("f0", "after");
+    let snapshot = store.mount_snapshot("v@s");
+    assert!(snapshot.read("f0") == noise(0, 0, 10_000), "dirty pages are in the snapshot");
+    drop(snapshot);
+    let mount = mount.restart();
+    assert_eq!((mount.text("f0"), mount.text("low")), ("after".into(), "changed".into()));
+    assert!(mount.read("f49") == noise(49, 0, 10_000));
+}
+
+#[test]
+fn ordinary_user_mounts_through_fusermount() {
+    let store = Store::new();
+    let home = store.side_dir();
+    chown(&home, Some(User::ANN.uid), Some(User::ANN.gid)).unwrap();
+    // The build directory may be closed to others.
+    for name in ["durdir", "mountd"] {
+        fs::copy(binary(name), home.join(name)).unwrap();
+        chmod(home.join(name), 0o755).unwrap();
+    }
+    drop(program("fusermount3", "fuse3"));
+    let ann = |args: &[&str]| {
+        let id = User::ANN.uid.to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(home.join("durdir"));
+        command.arg("--store").arg(home.join("state")).args(args).current_dir(&home).env("HOME", &home);
+        run(&mut command, Duration::from_secs(60))
+    };
+    as_user(User::ANN, || fs::create_dir(home.join("mnt")).unwrap());
+    ann(&["mount", "v", "mnt", "--create"]).ok();
+    as_user(User::ANN, || {
+        fs::write(home.join("mnt/file"), "mine").unwrap();
+        assert_eq!(fs::metadata(home.join("mnt/file")).unwrap().uid(), User::ANN.uid);
+        assert_errno!(std::os::unix::fs::chown(home.join("mnt/file"), Some(0), None), EPERM);
+    });
+    ann(&["snapshot", "create", "v", "--name", "s"]).ok();
+    as_user(User::BOB, || assert!(fs::read(home.join("mnt/file")).is_err()));
+    ann(&["umount", "mnt"]).ok();
+    Store::in_dir(home.join("state")).stop_daemon();
+}
+
+#[test]
+fn private_daemon_ends_by_itself_when_nothing_is_left_to_do() {
+    let store = Store::new();
+    store.mount("v").unmount();
+    let pids = store.daemon();
+    assert_eq!(pids.len(), 1);
+    assert!(wait_for_exit(pids[0], Duration::from_secs(40)), "mountd still runs");
+    assert!(store.mount("v").names("/").is_empty());
+}

@@ -1,0 +1,478 @@
+//! Snapshots: what a cut holds, and everything that can be done with one.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, Instant};
+
+use durdir_tests::support::*;
+use durdir_tests::{assert_errno, lower};
+use serde_json::Value;
+
+fn mixed() -> Mount {
+    let mount = Mount::over(lower! {
+        "low/a" => file("low a").xattr("user.k", "v").mtime(1000, 1), "low/twin" => hard_link("low/a"),
+        "low/big" => noise(1, 0, 300_000), "low/gone" => "x", "link" => symlink_to("low/a"), "pipe" => fifo(),
+    });
+    mount.write("up", noise(2, 0, 100_000));
+    mount.write("small", "small");
+    fs::create_dir(mount.path("d")).unwrap();
+    mount.write("d/e", "e");
+    fs::remove_file(mount.path("low/gone")).unwrap();
+    mount
+}
+
+/// Changes about everything in [`mixed`].
+fn turn_upside_down(mount: &Mount) {
+    mount.write("low/a", "changed");
+    let file = open(mount.path("low/big"), libc::O_RDWR, 0).unwrap();
+    file.write_all_at(b"changed", 150_000).unwrap();
+    file.set_len(200_000).unwrap();
+    open(mount.path("up"), libc::O_RDWR, 0).unwrap().write_all_at(b"changed", 50_000).unwrap();
+    fs::remove_file(mount.path("small")).unwrap();
+    fs::rename(mount.path("d"), mount.path("low/d")).unwrap();
+    mount.write("new", "new");
+    mount.write("low/gone", "back");
+    chmod(mount.path("pipe"), 0o700).unwrap();
+    set_xattr(mount.path("low/a"), "user.more", "m").unwrap();
+    remove_xattr(mount.path("low/a"), "user.k").unwrap();
+    fs::remove_file(mount.path("link")).unwrap();
+    fs::create_dir(mount.path("link")).unwrap();
+}
+
+fn changes(store: &Store, args: &[&str]) -> Vec<(String, String, Option<String>)> {
+    let all = store.json([&["snapshot", "diff"], args].concat());
+    let text = |value: &Value| value.as_str().map(|text| text.trim_start_matches('/').to_owned());
+    let mut lines: Vec<_> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| (text(&line["path"]).unwrap(), text(&line["change"]).unwrap(), text(&line["from"])))
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn listed(store: &Store, volume: &str) -> Vec<Value> {
+    store.json(["snapshot", "ls", volume]).as_array().unwrap().clone()
+}
+
+#[test]
+fn snapshot_is_the_tree_of_its_moment_whatever_follows() {
+    let mount = mixed();
+    let before = Tree::of(mount.root());
+    let store = mount.store().clone();
+    let made = store.snapshot("v", "s");
+    turn_upside_down(&mount);
+    let after = Tree::of(mount.root());
+    let snapshot = store.mount_snapshot("v@s");
+    assert_eq!(differences(&before, &Tree::of(snapshot.root())), Vec::<String>::new());
+    assert_eq!(differences(&after, &Tree::of(mount.root())), Vec::<String>::new());
+    assert_eq!(
+        (&made["snapshots"][0]["volume"], &made["snapshots"][0]["name"], &made["snapshots"][0]["changed"]),
+        (&"v".into(), &"s".into(), &true.into())
+    );
+    assert!(
+        made["cut"]["held_us"].is_u64()
+            && made["cut"]["sync_us"].is_u64()
+            && made["cut"]["drained_inodes"].is_u64(),
+        "{made}"
+    );
+    drop(snapshot);
+    let mount = mount.restart();
+    let snapshot = store.mount_snapshot("v@s");
+    assert_eq!(differences(&before, &Tree::of(snapshot.root())), Vec::<String>::new());
+    assert_eq!(differences(&after, &Tree::of(mount.root())), Vec::<String>::new());
+}
+
+#[test]
+fn ten_snapshots_keep_ten_different_trees() {
+    let mount = Mount::over(lower! { "low" => noise(0, 0, 100_000) });
+    let store = mount.store().clone();
+    let mut trees = Vec::new();
+    for round in 0..10u64 {
+        let file = open(mount.path("low"), libc::O_RDWR, 0).unwrap();
+        file.write_all_at(&noise(round, 0, 5000), round * 9000).unwrap();
+        mount.write("inline", format!("round {round}"));
+        mount.write(format!("f{}", round % 3), noise(round, 0, usize::try_from(round * 10_000).unwrap()));
+        if round % 4 == 3 {
+            fs::remove_file(mount.path(format!("f{}", (round + 1) % 3))).unwrap();
+        }
+        drop(file);
+        trees.push(Tree::of(mount.root()));
+        store.snapshot("v", &format!("s{round}"));
+    }
+    for (round, tree) in trees.iter().enumerate() {
+        let snapshot = store.mount_snapshot(&format!("v@s{round}"));
+        assert_eq!(differences(tree, &Tree::of(snapshot.root())), Vec::<String>::new(), "snapshot {round}");
+    }
+}
+
+#[test]
+fn dirty_shared_mapping_is_in_the_snapshot() {
+    let mount = Mount::over(lower! { "low" => vec![0; 1 << 20] });
+    mount.write("up", vec![0; 1 << 20]);
+    let maps = ["low", "up"]
+        .map(|name| Mapping::shared(&open(mount.path(name), libc::O_RDWR, 0).unwrap(), 1 << 20).unwrap());
+    for (number, map) in maps.iter().enumerate() {
+        map.write(300_000, &noise(number as u64, 0, 50_000));
+    }
+    let store = mount.store().clone();
+    let made = store.snapshot("v", "s");
+    for map in &maps {
+        map.write(300_000, b"after the snapshot");
+    }
+    let snapshot = store.mount_snapshot("v@s");
+    for (number, name) in ["low", "up"].into_iter().enumerate() {
+        assert!(snapshot.read(name)[300_000..350_000] == noise(number as u64, 0, 50_000), "{name}");
+    }
+    assert!(made["cut"]["drained_inodes"].as_u64().unwrap() >= 2, "{made}");
+}
+
+#[test]
+fn dirty_mapping_of_an_unlinked_descriptor_does_not_hold_up_a_cut() {
+    let mount = Mount::empty();
+    mount.write("file", vec![0; 8192]);
+    let map = Mapping::shared(&open(mount.path("file"), libc::O_RDWR, 0).unwrap(), 8192).unwrap();
+    fs::remove_file(mount.path("file")).unwrap();
+    map.write(0, b"dirty");
+    mount.store().snapshot("v", "s");
+    assert_eq!(map.read(0, 5), b"dirty");
+}
+
+#[test]
+fn snapshot_is_read_only() {
+    let mount = mixed();
+    let store = mount.store().clone();
+    store.snapshot("v", "s");
+    let snapshot = store.mount_snapshot("v@s");
+    assert_errno!(fs::write(snapshot.path("small"), "x"), EROFS);
+    assert_errno!(File::create(snapshot.path("new")), EROFS);
+    assert_errno!(fs::remove_file(snapshot.path("small")), EROFS);
+    assert_errno!(fs::create_dir(snapshot.path("newdir")), EROFS);
+    assert_errno!(fs::rename(snapshot.path("small"), snapshot.path("x")), EROFS);
+    assert_errno!(chmod(snapshot.path("small"), 0o600), EROFS);
+    assert_errno!(set_xattr(snapshot.path("small"), "user.k", "v"), EROFS);
+    assert_errno!(truncate(snapshot.path("small"), 0), EROFS);
+    assert_eq!(snapshot.text("small"), "small");
+}
+
+#[test]
+fn snapshots_can_be_browsed_inside_the_live_mount() {
+    let mount = mixed();
+    let before = Tree::of(mount.root());
+    let store = mount.store().clone();
+    store.snapshot("v", "first");
+    turn_upside_down(&mount);
+    store.snapshot("v", "second");
+    let dir = mount.path(".snapshots");
+    assert!(!mount.names("/").contains(&".snapshots".into()), "it is hidden");
+    let names = names_in(&dir).unwrap();
+    assert!(names.contains(&"first".into()) && names.contains(&"second".into()), "{names:?}");
+    assert_eq!(differences(&before, &Tree::of(dir.join("first"))), Vec::<String>::new());
+    assert_same_tree(dir.join("second"), mount.root());
+    assert_errno!(fs::write(dir.join("first/small"), "x"), EROFS);
+    assert_errno!(fs::create_dir(dir.join("mine")), EROFS | EPERM | EACCES);
+    assert_errno!(fs::remove_dir(dir.join("first")), EROFS | EPERM | EACCES | ENOTEMPTY | EBUSY);
+    assert_errno!(fs::symlink_metadata(dir.join("third")), ENOENT);
+    store.snapshot("v", "third");
+    assert!(fs::symlink_metadata(dir.join("third")).is_ok());
+}
+
+#[test]
+fn files_come_back_from_the_hidden_directory_by_copying() {
+    let mount = Mount::empty();
+    mount.write("precious", noise(1, 0, 200_000));
+    mount.store().snapshot("v", "s");
+    fs::remove_file(mount.path("precious")).unwrap();
+    fs::copy(mount.path(".snapshots/s/precious"), mount.path("precious")).unwrap();
+    assert!(mount.read("precious") == noise(1, 0, 200_000));
+}
+
+#[test]
+fn the_hidden_directory_is_not_in_the_way_of_removing_everything() {
+    let mount = Mount::empty();
+    mount.write("a", "1");
+    mount.store().snapshot("v", "s");
+    for name in mount.names("/") {
+        fs::remove_file(mount.path(name)).unwrap();
+    }
+    assert!(mount.names("/").is_empty());
+    assert_eq!(fs::read(mount.path(".snapshots/s/a")).unwrap(), b"1");
+}
+
+#[test]
+fn cut_of_several_volumes_is_one() {
+    let store = Store::new();
+    let (one, other) = (store.mount("one"), store.mount("other"));
+    one.write("f", "1");
+    other.write("f", "2");
+    let made = store.json(["snapshot", "create", "one", "other", "--name", "both"]);
+    assert_eq!(made["snapshots"].as_array().unwrap().len(), 2);
+    one.write("f", "changed");
+    other.write("f", "changed");
+    assert_eq!(
+        (store.mount_snapshot("one@both").text("f"), store.mount_snapshot("other@both").text("f")),
+        ("1".into(), "2".into())
+    );
+}
+
+#[test]
+fn cut_that_cannot_be_made_of_all_volumes_is_made_of_none() {
+    let store = Store::new();
+    let one = store.mount("one");
+    let other = store.mount("other");
+    one.write("f", "1");
+    other.write("f", "1");
+    store.snapshot("other", "taken");
+    other.write("f", "2");
+    store.refused(4, ["snapshot", "create", "one", "other", "--name", "taken"]);
+    store.refused(3, ["snapshot", "create", "one", "missing", "--name", "new"]);
+    assert!(listed(&store, "one").is_empty());
+    assert_eq!(listed(&store, "other").len(), 1);
+}
+
+#[test]
+fn unchanged_volume_says_so_and_costs_nothing() {
+    let mount = mixed();
+    let store = mount.store().clone();
+    let first = store.snapshot("v", "first");
+    let before = store.allocated();
+    for round in 0..20 {
+        let again = store.snapshot("v", &format!("again-{round}"));
+        assert_eq!(again["snapshots"][0]["changed"], false, "{again}");
+    }
+    assert!(store.allocated().saturating_sub(before) < 64 * KIB);
+    assert_eq!(first["snapshots"][0]["changed"], true);
+    // Reading is no change.
+    assert_eq!(mount.text("small"), "small");
+    assert_eq!(store.json(["snapshot", "create", "v"])["snapshots"][0]["changed"], false);
+    mount.write("small", "changed");
+    assert_eq!(store.json(["snapshot", "create", "v"])["snapshots"][0]["changed"], true);
+}
+
+#[test]
+fn snapshot_takes_no_room_and_no_time_whatever_is_in_the_volume() {
+    let mount = Mount::empty();
+    for number in 0..2000u64 {
+        mount.write(format!("f{number}"), noise(number, 0, 5000));
+    }
+    mount.write("large", noise(1, 0, 32 << 20));
+    File::open(mount.path("large")).unwrap().sync_all().unwrap();
+    let store = mount.store().clone();
+    store.snapshot("v", "first");
+    let before = store.allocated();
+    for round in 0..10u64 {
+        mount.write("f0", noise(round + 1, 0, 5000));
+        let started = Instant::now();
+        let made = store.json(["snapshot", "create", "v"]);
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert!(made["cut"]["held_us"].as_u64().unwrap() < 50_000, "{made}");
+    }
+    let grown = store.allocated().saturating_sub(before);
+    assert!(grown < MIB, "ten snapshots took {grown} bytes");
+}
+
+#[test]
+fn listing_shows_names_order_and_sizes() {
+    let mount = Mount::empty();
+    let store = mount.store().clone();
+    assert!(listed(&store, "v").is_empty());
+    mount.write("kept", noise(1, 0, 1 << 20));
+    mount.write("rewritten", noise(2, 0, 1 << 20));
+    store.snapshot("v", "first");
+    mount.write("rewritten", noise(3, 0, 1 << 20));
+    store.snapshot("v", "second");
+    fs::remove_file(mount.path("rewritten")).unwrap();
+    let all = listed(&store, "v");
+    let names: Vec<_> = all.iter().map(|line| line["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["first", "second"]);
+    for line in &all {
+        let (exclusive, shared) =
+            (line["exclusive_bytes"].as_u64().unwrap(), line["shared_bytes"].as_u64().unwrap());
+        assert!((MIB..MIB + 64 * KIB).contains(&exclusive), "only the rewritten file is its own: {line}");
+        assert!((MIB..MIB + 64 * KIB).contains(&shared), "the other one is shared: {line}");
+        assert_eq!(line["volume"], "v");
+        assert_eq!(line["snapshot"], format!("v@{}", line["epoch"]));
+        assert!(line["created"].is_string() && line["files_changed"].as_u64().unwrap() >= 1, "{line}");
+    }
+    let by_epoch = store.json(["snapshot", "show", all[0]["snapshot"].as_str().unwrap()]);
+    assert_eq!(by_epoch, store.json(["snapshot", "show", "v@first"]));
+}
+
+#[test]
+fn diff_names_every_kind_of_change() {
+    let mount = mixed();
+    let store = mount.store().clone();
+    store.snapshot("v", "s");
+    assert!(changes(&store, &["v@s"]).is_empty());
+    mount.write("added", "x");
+    fs::remove_file(mount.path("small")).unwrap();
+    open(mount.path("up"), libc::O_RDWR, 0).unwrap().write_all_at(b"modified", 0).unwrap();
+    chmod(mount.path("pipe"), 0o700).unwrap();
+    fs::rename(mount.path("d/e"), mount.path("d/renamed")).unwrap();
+    let seen = changes(&store, &["v@s"]);
+    let has = |path: &str, change: &str, from: Option<&str>| {
+        let wanted = (path.to_owned(), change.to_owned(), from.map(str::to_owned));
+        assert!(seen.contains(&wanted), "{wanted:?} is not in {seen:?}");
+    };
+    has("added", "added", None);
+    has("small", "removed", None);
+    has("up", "modified", None);
+    has("pipe", "metadata", None);
+    has("d/renamed", "renamed", Some("d/e"));
+    // Directories may be told as changed, since their times were; nothing else.
+    let others: Vec<_> = seen
+        .iter()
+        .filter(|(path, _, _)| {
+            !["added", "small", "up", "pipe", "d/renamed", "", "d"].contains(&path.as_str())
+        })
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn diff_works_between_snapshots_and_between_volumes() {
+    let mount = Mount::over(lower! { "low" => "x", "d/a" => "1" });
+    let store = mount.store().clone();
+    mount.write("one", "1");
+    store.snapshot("v", "s1");
+    mount.write("two", "2");
+    fs::remove_file(mount.path("low")).unwrap();
+    store.snapshot("v", "s2");
+    store.fork("v@s1", "w");
+    store.mount("w").write("three", "3");
+    let names = |args: &[&str]| -> Vec<(String, String)> {
+        let lines = changes(&store, args).into_iter().filter(|(path, _, _)| !path.is_empty());
+        lines.map(|(path, change, _)| (path, change)).collect()
+    };
+    let pair = |path: &str, change: &str| (path.to_owned(), change.to_owned());
+    assert_eq!(names(&["v@s1", "v@s2"]), [pair("low", "removed"), pair("two", "added")]);
+    assert_eq!(names(&["v@s2", "v@s1"]), [pair("low", "added"), pair("two", "removed")]);
+    assert_eq!(names(&["v@s2", "w"]), [pair("low", "added"), pair("three", "added"), pair("two", "removed")]);
+}
+
+#[test]
+fn diff_costs_what_changed_not_what_is_there() {
+    let mut layout = lower! {};
+    for number in 0..3000 {
+        layout = layout.with(format!("d{}/f{number}", number % 30), "x");
+    }
+    let mount = Mount::over(layout);
+    for number in 0..3000 {
+        mount.write(format!("new{number}"), "x");
+    }
+    let store = mount.store().clone();
+    store.snapshot("v", "s");
+    mount.write("d7/f7", "changed");
+    let started = Instant::now();
+    let seen = changes(&store, &["v@s"]);
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(seen.iter().any(|(path, change, _)| path == "d7/f7" && change == "modified"), "{seen:?}");
+    assert!(seen.len() <= 4, "{seen:?}");
+}
+
+#[test]
+fn removing_a_snapshot_leaves_the_others_and_the_head() {
+    let mount = mixed();
+    let store = mount.store().clone();
+    let first = Tree::of(mount.root());
+    store.snapshot("v", "first");
+    turn_upside_down(&mount);
+    store.snapshot("v", "second");
+    mount.write("up", noise(9, 0, 100_000));
+    let third = Tree::of(mount.root());
+    store.snapshot("v", "third");
+    mount.write("up", "short");
+    let head = Tree::of(mount.root());
+    store.ok(["snapshot", "rm", "v@second"]);
+    store.ok(["gc"]);
+    let left: Vec<_> =
+        listed(&store, "v").iter().map(|line| line["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(left, ["first", "third"]);
+    let mount = mount.restart();
+    assert_eq!(differences(&first, &Tree::of(store.mount_snapshot("v@first").root())), Vec::<String>::new());
+    assert_eq!(differences(&third, &Tree::of(store.mount_snapshot("v@third").root())), Vec::<String>::new());
+    assert_eq!(differences(&head, &Tree::of(mount.root())), Vec::<String>::new());
+    store.refused(3, ["snapshot", "show", "v@second"]);
+}
+
+#[test]
+fn open_unlinked_file_is_not_in_a_snapshot_and_goes_on() {
+    let mount = Mount::empty();
+    mount.write("file", noise(1, 0, 100_000));
+    let file = open(mount.path("file"), libc::O_RDWR, 0).unwrap();
+    fs::remove_file(mount.path("file")).unwrap();
+    let store = mount.store().clone();
+    store.snapshot("v", "s");
+    file.write_all_at(b"after", 0).unwrap();
+    drop_cached_pages(&file).unwrap();
+    read_noise_at(&file, 1, 8192, 90_000);
+    assert!(store.mount_snapshot("v@s").names("/").is_empty());
+}
+
+#[test]
+fn names_and_epochs_of_snapshots_are_unique_in_their_volume() {
+    let store = Store::new();
+    let (one, other) = (store.mount("one"), store.mount("other"));
+    one.write("f", "1");
+    other.write("f", "1");
+    store.snapshot("one", "same");
+    store.snapshot("other", "same");
+    one.write("f", "2");
+    let complaint = store.refused(4, ["snapshot", "create", "one", "--name", "same"]);
+    assert!(complaint.contains("one@same"), "{complaint}");
+    let unnamed = store.json(["snapshot", "create", "one"]);
+    assert_eq!(unnamed["snapshots"][0]["name"], Value::Null);
+    let label = unnamed["snapshots"][0]["snapshot"].as_str().unwrap();
+    assert_eq!(store.mount_snapshot(label).text("f"), "2");
+}
+
+#[test]
+fn mounted_snapshot_cannot_be_removed() {
+    let mount = mixed();
+    let store = mount.store().clone();
+    store.snapshot("v", "s");
+    let snapshot = store.mount_snapshot("v@s");
+    store.refused(4, ["snapshot", "rm", "v@s"]);
+    drop(snapshot);
+    store.ok(["snapshot", "rm", "v@s"]);
+}
+
+#[test]
+fn history_tells_cuts_and_forks() {
+    let mount = Mount::empty();
+    let store = mount.store().clone();
+    mount.write("f", "1");
+    store.snapshot("v", "first");
+    mount.write("f", "2");
+    store.snapshot("v", "second");
+    store.fork("v@first", "w");
+    let log = store.json(["log"]);
+    let text = log.to_string();
+    assert!(text.contains("first") && text.contains("second") && text.contains("\"w\""), "{text}");
+    let graph = store.ok(["log", "--graph"]).text();
+    assert!(graph.contains("first") && graph.contains("second") && graph.contains('w'), "{graph}");
+}
+
+#[test]
+fn snapshot_of_an_unmounted_volume_works() {
+    let mount = Mount::empty();
+    mount.write("f", "1");
+    let store = mount.store().clone();
+    mount.unmount();
+    assert_eq!(store.snapshot("v", "s")["snapshots"][0]["changed"], true);
+    assert_eq!(store.mount_snapshot("v@s").text("f"), "1");
+}
+
+#[test]
+fn snapshot_survives_a_kill_right_after_it() {
+    let mount = mixed();
+    let before = Tree::of(mount.root());
+    let store = mount.store().clone();
+    store.snapshot("v", "s");
+    store.kill_daemon();
+    let mount = mount.after_kill();
+    let snapshot = store.mount_snapshot("v@s");
+    assert_eq!(differences(&before, &Tree::of(snapshot.root())), Vec::<String>::new());
+    assert_eq!(mount.stat("up").size(), 100_000);
+}

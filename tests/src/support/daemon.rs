@@ -1,0 +1,69 @@
+//! The private mountd of a store, seen from outside: which processes it is, and what it logged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::process::{is_running, signal, wait_for_exit};
+
+/// Returns the processes that run `mountd` for this store.
+pub(super) fn pids_of(store: &Path) -> Vec<i32> {
+    let wanted = store.as_os_str().as_encoded_bytes();
+    let is_ours = |pid: &i32| {
+        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+        let mut words = line.split(|&byte| byte == 0);
+        let program = words.next().unwrap_or_default();
+        program.rsplit(|&byte| byte == b'/').next().is_some_and(|name| name.starts_with(b"mountd"))
+            && words.any(|word| word == wanted || word.ends_with(&[b"=", wanted].concat()))
+    };
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(is_ours).filter(|pid| is_running(*pid)).collect()
+}
+
+/// Kills the daemon of this store the hard way, supervisor and worker alike.
+pub(super) fn kill(store: &Path) {
+    // A supervisor may start another worker between our look and our signal: look until there is none.
+    loop {
+        let pids = pids_of(store);
+        if pids.is_empty() {
+            return;
+        }
+        for &pid in &pids {
+            signal(pid, Signal::SIGKILL);
+        }
+        for pid in pids {
+            assert!(wait_for_exit(pid, Duration::from_secs(20)), "mountd {pid} survived SIGKILL");
+        }
+    }
+}
+
+/// Asks the daemon of this store to end, and waits until it did.
+pub(super) fn stop(store: &Path) -> Result<(), String> {
+    let pids = pids_of(store);
+    for &pid in &pids {
+        signal(pid, Signal::SIGTERM);
+    }
+    let late: Vec<i32> =
+        pids.into_iter().filter(|&pid| !wait_for_exit(pid, Duration::from_secs(30))).collect();
+    if late.is_empty() {
+        return Ok(());
+    }
+    kill(store);
+    Err(format!("mountd {late:?} did not end within 30 s of SIGTERM"))
+}
+
+/// Returns the log of the daemon; empty where there is none.
+pub(super) fn log_of(store: &Path) -> String {
+    let candidates: [PathBuf; 2] = [store.join("mountd.log"), store.join("log/mountd.log")];
+    let logs = candidates.iter().filter_map(|path| fs::read(path).ok());
+    logs.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+}
+
+/// Returns the lines of a log that a person would have to look at.
+pub(super) fn alarms(log: &str) -> Vec<&str> {
+    let loud = [" WARN ", " ERROR ", "\"WARN\"", "\"ERROR\"", "panicked at"];
+    log.lines().filter(|line| loud.iter().any(|level| line.contains(level))).collect()
+}
