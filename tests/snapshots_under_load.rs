@@ -85,6 +85,11 @@ fn within(what: &str, seen: u64, (least, most): (u64, u64)) {
     assert!(seen <= most, "{what}: {seen}, but only {most} were begun when it returned");
 }
 
+/// Appends in one call; `writeln!` would make two.
+fn append(mut log: &File, line: String) -> std::io::Result<()> {
+    log.write_all(line.as_bytes())
+}
+
 /// Waits until every writer did something new, so that no two snapshots are the same.
 fn let_them_write<const N: usize>(progress: &[Progress; N]) {
     let seen: [u64; N] = std::array::from_fn(|writer| progress[writer].acknowledged.load(Ordering::SeqCst));
@@ -104,7 +109,7 @@ fn each_snapshot_holds_a_prefix_of_every_writer() {
 
     // Lines appended to a log.
     let appender = |number: u64, progress: &Progress| {
-        progress.step(number, || writeln!(&log, "{number:08}").unwrap());
+        progress.step(number, || append(&log, format!("{number:08}\n")).unwrap());
     };
     // Pages of a lower file, rewritten round and round.
     let rewriter = |number: u64, progress: &Progress| {
@@ -159,20 +164,7 @@ fn check_prefixes(snapshot: &Mount, cut: &Cut<4>) {
     assert!(lines.iter().copied().eq(1..=lines.len() as u64), "{name}: the log has a gap");
     within(&format!("{name}: lines"), lines.len() as u64, cut.bounds[0]);
 
-    let file = File::open(snapshot.path("pages")).unwrap();
-    let page = |number: u64| {
-        let mut page = vec![0; 4096];
-        file.read_exact_at(&mut page, number * 4096).unwrap();
-        let first = u64::from_le_bytes(page[..8].try_into().unwrap());
-        assert!(page == first.to_le_bytes().repeat(512), "{name}: page {number} is torn");
-        first
-    };
-    let newest = (0..64).map(page).max().unwrap();
-    for number in 0..64 {
-        let last = (newest.saturating_sub(63)..=newest).rev().find(|write| write % 64 == number).unwrap_or(0);
-        assert_eq!(page(number), last, "{name}: page {number}, when {newest} is there");
-    }
-    within(&format!("{name}: pages"), newest, cut.bounds[1]);
+    check_ring(name, &File::open(snapshot.path("pages")).unwrap(), cut.bounds[1]);
 
     let mut files: Vec<u64> =
         snapshot.names("d").iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
@@ -190,6 +182,24 @@ fn check_prefixes(snapshot: &Mount, cut: &Cut<4>) {
     let number: u64 = number.parse().unwrap();
     assert_eq!(filling.len() as u64, number % 3000, "{name}: the replaced file is torn");
     within(&format!("{name}: replacements"), number, cut.bounds[3]);
+}
+
+/// Number n was written to page n mod 64: the newest 64 must be there, and nothing else.
+#[track_caller]
+fn check_ring(name: &str, file: &File, bounds: (u64, u64)) {
+    let page = |number: u64| {
+        let mut page = vec![0; 4096];
+        file.read_exact_at(&mut page, number * 4096).unwrap();
+        let first = u64::from_le_bytes(page[..8].try_into().unwrap());
+        assert!(page == first.to_le_bytes().repeat(512), "{name}: page {number} is torn");
+        first
+    };
+    let newest = (0..64).map(page).max().unwrap();
+    for number in 0..64 {
+        let last = (newest.saturating_sub(63)..=newest).rev().find(|write| write % 64 == number).unwrap_or(0);
+        assert_eq!(page(number), last, "{name}: page {number}, when {newest} is there");
+    }
+    within(&format!("{name}: pages"), newest, bounds);
 }
 
 #[test]
@@ -315,7 +325,7 @@ fn forks_taken_under_load_are_prefixes_too() {
     let store = mount.store().clone();
     let log = OpenOptions::new().append(true).create(true).open(mount.path("log")).unwrap();
     let appender = |number: u64, progress: &Progress| {
-        progress.step(number, || writeln!(&log, "{number}").unwrap());
+        progress.step(number, || append(&log, format!("{number}\n")).unwrap());
     };
     let mut cuts = Vec::new();
     under_load([&appender], |progress| {
@@ -341,7 +351,7 @@ fn storm_of_snapshots_does_not_disturb_the_writers() {
     let store = mount.store().clone();
     let log = OpenOptions::new().append(true).create(true).open(mount.path("log")).unwrap();
     let appender = |number: u64, progress: &Progress| {
-        progress.step(number, || writeln!(&log, "{number}").unwrap());
+        progress.step(number, || append(&log, format!("{number}\n")).unwrap());
     };
     let mut held = Vec::new();
     under_load([&appender], |progress| {
@@ -360,4 +370,109 @@ fn storm_of_snapshots_does_not_disturb_the_writers() {
     assert_eq!(store.json(["snapshot", "ls", "v"]).as_array().unwrap().len(), 150);
     let lines = mount.text("log").lines().count() as u64;
     assert!(mount.text("log").lines().map(|line| line.parse::<u64>().unwrap()).eq(1..=lines));
+}
+
+#[test]
+fn removing_snapshots_beside_taking_them_damages_none() {
+    let mount = Mount::empty();
+    let store = mount.store().clone();
+    let ring = open(mount.path("ring"), libc::O_CREAT | libc::O_RDWR, 0o600).unwrap();
+    ring.write_all_at(&vec![0; 64 * 4096], 0).unwrap();
+    let rewriter = |number: u64, progress: &Progress| {
+        let page = number.to_le_bytes().repeat(512);
+        progress.step(number, || ring.write_all_at(&page, number % 64 * 4096).unwrap());
+    };
+    let mut kept: Vec<Cut<1>> = Vec::new();
+    under_load([&rewriter], |progress| {
+        let_them_write(progress);
+        for round in 0..20 {
+            // Two of three go, while the next but one is taken.
+            let old = (round >= 2 && round % 3 != 0).then(|| format!("s{}", round - 2));
+            let remove = |old: &String| store.ok(["snapshot", "rm", &format!("v@{old}")]);
+            std::thread::scope(|scope| {
+                if let Some(old) = &old {
+                    scope.spawn(move || remove(old));
+                }
+                kept.push(cut(&store, &["v"], format!("s{round}"), progress));
+            });
+            kept.retain(|cut| Some(&cut.name) != old.as_ref());
+            let_them_write(progress);
+        }
+    });
+    store.ok(["gc"]);
+    assert!(kept.len() >= 6);
+    for cut in &kept {
+        let file = File::open(mount.path(format!(".snapshots/{}/ring", cut.name))).unwrap();
+        check_ring(&cut.name, &file, cut.bounds[0]);
+    }
+}
+
+#[test]
+fn rollback_under_load_leaves_the_snapshot_and_what_came_later() {
+    let mount = Mount::empty();
+    let store = mount.store().clone();
+    fs::create_dir(mount.path("d")).unwrap();
+    // While the tree is exchanged below it, a call may be told that its file is of the past.
+    let maker = |number: u64, progress: &Progress| {
+        progress.begun.store(number, Ordering::SeqCst);
+        match fs::write(mount.path(format!("d/{number}")), number.to_string()) {
+            Ok(()) => progress.acknowledged.store(number, Ordering::SeqCst),
+            Err(err) => assert_eq!(err.raw_os_error(), Some(libc::ESTALE), "{err}"),
+        }
+    };
+    let mut rounds = Vec::new();
+    under_load([&maker], |progress| {
+        for round in 0..6 {
+            let_them_write(progress);
+            let cut = cut(&store, &["v"], format!("s{round}"), progress);
+            let_them_write(progress);
+            let before = progress[0].begun.load(Ordering::SeqCst);
+            store.ok(["volume", "rollback", "v", &format!("v@s{round}")]);
+            rounds.push((cut, before));
+        }
+        let_them_write(progress);
+    });
+    let mount = mount.restart();
+    let names = mount.names("d");
+    let files: Vec<u64> = names.iter().map(|name| name.to_str().unwrap().parse().unwrap()).collect();
+    for (cut, before) in &rounds {
+        let (_, last_in) = cut.bounds[0];
+        let lost = files.iter().find(|&&number| number > last_in && number < *before);
+        assert_eq!(lost, None, "{}: a file of the abandoned time is there", cut.name);
+    }
+    for number in &files {
+        let content = mount.text(format!("d/{number}"));
+        assert!(content == number.to_string() || content.is_empty(), "{number}: {content:?}");
+    }
+    // What is in the first snapshot is in all of them.
+    assert!((1..=rounds[0].0.bounds[0].0).all(|number| files.contains(&number)));
+}
+
+#[test]
+fn check_beside_writers_and_snapshots_is_clean() {
+    let mount = Mount::over(lower! { "low" => noise(1, 0, 500_000) });
+    let store = mount.store().clone();
+    let low = open(mount.path("low"), libc::O_RDWR, 0).unwrap();
+    let rewriter = |number: u64, progress: &Progress| {
+        progress.step(number, || low.write_all_at(&noise(number, 0, 3000), number * 7919 % 490_000).unwrap());
+    };
+    let maker = |number: u64, progress: &Progress| {
+        progress.step(number, || {
+            let path = mount.path(format!("f{}", number % 50));
+            fs::write(&path, noise(number, 0, usize::try_from(number * 977 % 40_000).unwrap())).unwrap();
+            if number % 3 == 0 {
+                fs::rename(&path, mount.path("renamed")).unwrap();
+            } else if number % 5 == 0 {
+                fs::remove_file(&path).unwrap();
+            }
+        });
+    };
+    under_load([&rewriter, &maker], |progress| {
+        for round in 0..8 {
+            let_them_write(progress);
+            store.json(["snapshot", "create", "v", "--name", &format!("s{round}")]);
+            let checked = store.json(["fsck"]);
+            assert_eq!(checked["clean"], true, "{checked}");
+        }
+    });
 }

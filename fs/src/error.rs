@@ -64,6 +64,9 @@ pub enum FsError {
         /// The node.
         node: NodeId,
     },
+    /// The head was taken away, by a rollback or by the removal of its volume, while the operation ran.
+    #[error("the volume was rolled back or removed meanwhile")]
+    Retired,
     /// The store's disk is full, but for the reserve that keeps deletes possible.
     #[error("no space left in the store")]
     NoSpace,
@@ -155,6 +158,12 @@ pub enum FsError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// A lower directory is not there.
+    #[error("lower {} does not exist", path.display())]
+    LowerMissing {
+        /// As it was given.
+        path: PathBuf,
     },
     /// The two sides of a diff have no common history.
     #[error("{from} and {to} have no common ancestor, nothing can be compared")]

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,31 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     // The daemon's umask made it private from the start; this covers a caller with another umask.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Tells the socket at a path from another one that took its place. A socket keeps its number for as long as
+/// somebody listens at it, even after its name is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketId {
+    device: u64,
+    inode: u64,
+}
+
+/// Returns which socket is at `path`.
+pub fn identify(path: &Path) -> io::Result<SocketId> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok(SocketId { device: found.dev(), inode: found.ino() })
+}
+
+/// Removes the socket at `path` if it is `own`: a store may have been deleted and made anew, with another
+/// mountd, while this one was still there.
+pub fn remove_own(path: &Path, own: SocketId) -> io::Result<()> {
+    match identify(path) {
+        Ok(found) if found == own => std::fs::remove_file(path),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Connects to the socket at `path`.
@@ -97,6 +122,21 @@ mod tests {
         drop(live);
         assert!(is_absent(&connect(&path).unwrap_err()));
         assert!(is_absent(&connect(&dir.path().join("none")).unwrap_err()));
+    }
+
+    #[test]
+    fn only_the_own_socket_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _old = listen(&path).unwrap();
+        let own = identify(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        remove_own(&path, own).unwrap();
+        let _new = listen(&path).unwrap();
+        remove_own(&path, own).unwrap();
+        assert!(path.exists());
+        remove_own(&path, identify(&path).unwrap()).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

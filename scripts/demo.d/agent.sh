@@ -32,6 +32,8 @@ work)
     ;;
 branch)
     rm -f stop
+    # The snapshot was taken while git ran: as after a crash, a lock may lie there that nobody holds any more.
+    find checkout/.git -name '*.lock' -delete
     git -C checkout checkout --quiet -b second-sandbox
     for n in one two three; do
         commit "$n of the second sandbox"

@@ -10,7 +10,8 @@
 //! ```
 //! `DURDIR_MODEL_SEQUENCES` and `DURDIR_MODEL_OPS` say how many sequences of how many operations,
 //! `DURDIR_MODEL_SEED` the seed of the first (the next has the next number). `DURDIR_MODEL_PER_STORE` says how many
-//! sequences share a store before it must be empty and clean: with 1, what a sequence leaves behind is its own failure.
+//! sequences share a store before it must be empty and clean: with 1, what a sequence leaves behind is its own failure. `DURDIR_MODEL_TRIES` is how often the shrinker tries a
+//! sequence before it believes that it does not fail.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -195,8 +196,9 @@ fn one(benches: &mut Benches, seed: u64, plan: Plan, length: usize) -> Result<Ta
     println!("seed {seed} failed, shrinking: {failure}");
     let mut kept = Benches::default();
     let mut again = |ops: &[Op]| {
-        // Where a kill hits is luck: what fails once in a few times fails.
+        // Where a kill hits is luck, and what the background does meanwhile.
         let tries = if ops.iter().any(|op| matches!(op, Op::Kill { .. })) { 4 } else { 1 };
+        let tries = from_env("DURDIR_MODEL_TRIES", tries);
         (0..tries).find_map(|_| attempt(&mut kept, ops).err())
     };
     let (ops, failure) = match again(&ops) {

@@ -351,7 +351,7 @@ impl Bench {
         let backend = if killable {
             Backend::Worker(Worker::start(&store))
         } else {
-            Backend::Here(Box::new(Executor::open(&store).unwrap()))
+            Backend::Here(Box::new(Executor::open(&store, false).unwrap()))
         };
         Bench { dir, backend, used: 0 }
     }

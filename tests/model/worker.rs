@@ -16,7 +16,7 @@ use wire::{Call, Wire};
 
 fn main() {
     let dir = std::env::args_os().nth(1).expect("usage: model-worker STORE_DIR");
-    let mut executor = Executor::open(Path::new(&dir)).unwrap_or_else(|error| panic!("{error}"));
+    let mut executor = Executor::open(Path::new(&dir), true).unwrap_or_else(|error| panic!("{error}"));
     let mut input = io::stdin().lock();
     let mut output = BufWriter::with_capacity(1 << 20, io::stdout().lock());
     while let Some(frame) = wire::read_frame(&mut input).unwrap() {

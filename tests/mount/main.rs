@@ -29,6 +29,7 @@ mod times;
 mod unlink;
 mod xattr;
 
+mod commands;
 mod fork;
 mod inodes;
 mod kill;

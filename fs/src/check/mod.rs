@@ -1,14 +1,43 @@
 //! fsck: whether what is stored keeps the invariants of `docs/on-disk.md`.
 //!
 //! One [`Issue`] kind per invariant. [`Repair::Yes`] mends what can be mended without guessing; the rest is reported.
+//!
+//! # Overview
+//! All records are read as they were at one moment, between two batches ([`Frozen`]): volumes may be written meanwhile.
+//!
+//! 1. [`history`]: volumes, branches and snapshots, and with them which trees can be seen.
+//! 2. [`records`]: every record by itself, in one pass.
+//! 3. [`trees`]: every tree that can be seen, [`namespace`] and [`usage`]. The first of a family is read as a whole, and each other
+//!    one is reached from its neighbour through what was written between the two.
+//! 4. [`data`]: every page that anything refers to, and then every page that nothing refers to.
+//!
+//! # Concurrency
+//! Segments cannot be frozen. What looks wrong with a page is looked up again in the live records before it is an issue: a page
+//! that was rewritten or given back since is not.
+//!
+//! # Crash consistency
+//! Repairs are ordinary transactions of a head, or single batches that make only what was broken right: doing a
+//! part of them is safe, and so is doing them twice.
 
+mod data;
+mod findings;
+mod history;
 mod issue;
+mod meta;
+mod namespace;
+mod place;
 mod records;
+mod repair;
+mod trees;
+mod usage;
 
-pub use issue::Issue;
+pub use issue::{Issue, Place};
 
 use crate::error::FsError;
-use crate::store::Store;
+use crate::store::{Frozen, Store};
+use data::Segments;
+use findings::Findings;
+use history::History;
 
 /// Whether issues are mended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,13 +53,37 @@ pub enum Repair {
 pub struct CheckReport {
     /// Everything that is wrong, or was until it was mended.
     pub issues: Vec<Issue>,
+    /// How many further issues there are, of kinds of which there are more than a thousand.
+    pub omitted: u64,
     /// How many records were looked at.
     pub records: u64,
 }
 
+/// What every part of a check needs.
+struct Check<'a> {
+    store: &'a Store,
+    frozen: Frozen<'a>,
+    repair: Repair,
+    findings: Findings,
+}
+
 /// Checks a store. It may be in use.
-pub fn check(store: &Store, _repair: Repair) -> Result<CheckReport, FsError> {
-    let mut report = CheckReport::default();
-    records::check(store, &mut report)?;
-    Ok(report)
+pub fn check(store: &Store, repair: Repair) -> Result<CheckReport, FsError> {
+    // First, so that whatever was written into them is in the records too.
+    let quiet = Segments::quiet(store);
+    let frozen = Frozen::new(&store.db);
+    let mut check = Check { store, frozen, repair, findings: Findings::default() };
+    let meta = meta::read(&mut check)?;
+    let history = History::check(&mut check, meta);
+    let records = records::check(&mut check, &history)?;
+    history.check_counters(&mut check, records.last_inode);
+    for tree in history.trees() {
+        trees::check(&mut check, &history, tree)?;
+    }
+    let mut segments = data::check(&mut check, &history)?;
+    segments.check_free_lists(&mut check, &history);
+    if records.extents_readable && history.meta.free_readable {
+        segments.check_leaks(&mut check, &quiet)?;
+    }
+    Ok(check.findings.report)
 }

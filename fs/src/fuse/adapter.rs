@@ -426,14 +426,15 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let op = self.begin(OpKind::CopyFileRange, request, ino_in);
-        let node = op.node();
+        let (caller, node) = (op.caller(), op.node());
         op.finish(reply, || {
             if !flags.is_empty() {
                 return Err(FsError::Invalid { what: "flags of copy_file_range" });
             }
             // The answer has 32 bits for a length; callers go on where a short copy ended.
             let length = len.min(0xffff_f000);
-            let copied = self.fs.copy_file_range(node, offset_in, NodeId(ino_out.0), offset_out, length)?;
+            let copied =
+                self.fs.copy_file_range(&caller, node, offset_in, NodeId(ino_out.0), offset_out, length)?;
             Ok(copied.min(length) as u32)
         });
     }
@@ -512,8 +513,8 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let op = self.begin(OpKind::Listxattr, request, ino);
-        let node = op.node();
-        op.finish(XattrReply { reply, room: size }, || self.fs.listxattr(node));
+        let (caller, node) = (op.caller(), op.node());
+        op.finish(XattrReply { reply, room: size }, || self.fs.listxattr(&caller, node));
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

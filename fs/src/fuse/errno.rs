@@ -28,7 +28,7 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::AccessDenied => Errno::EACCES,
         FsError::ReadOnly => Errno::EROFS,
         // Makes the kernel, and programs that know it from NFS, resolve the path again.
-        FsError::Stale { .. } => Errno::ESTALE,
+        FsError::Stale { .. } | FsError::Retired => Errno::ESTALE,
         FsError::NoSpace => Errno::ENOSPC,
         FsError::QuotaExceeded { .. } => Errno::EDQUOT,
         FsError::TooManyLinks => Errno::EMLINK,
@@ -41,7 +41,8 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::Unsupported { .. } => Errno::EOPNOTSUPP,
         FsError::CrossVolume => Errno::EXDEV,
         FsError::Lower(error) => lower_errno(error),
-        // Whatever went wrong with the store, the bytes cannot be had or kept.
+        FsError::Store(error) if error.is_disk_full() => Errno::ENOSPC,
+        // Whatever else went wrong with the store, the bytes cannot be had or kept.
         FsError::Store(_) => Errno::EIO,
         // Answers of the control plane. No system call on a mount leads to them; were one to, the
         // program could do nothing about it.
@@ -53,6 +54,7 @@ pub(super) fn errno(error: &FsError) -> Errno {
         | FsError::SnapshotExists { .. }
         | FsError::SnapshotMounted { .. }
         | FsError::BadLower { .. }
+        | FsError::LowerMissing { .. }
         | FsError::Unrelated { .. } => Errno::EIO,
     }
 }
@@ -102,7 +104,9 @@ pub(super) fn severity(error: &FsError) -> Level {
         | FsError::NoData
         | FsError::Unsupported { .. }
         | FsError::CrossVolume => Level::DEBUG,
-        FsError::ReadOnly | FsError::Stale { .. } | FsError::QuotaExceeded { .. } => Level::INFO,
+        FsError::ReadOnly | FsError::Stale { .. } | FsError::Retired | FsError::QuotaExceeded { .. } => {
+            Level::INFO
+        }
         FsError::NoSpace => Level::WARN,
         FsError::Lower(_)
         | FsError::Store(_)
@@ -114,6 +118,7 @@ pub(super) fn severity(error: &FsError) -> Level {
         | FsError::SnapshotExists { .. }
         | FsError::SnapshotMounted { .. }
         | FsError::BadLower { .. }
+        | FsError::LowerMissing { .. }
         | FsError::Unrelated { .. } => Level::ERROR,
     }
 }

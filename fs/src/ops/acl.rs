@@ -124,7 +124,7 @@ pub(super) fn chmod(
     txn: &mut Txn<'_>,
     node: &NodeRef<'_>,
     state: &NodeState,
-    inode: &Inode,
+    inode: &mut Inode,
 ) -> Result<(), FsError> {
     if !inode.has_xattrs && inode.lower.is_none() {
         return Ok(());
@@ -141,6 +141,7 @@ pub(super) fn chmod(
             _ => {}
         }
     }
+    inode.has_xattrs = true;
     let prefix = Prefix::xattr(txn.head().tree, node.ino, ACCESS);
     txn.put(&prefix, &Xattr::Value(encode(&entries)), Touch::First);
     Ok(())

@@ -34,7 +34,7 @@ impl VolumeFs {
         let state = locked.get(node.ino);
         let now = Timestamp::now();
         let mut inode = state.inode.clone();
-        let mut txn = Txn::begin(&self.store, head);
+        let mut txn = Txn::begin(&self.store, head)?;
 
         let mut truncated = None;
         if let Some(size) = set.size {
@@ -64,7 +64,7 @@ impl VolumeFs {
         }
         if let Some(perm) = set.perm {
             inode.perm = perm & 0o7777;
-            acl::chmod(&mut txn, &node, state, &inode)?;
+            acl::chmod(&mut txn, &node, state, &mut inode)?;
         }
         if let Some(atime) = set.atime {
             inode.atime = atime.resolve(now);
@@ -78,7 +78,7 @@ impl VolumeFs {
         let epoch = txn.epoch();
         let admission = txn.commit()?;
         if let Some(truncated) = truncated {
-            truncated.apply(state, &self.store)?;
+            truncated.apply(state, &self.store, &head.appender)?;
         }
         drop(admission);
         state.accept(inode, (head.branch, epoch));

@@ -142,7 +142,7 @@ impl VolumeFs {
             dir_inode.add_subdirectory()?;
         }
 
-        let mut txn = Txn::begin(&self.store, head);
+        let mut txn = Txn::begin(&self.store, head)?;
         txn.charge(Usage { bytes: 0, inodes: 1 })?;
         txn.put(&self.dentry(&dir, bytes), &Dentry::Entry { ino, kind: new.kind }, Touch::First);
         for (name, value) in inherited.xattrs() {

@@ -18,10 +18,8 @@ use super::node::{NodeRef, NodeState};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino};
 use crate::overlay::merged::Merged;
-use crate::store::record::{
-    GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef, PageRun, Usage,
-};
-use crate::store::{Beneath, Prefix, Store, StoreError, Touch, Txn, Versioned};
+use crate::store::record::{GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef, Usage};
+use crate::store::{Appender, Beneath, Prefix, Store, StoreError, Touch, Txn, Versioned};
 
 /// A file of up to this many bytes lies in its record.
 pub(super) const INLINE_MAX: u64 = 2048;
@@ -36,8 +34,9 @@ pub(crate) struct GroupCache {
     groups: HashMap<u64, Cached>,
 }
 
+/// A group, and which version of it is stored.
 #[derive(Clone)]
-struct Cached {
+pub(super) struct Cached {
     group: Group,
     version: Option<(BranchId, Epoch)>,
 }
@@ -76,7 +75,12 @@ impl Fill<'_> {
 
 impl Staged {
     /// Rewrites pages in place and takes the new groups into memory. The admission of the commit must still be held.
-    pub(super) fn apply(self, state: &mut NodeState, store: &Store) -> Result<(), FsError> {
+    pub(super) fn apply(
+        self,
+        state: &mut NodeState,
+        store: &Store,
+        appender: &Appender,
+    ) -> Result<(), FsError> {
         let mut cache = state.groups.get_mut().take().unwrap_or_default();
         if self.forget_all {
             cache.groups.clear();
@@ -87,7 +91,13 @@ impl Staged {
         cache.groups.extend(self.groups);
         *state.groups.get_mut() = Some(cache);
         for write in self.in_place {
-            store.segments.get(write.page.segment)?.write(write.page.page, write.skip, &write.bytes)?;
+            store.segments.rewrite(
+                appender,
+                write.page.segment,
+                write.page.page,
+                write.skip,
+                &write.bytes,
+            )?;
         }
         Ok(())
     }
@@ -192,9 +202,10 @@ impl VolumeFs {
                         Cow::Borrowed(_) => piece,
                     };
                     segment.read(data.page, 0, target)?;
-                    for (page, bytes) in pages.iter().skip(at).zip(target.chunks_mut(PAGE_SIZE)) {
+                    let places = pages.iter().enumerate().skip(at);
+                    for ((position, page), bytes) in places.zip(target.chunks_mut(PAGE_SIZE)) {
                         if let Page::Data(data) = page {
-                            self.verify(node, state, index, *data, version, bytes)?;
+                            self.verify(node, state, (index, position), *data, version, bytes)?;
                         }
                     }
                     if let Cow::Owned(bytes) = &buffer {
@@ -208,17 +219,22 @@ impl VolumeFs {
         Ok(())
     }
 
+    /// Tells whether a page may have been lost with the host's power.
+    fn is_suspect(&self, page: PageRef) -> bool {
+        self.store.segments.is_suspect(page.segment, page.page)
+    }
+
     /// Compares a page with its checksum. A page that went with the host's power is replaced by what was there before it.
     fn verify(
         &self,
         node: &NodeRef<'_>,
         state: &NodeState,
-        index: u64,
+        place: (u64, usize),
         page: PageRef,
         version: Option<(BranchId, Epoch)>,
         bytes: &mut [u8],
     ) -> Result<(), FsError> {
-        let suspect = || self.store.segments.is_suspect(page.segment, page.page);
+        let suspect = || self.is_suspect(page);
         let lost = match page.crc {
             Some(crc) if crc32c::crc32c(bytes) == crc => return Ok(()),
             Some(_) => suspect(),
@@ -226,7 +242,7 @@ impl VolumeFs {
             None => bytes.iter().all(|&byte| byte == 0) && suspect(),
         };
         if lost {
-            return self.read_older(node, state, index, page, version, bytes);
+            return self.read_older(node, state, place, page, version, bytes);
         }
         if page.crc.is_none() {
             return Ok(());
@@ -249,14 +265,13 @@ impl VolumeFs {
         &self,
         node: &NodeRef<'_>,
         state: &NodeState,
-        index: u64,
+        (index, position): (u64, usize),
         lost: PageRef,
         version: Option<(BranchId, Epoch)>,
         bytes: &mut [u8],
     ) -> Result<(), FsError> {
         let merged = &node.tree.merged;
         let mut before = version;
-        let position = self.position_of(merged, node.ino, index, version, lost)?;
         while let Some((branch, epoch)) = before {
             let older = merged.view.before(branch, epoch).group(&self.store.db, node.ino, index)?;
             let Some(older) = older else { break };
@@ -266,7 +281,7 @@ impl VolumeFs {
                     Page::Data(data) if (data.segment, data.page) == (lost.segment, lost.page) => {}
                     Page::Data(data) => {
                         self.store.segments.get(data.segment)?.read(data.page, 0, bytes)?;
-                        return self.verify(node, state, index, data, before, bytes);
+                        return self.verify(node, state, (index, position), data, before, bytes);
                     }
                     Page::Hole => {
                         bytes.fill(0);
@@ -286,27 +301,6 @@ impl VolumeFs {
         }
         let offset = index * GROUP_SIZE as u64 + (position * PAGE_SIZE) as u64;
         self.read_lower(node, &state.inode, offset, bytes)
-    }
-
-    fn position_of(
-        &self,
-        merged: &Merged,
-        ino: Ino,
-        index: u64,
-        version: Option<(BranchId, Epoch)>,
-        page: PageRef,
-    ) -> Result<usize, FsError> {
-        let group = match version {
-            Some(_) => merged.view.group(&self.store.db, ino, index)?,
-            None => None,
-        };
-        let found = group.and_then(|group| match group.record {
-            Group::Pages(pages) => pages.iter().position(
-                |found| matches!(found, Page::Data(data) if (data.segment, data.page) == (page.segment, page.page)),
-            ),
-            Group::Inline(_) | Group::Removed => None,
-        });
-        found.ok_or_else(|| StoreError::Corrupt { what: format!("extent {index} of inode {ino}") }.into())
     }
 
     /// Reads what the lower still has of a file; zeros beyond.
@@ -348,10 +342,8 @@ impl VolumeFs {
         }
         let stored_before = inode.stored;
         if !self.stage_inline(txn, node, state, inode, offset, fill, &mut staged)? {
-            let (first, _) = split(offset);
-            let (last, _) = split(end - 1);
             let mut plan = Plan::default();
-            for index in first..=last {
+            for index in self.groups_to_fill(node, inode, offset, end, fill)? {
                 let start = index * GROUP_SIZE as u64;
                 let range = (offset.max(start) - start) as usize
                     ..(end.min(start + GROUP_SIZE as u64) - start) as usize;
@@ -382,6 +374,50 @@ impl VolumeFs {
         }
         txn.charge(Usage { bytes: signed(inode.stored) - signed(stored_before), inodes: 0 })?;
         Ok(staged)
+    }
+
+    /// Lists the groups that a change concerns. Zeros leave alone what is zero already.
+    fn groups_to_fill(
+        &self,
+        node: &NodeRef<'_>,
+        inode: &mut Inode,
+        offset: u64,
+        end: u64,
+        fill: Fill<'_>,
+    ) -> Result<Vec<u64>, FsError> {
+        let ((first, _), (last, _)) = (split(offset), split(end - 1));
+        if let (Fill::Zeros(_), Some(lower)) = (fill, &mut inode.lower)
+            && (offset..=end).contains(&lower.readable)
+        {
+            // Zeros up to the end of what the lower has: it is simply not read any more from there on.
+            lower.readable = offset;
+        }
+        let below = inode.lower.as_ref().is_some_and(|lower| lower.readable > offset);
+        if below || matches!(fill, Fill::Bytes(_)) {
+            return Ok((first..=last).collect());
+        }
+        let merged = &node.tree.merged;
+        let mut groups = Vec::new();
+        merged.view.groups(&merged.store.db, node.ino, first, |index, _| {
+            if index <= last {
+                groups.push(index);
+            }
+            Ok(index < last)
+        })?;
+        Ok(groups)
+    }
+
+    /// Returns the first group from `first` on that the store has.
+    pub(super) fn next_group(&self, node: &NodeRef<'_>, first: u64) -> Result<Option<u64>, FsError> {
+        let merged = &node.tree.merged;
+        let mut found = None;
+        merged.view.groups(&merged.store.db, node.ino, first, |index, versioned| {
+            if versioned.record != Group::Removed {
+                found = Some(index);
+            }
+            Ok(found.is_none())
+        })?;
+        Ok(found)
     }
 
     /// Stages a small file as a whole. Returns `false` if it is not one, or no longer.
@@ -485,13 +521,15 @@ impl VolumeFs {
                 (Fill::Zeros(_), Page::Hole) => {}
                 (Fill::Zeros(_), Page::Base) if !below => {}
                 (Fill::Zeros(_), old) if whole => {
-                    self.release(txn, old);
+                    self.release(txn, node.ino, index, old);
                     changed = true;
                     if let Some(page) = pages.get_mut(position) {
                         *page = if below { Page::Hole } else { Page::Base };
                     }
                 }
-                (_, Page::Data(data)) if data.epoch == txn.epoch() => {
+                (_, Page::Data(data))
+                    if data.epoch == txn.epoch() && !data.shared && !self.is_suspect(data) =>
+                {
                     let mut bytes = vec![0; to - from];
                     overlay(&mut bytes, 0, fill, from - skip, to - from);
                     plan.rewrite(InPlace { page: data, skip: from - start, bytes });
@@ -514,7 +552,7 @@ impl VolumeFs {
                             Cow::Owned(content)
                         }
                     };
-                    self.release(txn, old);
+                    self.release(txn, node.ino, index, old);
                     changed = true;
                     plan.add(planned, position, content);
                 }
@@ -544,13 +582,33 @@ impl VolumeFs {
         }
     }
 
-    /// Frees a page that nobody but this head can see.
-    fn release(&self, txn: &mut Txn<'_>, page: Page) {
-        if let Page::Data(data) = page
-            && data.epoch > txn.head().retained()
-        {
-            txn.free(PageRun { segment: data.segment, page: data.page, count: 1 });
+    /// Lets go of a page.
+    pub(super) fn release(&self, txn: &mut Txn<'_>, ino: Ino, index: u64, page: Page) {
+        if let Page::Data(data) = page {
+            txn.release(ino, index, data);
         }
+    }
+
+    /// Returns a group to be changed by sharing.
+    pub(super) fn shared_group(
+        &self,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        index: u64,
+    ) -> Result<Shared, FsError> {
+        let before = self.group(&node.tree.merged, node.ino, state, index)?;
+        Ok(Shared { group: before.group.clone(), before, changed: false })
+    }
+
+    /// Stages a group that was changed by sharing.
+    pub(super) fn stage_shared(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        index: u64,
+        shared: Shared,
+    ) -> Result<Cached, FsError> {
+        self.stage_group(txn, ino, index, shared.before, shared.group, shared.changed)
     }
 
     /// Stages the new version of a group.
@@ -614,7 +672,7 @@ impl VolumeFs {
                     continue;
                 }
                 for page in record.refs() {
-                    self.release(txn, Page::Data(page));
+                    self.release(txn, node.ino, index, Page::Data(page));
                 }
                 inode.stored = inode.stored.saturating_sub(record.stored());
                 let before = Cached { group: record, version: Some((branch, epoch)) };
@@ -674,6 +732,56 @@ impl VolumeFs {
     }
 }
 
+/// A group that lends pages to another file, or borrows some.
+pub(super) struct Shared {
+    before: Cached,
+    group: Group,
+    changed: bool,
+}
+
+impl Shared {
+    /// Marks a page as shared and returns it; `None` if it is not in a segment.
+    pub(super) fn lend(&mut self, position: usize) -> Option<PageRef> {
+        let Group::Pages(pages) = &mut self.group else { return None };
+        match pages.get_mut(position) {
+            Some(Page::Data(data)) => {
+                self.changed |= !data.shared;
+                data.shared = true;
+                Some(*data)
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells whether the group consists of pages.
+    pub(super) fn has_pages(&self) -> bool {
+        matches!(self.group, Group::Pages(_))
+    }
+
+    /// Takes a page of another group in. Returns the one it replaces.
+    pub(super) fn borrow(&mut self, position: usize, page: PageRef) -> Page {
+        let Group::Pages(pages) = &mut self.group else { return Page::Base };
+        self.changed = true;
+        pages.get_mut(position).map_or(Page::Base, |old| std::mem::replace(old, Page::Data(page)))
+    }
+
+    /// Returns by how many stored bytes the group grows.
+    pub(super) fn growth(&self) -> i64 {
+        signed(self.group.stored()) - signed(self.before.group.stored())
+    }
+}
+
+impl NodeState {
+    /// Takes a group into memory that was committed.
+    pub(super) fn cache_group(&mut self, index: u64, group: Cached) {
+        let cache = self.groups.get_mut().get_or_insert_default();
+        if cache.groups.len() >= CACHED_GROUPS {
+            cache.groups.clear();
+        }
+        cache.groups.insert(index, group);
+    }
+}
+
 /// New pages and changed groups of one operation.
 #[derive(Default)]
 struct Plan<'d> {
@@ -724,7 +832,8 @@ impl<'d> Plan<'d> {
             allocated.write(run.iter().map(|page| &*page.content))?;
             for (page, number) in run.iter().zip(start.page..) {
                 let crc = Some(crc32c::crc32c(&page.content));
-                let data = Page::Data(PageRef { epoch, segment: start.segment, page: number, crc });
+                let data =
+                    Page::Data(PageRef { epoch, segment: start.segment, page: number, crc, shared: false });
                 if let Some(Planned { group: Group::Pages(pages), changed, .. }) =
                     self.groups.get_mut(page.group)
                     && let Some(target) = pages.get_mut(page.position)

@@ -12,7 +12,7 @@ use super::node::{NodeRef, NodeState};
 use super::{Entry, VolumeFs};
 use crate::attr::FileKind;
 use crate::error::FsError;
-use crate::ids::NodeId;
+use crate::ids::{Ino, NodeId};
 use crate::overlay::merged::MergedEntry;
 
 /// An entry of a directory.
@@ -78,7 +78,11 @@ impl VolumeFs {
                 },
             };
             let node = child.as_ref().unwrap_or(&dir);
-            let entry = Entry { node: node.id, generation: 0, attr: node.attr() };
+            let mut entry = Entry { node: node.id, generation: 0, attr: node.attr() };
+            if child.is_none() {
+                // Of `.` and `..` only the number is shown.
+                entry.attr.ino = Ino(shown.node.0);
+            }
             let answer = sink(shown, &entry);
             if let (Sink::Continue, Some(child)) = (answer, &child) {
                 child.count_lookup();

@@ -62,7 +62,7 @@ impl VolumeFs {
             return Ok(());
         }
         let mut inode = state.inode.clone();
-        let mut txn = Txn::begin(&self.store, head);
+        let mut txn = Txn::begin(&self.store, head)?;
         let staged = self.stage_fill(&mut txn, &node, state, &mut inode, offset, Fill::Bytes(data))?;
         inode.size = inode.size.max(end);
         let now = Timestamp::now();
@@ -73,7 +73,7 @@ impl VolumeFs {
         put_inode(&mut txn, node.ino, state, &inode)?;
         let epoch = txn.epoch();
         let admission = txn.commit()?;
-        staged.apply(state, &self.store)?;
+        staged.apply(state, &self.store, &head.appender)?;
         drop(admission);
         state.accept(inode, (head.branch, epoch));
         Ok(())

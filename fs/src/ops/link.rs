@@ -47,7 +47,7 @@ impl VolumeFs {
         }
         (dir_inode.mtime, dir_inode.ctime) = (now, now);
 
-        let mut txn = Txn::begin(&self.store, head);
+        let mut txn = Txn::begin(&self.store, head)?;
         txn.put(&self.dentry(&dir, bytes), &Dentry::Entry { ino: node.ino, kind: inode.kind }, Touch::First);
         put_inode(&mut txn, node.ino, locked.get(node.ino), &inode)?;
         put_inode(&mut txn, dir.ino, locked.get(dir.ino), &dir_inode)?;

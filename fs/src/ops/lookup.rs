@@ -24,7 +24,7 @@ impl VolumeFs {
     /// Takes back `count` references.
     pub fn forget(&self, node: NodeId, count: u64) {
         self.nodes.forget(node, count);
-        self.reap_dead();
+        self.reap_dead(super::reap::PATIENCE);
     }
 
     /// Counts a reference and describes the node.

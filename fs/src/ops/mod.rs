@@ -126,6 +126,10 @@ impl VolumeFs {
 
     /// Finds a node that the transport knows.
     fn node(&self, id: NodeId) -> Result<NodeRef<'_>, FsError> {
+        if id == snapshots_dir::NODE {
+            // What may be asked of it was answered before: the rest would write.
+            return Err(FsError::ReadOnly);
+        }
         let node = match self.nodes.get(id) {
             Some(node) => node,
             None => self.load_node(id)?,

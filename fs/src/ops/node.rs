@@ -83,7 +83,10 @@ impl NodeState {
 
     pub(crate) fn attr(&self, shown: Ino) -> Attr {
         let inode = &self.inode;
-        let below = inode.lower.as_ref().map_or(0, |lower| lower.readable.min(inode.size));
+        // What the lower still shows, at most what fits between the stored pages.
+        let below = inode.lower.as_ref().map_or(0, |lower| lower.blocks.min(lower.readable.div_ceil(512)));
+        let whole = inode.size.div_ceil(4096) * 8;
+        let stored = inode.stored.div_ceil(512);
         Attr {
             ino: shown,
             kind: inode.kind,
@@ -93,7 +96,11 @@ impl NodeState {
             gid: inode.gid,
             rdev: inode.rdev,
             size: if inode.kind == FileKind::Directory { 4096 } else { inode.size },
-            blocks: if inode.kind == FileKind::Directory { 8 } else { (inode.stored + below).div_ceil(512) },
+            blocks: if inode.kind == FileKind::Directory {
+                8
+            } else {
+                stored + below.min(whole.saturating_sub(stored))
+            },
             atime: inode.atime,
             mtime: inode.mtime,
             ctime: inode.ctime,
@@ -256,14 +263,6 @@ impl NodeTable {
         }
         self.dynamic.lock().clear();
         self.evictions.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Calls `visit` with each node.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&Arc<Node>)) {
-        for shard in &self.shards {
-            let nodes: Vec<_> = shard.lock().values().cloned().collect();
-            nodes.iter().for_each(&mut visit);
-        }
     }
 }
 

@@ -17,14 +17,14 @@ use crate::store::{Head, LiveHead, Store};
 impl Store {
     /// Opens the head of a volume. While it is open, a second call returns the same.
     pub fn open_head(self: &Arc<Self>, volume: &str) -> Result<Arc<VolumeFs>, FsError> {
-        let (branch, record) = {
-            let registry = self.registry.read();
-            let (_, record) = registry.volume(volume)?;
-            (record.branch, record.clone())
-        };
-        let head = self.head(branch)?;
+        let head = self.head_of_volume(volume)?;
         // Two openers at once get one file system: whoever comes second finds it here.
         let _opening = head.opening.lock();
+        let record = self.registry.read().volume(volume)?.1.clone();
+        if record.branch != head.branch {
+            // Rolled back since it was looked up.
+            return Err(FsError::Retired);
+        }
         if let Some(live) = head.live() {
             return live
                 .into_any()
@@ -38,6 +38,7 @@ impl Store {
         };
         let tree = Arc::new(Tree { id: 0, merged, head: Some(head.clone()) });
         let fs = Arc::new(VolumeFs::new(self, volume, tree.clone()));
+        fs.keep_root()?;
         fs.reap_orphans(&tree)?;
         let live: Weak<dyn LiveHead> = Arc::<VolumeFs>::downgrade(&fs) as Weak<dyn LiveHead>;
         head.set_live(live);
@@ -63,35 +64,51 @@ impl Store {
         let merged = Merged { store: self.clone(), view, lowers: Arc::new(lowers) };
         let mut fs = VolumeFs::new(self, snapshot, Arc::new(Tree { id: 0, merged, head: None }));
         fs.pinned = Some(key);
+        fs.keep_root()?;
         Ok(Arc::new(fs))
     }
 
     /// Takes a volume back to one of its snapshots. What was written since its newest snapshot is lost. An open file
     /// system turns to the new head: open files of the old one are stale from then on.
     pub fn rollback(self: &Arc<Self>, volume: &str, snapshot: &str) -> Result<(), FsError> {
-        let branch = self.registry.read().volume(volume)?.1.branch;
-        let old = self.head(branch)?;
+        let old = self.head_of_volume(volume)?;
         let live: Option<Arc<VolumeFs>> = old.live().and_then(|live| live.into_any().downcast().ok());
-        match live {
-            None => self.rollback_head(volume, snapshot, |_, _| {}),
-            Some(fs) => {
-                // Operations hold the tree while they run: none is under way from here on.
-                let mut root = fs.root.write();
-                let lowers = root.merged.lowers.clone();
-                self.rollback_head(volume, snapshot, |head, view| {
-                    let merged = Merged { store: self.clone(), view, lowers };
-                    *root = Arc::new(Tree { id: fs.next_tree_id(), merged, head: Some(head.clone()) });
-                    head.set_live(Arc::<VolumeFs>::downgrade(&fs) as Weak<dyn LiveHead>);
-                })?;
-                fs.nodes.clear();
-                drop(root);
-                if let Some(invalidator) = &*fs.invalidator.read() {
-                    invalidator.all_entries();
-                    invalidator.inode(NodeId::ROOT);
-                }
-                Ok(())
+        {
+            // No cut, and nobody who opens the volume, may find the old head still in its place.
+            let (_cutting, _opening) = (old.cutting.lock(), old.opening.lock());
+            if self.registry.read().volume(volume)?.1.branch != old.branch {
+                return Err(FsError::Retired);
+            }
+            // Operations under way end in the old head, which nobody sees again; none follows.
+            let epoch = old.gate.retire();
+            self.turn(volume, snapshot, live.as_ref()).inspect_err(|_| old.gate.reinstate(epoch))?;
+        }
+        if let Some(fs) = live {
+            fs.keep_root()?;
+            if let Some(invalidator) = &*fs.invalidator.read() {
+                invalidator.all_entries();
+                invalidator.inode(NodeId::ROOT);
             }
         }
+        Ok(())
+    }
+
+    fn turn(
+        self: &Arc<Self>,
+        volume: &str,
+        snapshot: &str,
+        live: Option<&Arc<VolumeFs>>,
+    ) -> Result<(), FsError> {
+        let Some(fs) = live else { return self.rollback_head(volume, snapshot, |_, _| {}) };
+        let mut root = fs.root.write();
+        let lowers = root.merged.lowers.clone();
+        self.rollback_head(volume, snapshot, |head, view| {
+            let merged = Merged { store: self.clone(), view, lowers };
+            *root = Arc::new(Tree { id: fs.next_tree_id(), merged, head: Some(head.clone()) });
+            head.set_live(Arc::<VolumeFs>::downgrade(fs) as Weak<dyn LiveHead>);
+        })?;
+        fs.nodes.clear();
+        Ok(())
     }
 }
 
@@ -106,6 +123,12 @@ impl VolumeFs {
             pinned: None,
             invalidator: RwLock::default(),
         }
+    }
+
+    /// Counts the reference to the root that the kernel has without ever looking it up.
+    fn keep_root(&self) -> Result<(), FsError> {
+        self.node(NodeId::ROOT)?.count_lookup();
+        Ok(())
     }
 
     pub(super) fn next_tree_id(&self) -> u64 {
@@ -131,6 +154,15 @@ impl LiveHead for VolumeFs {
             // Not in memory: nobody has it cached, and whoever loads it now sees what the work leaves.
             None => work(),
         }
+    }
+
+    fn snapshots_changed(&self) {
+        self.forget_snapshots_dir();
+    }
+
+    fn tick(&self) {
+        self.reap_dead(0);
+        self.release_browsed();
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

@@ -4,23 +4,42 @@
 //! The mark of an orphan goes with the last of its records. Opening a volume removes the orphans that a mount
 //! left which could not.
 
+use std::sync::Arc;
+
 use super::{Tree, VolumeFs};
+use crate::attr::FileKind;
 use crate::error::FsError;
 use crate::ids::Ino;
-use crate::store::record::{Group, Inode, PageRun, Usage, Xattr};
-use crate::store::{Beneath, Head, META, Prefix, StoreError, Txn, Versioned, meta};
+use crate::store::record::{GROUP_SIZE, Group, Inode, Usage, Xattr};
+use crate::store::{Beneath, Head, META, Prefix, StoreError, Txn, meta};
 
 /// Groups that are removed in one transaction.
 const BATCH: usize = 1024;
+/// Inodes that are removed in one transaction.
+const TOGETHER: usize = 64;
+/// Size from which on a file's groups are removed in transactions of their own: one that is smaller has no more than `BATCH`.
+const LARGE: u64 = (BATCH * GROUP_SIZE) as u64;
+/// Inodes that may wait to be removed: the background gets to them within a second.
+pub(super) const PATIENCE: usize = TOGETHER - 1;
 
 impl VolumeFs {
-    /// Removes what died since the last call.
-    pub(super) fn reap_dead(&self) {
-        loop {
-            let Some((tree, ino)) = self.nodes.dead.lock().pop() else { return };
-            if let Err(error) = self.reap(&tree, ino) {
-                // Its mark stays: the next mount tries again.
-                tracing::warn!(%error, %ino, volume = %self.volume, "an unlinked inode could not be removed");
+    /// Removes what died since, if more than `patience` inodes wait.
+    pub(super) fn reap_dead(&self, patience: usize) {
+        let dead = {
+            let mut dead = self.nodes.dead.lock();
+            if dead.len() <= patience {
+                return;
+            }
+            std::mem::take(&mut *dead)
+        };
+        for chunk in dead.chunk_by(|a, b| Arc::ptr_eq(&a.0, &b.0)) {
+            let Some((tree, _)) = chunk.first() else { continue };
+            let inos: Vec<Ino> = chunk.iter().map(|&(_, ino)| ino).collect();
+            for inos in inos.chunks(TOGETHER) {
+                if let Err(error) = self.reap(tree, inos) {
+                    // Their marks stay: the next mount tries again.
+                    tracing::warn!(%error, ?inos, volume = %self.volume, "unlinked inodes could not be removed");
+                }
             }
         }
     }
@@ -36,49 +55,73 @@ impl VolumeFs {
             }
             Ok(true)
         })?;
-        for ino in orphans {
-            if self.nodes.find(tree, ino).is_none() {
-                self.reap(tree, ino)?;
-            }
+        orphans.retain(|&ino| self.nodes.find(tree, ino).is_none());
+        for inos in orphans.chunks(TOGETHER) {
+            self.reap(tree, inos)?;
         }
         Ok(())
     }
 
-    fn reap(&self, tree: &Tree, ino: Ino) -> Result<(), FsError> {
+    /// Removes inodes that have no name, in one transaction but for large files.
+    fn reap(&self, tree: &Tree, inos: &[Ino]) -> Result<(), FsError> {
         let Some(head) = &tree.head else { return Ok(()) };
         let view = &tree.merged.view;
-        let Some(Versioned { record: Some(inode), .. }) = view.inode(&self.store.db, ino)? else {
-            let mut txn = Txn::begin(&self.store, head);
+        let mut found = Vec::new();
+        for &ino in inos {
+            let inode = view.inode(&self.store.db, ino)?.and_then(|versioned| versioned.record);
+            let large = inode.as_ref().is_some_and(|inode| inode.nlink == 0 && inode.size > LARGE);
+            while large && self.reap_some_groups(head, tree, ino)? == BATCH {}
+            found.push((ino, inode));
+        }
+        let mut txn = Txn::begin_housekeeping(&self.store, head)?;
+        for (ino, inode) in found {
+            // A fork's name for what died elsewhere keeps an inode alive.
+            if let Some(inode) = inode.filter(|inode| inode.nlink == 0) {
+                self.stage_reap(&mut txn, tree, ino, &inode)?;
+            }
             txn.delete_orphan(ino);
-            txn.commit()?;
-            return Ok(());
-        };
-        if inode.nlink > 0 {
-            // A fork's name for what died elsewhere.
-            return Ok(());
         }
-        let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
-        while self.reap_groups(head, tree, ino, beneath)? == BATCH {}
-        let mut names = Vec::new();
-        if inode.has_xattrs {
-            view.xattrs(&self.store.db, ino, |name, _| {
-                names.push(name.to_vec());
-                Ok(true)
-            })?;
-        }
-        let mut txn = Txn::begin(&self.store, head);
-        for name in names {
-            txn.erase(&Prefix::xattr(head.tree, ino, &name), &Xattr::Removed, beneath)?;
-        }
-        txn.erase(&Prefix::inode(head.tree, ino), &None::<Inode>, beneath)?;
-        txn.delete_orphan(ino);
-        txn.charge(Usage { bytes: -i64::try_from(inode.stored).unwrap_or(0), inodes: -1 })?;
         txn.commit()?;
         Ok(())
     }
 
-    /// Removes some of a file's groups. Returns how many.
-    fn reap_groups(&self, head: &Head, tree: &Tree, ino: Ino, beneath: Beneath) -> Result<usize, FsError> {
+    fn stage_reap(&self, txn: &mut Txn<'_>, tree: &Tree, ino: Ino, inode: &Inode) -> Result<(), FsError> {
+        let head = txn.head();
+        let view = &tree.merged.view;
+        let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
+        if inode.kind == FileKind::Regular {
+            self.stage_reap_groups(txn, tree, ino, beneath)?;
+        }
+        if inode.has_xattrs {
+            let mut names = Vec::new();
+            view.xattrs(&self.store.db, ino, |name, _| {
+                names.push(name.to_vec());
+                Ok(true)
+            })?;
+            for name in names {
+                txn.erase(&Prefix::xattr(head.tree, ino, &name), &Xattr::Removed, beneath)?;
+            }
+        }
+        txn.erase(&Prefix::inode(head.tree, ino), &None::<Inode>, beneath)?;
+        txn.charge(Usage { bytes: -i64::try_from(inode.stored).unwrap_or(0), inodes: -1 })
+    }
+
+    /// Removes some groups of a large file. Returns how many.
+    fn reap_some_groups(&self, head: &Head, tree: &Tree, ino: Ino) -> Result<usize, FsError> {
+        let mut txn = Txn::begin_housekeeping(&self.store, head)?;
+        let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
+        let count = self.stage_reap_groups(&mut txn, tree, ino, beneath)?;
+        txn.commit()?;
+        Ok(count)
+    }
+
+    fn stage_reap_groups(
+        &self,
+        txn: &mut Txn<'_>,
+        tree: &Tree,
+        ino: Ino,
+        beneath: Beneath,
+    ) -> Result<usize, FsError> {
         let mut groups = Vec::new();
         tree.merged.view.groups(&self.store.db, ino, 0, |index, versioned| {
             if versioned.record != Group::Removed {
@@ -86,17 +129,13 @@ impl VolumeFs {
             }
             Ok(groups.len() < BATCH)
         })?;
-        if groups.is_empty() {
-            return Ok(0);
-        }
-        let mut txn = Txn::begin(&self.store, head);
+        let head = txn.head();
         for (index, group) in &groups {
-            for page in group.refs().filter(|page| page.epoch > head.retained()) {
-                txn.free(PageRun { segment: page.segment, page: page.page, count: 1 });
+            for page in group.refs() {
+                txn.release(ino, *index, page);
             }
             txn.erase(&Prefix::extent(head.tree, ino, *index), &Group::Removed, beneath)?;
         }
-        txn.commit()?;
         Ok(groups.len())
     }
 }

@@ -61,7 +61,7 @@ impl VolumeFs {
         let mut dir_inode = locked.get(dir.ino).inode.clone();
         (dir_inode.mtime, dir_inode.ctime) = (now, now);
 
-        let mut txn = Txn::begin(&self.store, head);
+        let mut txn = Txn::begin(&self.store, head)?;
         let beneath = self.beneath_name(&dir, locked.get(dir.ino), bytes)?;
         txn.erase(&self.dentry(&dir, bytes), &Dentry::Whiteout, beneath)?;
         let inode = self.stage_unlink(&mut txn, &child, locked.get(child.ino), now)?;
@@ -78,7 +78,7 @@ impl VolumeFs {
         state.names_changed();
         drop(locked);
         drop(child);
-        self.reap_dead();
+        self.reap_dead(super::reap::PATIENCE);
         Ok(())
     }
 

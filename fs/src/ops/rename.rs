@@ -82,7 +82,7 @@ impl VolumeFs {
         (to_inode.mtime, to_inode.ctime) = (now, now);
         let same_dir = from.ino == to.ino;
 
-        let mut txn = Txn::begin(&self.store, head);
+        let mut txn = Txn::begin(&self.store, head)?;
         let mut target_inode = None;
         match (&target, mode) {
             (Some(target), RenameMode::Exchange) => {
@@ -155,7 +155,7 @@ impl VolumeFs {
         locked.get(to.ino).names_changed();
         drop(locked);
         drop((moved, target));
-        self.reap_dead();
+        self.reap_dead(super::reap::PATIENCE);
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::ids::{BranchId, Epoch, Ino, NodeId};
 use crate::overlay::merged::Merged;
 
 const NAME: &str = ".snapshots";
-const NODE: NodeId = NodeId(NodeId::FIRST_DYNAMIC);
+pub(super) const NODE: NodeId = NodeId(NodeId::FIRST_DYNAMIC);
 
 struct Listed {
     name: String,
@@ -135,6 +135,17 @@ impl VolumeFs {
             Some(error) => Err(error),
             None => done,
         })
+    }
+
+    /// Makes the kernel forget what it knows of `.snapshots`.
+    pub(super) fn forget_snapshots_dir(&self) {
+        let listed = self.list_snapshots().unwrap_or_default();
+        if let Some(invalidator) = &*self.invalidator.read() {
+            invalidator.inode(NODE);
+            for snapshot in listed {
+                invalidator.entry(NODE, OsStr::new(&snapshot.name));
+            }
+        }
     }
 
     fn list_snapshots(&self) -> Result<Vec<Listed>, FsError> {

@@ -54,7 +54,7 @@ impl VolumeFs {
             _ => return Err(FsError::Unsupported { what: "fallocate of what is not a regular file" }),
         }
         let mut inode = state.inode.clone();
-        let mut txn = Txn::begin(&self.store, head);
+        let mut txn = Txn::begin(&self.store, head)?;
         let mut staged = None;
         if zeros {
             let inside = end.min(inode.size).saturating_sub(offset);
@@ -80,7 +80,7 @@ impl VolumeFs {
         let epoch = txn.epoch();
         let admission = txn.commit()?;
         if let Some(staged) = staged {
-            staged.apply(state, &self.store)?;
+            staged.apply(state, &self.store, &head.appender)?;
         }
         drop(admission);
         state.accept(inode, (head.branch, epoch));
@@ -127,6 +127,15 @@ impl VolumeFs {
                             let run_end = index * GROUP_SIZE as u64 + ((position + run) * PAGE_SIZE) as u64;
                             match self.seek_lower(&node, &state, at, run_end.min(size), whence)? {
                                 Some(found) => return Ok(found),
+                                // Nothing is below: the next group that exists decides.
+                                None if position + run == pages.len()
+                                    && !self.reads_lower(&state, run_end) =>
+                                {
+                                    match self.next_group(&node, index + 1)? {
+                                        Some(next) => next * GROUP_SIZE as u64,
+                                        None => size,
+                                    }
+                                }
                                 None => run_end,
                             }
                         }
@@ -140,6 +149,10 @@ impl VolumeFs {
             // The end of the file is a hole.
             Whence::Hole => Ok(size),
         }
+    }
+
+    fn reads_lower(&self, state: &NodeState, offset: u64) -> bool {
+        state.inode.lower.as_ref().is_some_and(|lower| lower.readable > offset)
     }
 
     /// Looks between `from` and `to`, where the lower answers, and zeros follow it.

@@ -38,15 +38,16 @@ impl VolumeFs {
         node.tree.merged.xattr(node.ino, &state.inode, name.as_bytes())?.ok_or(FsError::NoXattr)
     }
 
-    /// Returns the names of all attributes, each with a NUL behind it.
-    pub fn listxattr(&self, node: NodeId) -> Result<Vec<u8>, FsError> {
+    /// Returns the names of all attributes, each with a NUL behind it; those of `trusted.` only to root.
+    pub fn listxattr(&self, caller: &Caller, node: NodeId) -> Result<Vec<u8>, FsError> {
         if self.snapshots_dir_attr(node)?.is_some() {
             return Ok(Vec::new());
         }
         let node = self.node(node)?;
         let state = node.state.read();
         let names = node.tree.merged.xattr_names(node.ino, &state.inode)?;
-        Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
+        let shown = names.into_iter().filter(|name| caller.uid == 0 || !name.starts_with(b"trusted."));
+        Ok(shown.flat_map(|name| name.into_iter().chain([0])).collect())
     }
 
     /// Sets an attribute. An access ACL also sets the permission bits it stands for.
@@ -62,6 +63,7 @@ impl VolumeFs {
         if name.is_empty() || name.len() > NAME_MAX || name.contains(&0) {
             return Err(FsError::Invalid { what: "name of an extended attribute" });
         }
+        check_namespace(name)?;
         if value.len() > VALUE_MAX {
             return Err(FsError::XattrTooBig);
         }
@@ -86,7 +88,7 @@ impl VolumeFs {
             inode.has_xattrs = true;
             self.store.space.check(value.len() as u64 + 4096)?;
         }
-        let mut txn = Txn::begin(&self.store, head);
+        let mut txn = Txn::begin(&self.store, head)?;
         if record != Xattr::Removed || inode.has_xattrs || inode.lower.is_some() {
             inode.has_xattrs = true;
             txn.put(&Prefix::xattr(head.tree, node.ino, name), &record, Touch::First);
@@ -101,6 +103,7 @@ impl VolumeFs {
     /// Removes an attribute.
     pub fn removexattr(&self, _caller: &Caller, node: NodeId, name: &OsStr) -> Result<(), FsError> {
         let name = name.as_bytes();
+        check_namespace(name)?;
         let node = self.node(node)?;
         let head = self.writable(&node)?;
         let mut locked = Locked::all(&[&node]);
@@ -110,7 +113,7 @@ impl VolumeFs {
         inode.ctime = Timestamp::now();
         // A lower's attribute is hidden by the mark of the removal.
         inode.has_xattrs = true;
-        let mut txn = Txn::begin(&self.store, head);
+        let mut txn = Txn::begin(&self.store, head)?;
         txn.put(&Prefix::xattr(head.tree, node.ino, name), &Xattr::Removed, Touch::First);
         put_inode(&mut txn, node.ino, state, &inode)?;
         let version = (head.branch, txn.epoch());
@@ -118,4 +121,15 @@ impl VolumeFs {
         state.accept(inode, version);
         Ok(())
     }
+}
+
+/// Refuses names that are in none of the namespaces of xattr(7). The kernel leaves that to the file system.
+fn check_namespace(name: &[u8]) -> Result<(), FsError> {
+    let known = [&b"user."[..], b"trusted.", b"security."]
+        .iter()
+        .any(|space| name.starts_with(space) && name.len() > space.len());
+    if known || name == acl::ACCESS || name == acl::DEFAULT {
+        return Ok(());
+    }
+    Err(FsError::Unsupported { what: "an extended attribute outside user, trusted, security and POSIX ACLs" })
 }

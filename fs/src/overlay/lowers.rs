@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use rocksdb::WriteBatch;
 
 use super::host::HostLower;
-use super::lower::{Lower, LowerInode, LowerPath, LowerStamp};
+use super::lower::{Lower, LowerError, LowerInode, LowerPath, LowerStamp};
 use super::resolve::LayerSays;
 use super::stack::{LayerSet, LowerStack};
 use crate::error::FsError;
@@ -35,9 +35,12 @@ impl Lowers {
         let mut roots = Vec::new();
         for dir in dirs {
             let bad = |why: String| FsError::BadLower { path: dir.clone(), why };
-            let lower = HostLower::open(dir).map_err(|error| match std::error::Error::source(&error) {
-                Some(source) => bad(source.to_string()),
-                None => bad(error.to_string()),
+            let lower = HostLower::open(dir).map_err(|error| match &error {
+                LowerError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                    FsError::LowerMissing { path: dir.clone() }
+                }
+                LowerError::Open { source, .. } => bad(source.to_string()),
+                other => bad(other.to_string()),
             })?;
             match lower.lookup(&LowerPath::root())? {
                 LayerSays::Directory { inode, .. } => roots.push(inode),
@@ -145,6 +148,7 @@ impl Lowers {
                 path: path.as_bytes().into(),
                 layers: layers.bits(),
                 readable: if inode.kind == crate::attr::FileKind::Regular { inode.size } else { 0 },
+                blocks: inode.blocks,
                 host_ino: inode.stamp.host_ino,
                 host_size: inode.stamp.size,
                 host_mtime: inode.stamp.mtime,

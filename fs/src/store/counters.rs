@@ -1,4 +1,4 @@
-//! Numbers that are handed out once: trees, branches, volumes, cuts and inodes.
+//! Numbers that are handed out once: trees, branches, volumes, cuts, segments and inodes.
 //!
 //! # Crash consistency
 //! A counter is stored ahead of its use, by one, or for inodes by a lease of many: a crash leaves gaps, never a
@@ -21,6 +21,7 @@ pub(crate) enum Counter {
     Volume = 2,
     Cut = 3,
     Ino = 4,
+    Segment = 5,
 }
 
 /// Inode numbers that are stored ahead at once.
@@ -49,6 +50,14 @@ impl Counters {
         let next = read(db, counter)?.max(1);
         write(db, counter, next + 1)?;
         Ok(next)
+    }
+
+    /// Returns a segment number that was never returned before and is at least `at_least`.
+    pub(crate) fn next_segment(&self, db: &Database, at_least: u32) -> Result<u32, StoreError> {
+        let _one_by_one = self.one_by_one.lock();
+        let next = read(db, Counter::Segment)?.max(u64::from(at_least));
+        write(db, Counter::Segment, next + 1)?;
+        u32::try_from(next).map_err(|_| StoreError::Corrupt { what: "counter of segments".into() })
     }
 
     /// Returns an inode number that was never returned before.

@@ -92,6 +92,10 @@ impl Store {
         {
             let registry = self.registry.read();
             for part in &mut parts {
+                if registry.volume(&part.name)?.1.branch != part.head.branch {
+                    // Rolled back since it was looked up.
+                    return Err(FsError::Retired);
+                }
                 part.look(&registry, name)?;
             }
         }
@@ -101,18 +105,22 @@ impl Store {
         let held = flip(&moving, || {
             for head in &moving {
                 head.set_first_new_ino(self.counters.peek_ino());
+                // Before anybody writes into the next epoch: pages of this one are the snapshot's from now on.
+                head.set_retained(head.gate.epoch());
             }
         });
         let drained = moving.iter().map(|head| head.gate.drain(head.gate.epoch().previous())).sum();
         for part in parts.iter_mut().filter(|part| part.same_as.is_none()) {
             part.ended = part.head.gate.epoch().previous();
-            part.head.set_retained(part.ended);
         }
         let id = if moving.is_empty() { 0 } else { u64::from(self.number(Counter::Cut)?) };
         let start = Instant::now();
         self.record_cut(&parts, id, name)?;
         self.db.sync_log()?;
         self.seal_later(&moving);
+        for live in parts.iter().filter_map(|part| part.head.live()) {
+            live.snapshots_changed();
+        }
         Ok(CutReport {
             id,
             held,

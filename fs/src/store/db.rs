@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    Options, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
+    Options, ReadOptions, SliceTransform, Snapshot, WriteBatch, WriteOptions,
 };
 
 use super::error::StoreError;
@@ -104,6 +104,11 @@ impl Database {
         Ok(iter.status()?)
     }
 
+    /// Returns the records as they are now, whatever is written later.
+    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
+        self.db.snapshot()
+    }
+
     /// Returns an iterator for seeks within one prefix at a time: bloom filters skip what cannot hold it.
     pub(crate) fn seeker(&self, family: Family) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
@@ -128,11 +133,6 @@ impl Database {
             self.db.flush_cf(self.family(name))?;
         }
         Ok(())
-    }
-
-    /// Compacts a range that was deleted, so that the disk sees it.
-    pub(crate) fn compact(&self, family: &str) {
-        self.db.compact_range_cf(self.family(family), None::<&[u8]>, None::<&[u8]>);
     }
 
     /// Returns the bytes of live tables.
@@ -178,7 +178,10 @@ fn database_options(memory: MemoryBudget) -> Options {
     options.set_db_write_buffer_size(memory.write_buffers);
     options.set_max_total_wal_size(memory.write_buffers as u64 * 2);
     // Overwriting old log files spares a journal commit per sync: their size does not change.
-    options.set_recycle_log_file_num(4);
+    options.set_recycle_log_file_num(2);
+    // RocksDB reserves as much disk for a log as a memtable may have: the default family has none worth the name.
+    options.set_write_buffer_size(1 << 20);
+    options.set_manifest_preallocation_size(64 << 10);
     // A sync in the middle of heavy writing must not have hundreds of megabytes to push out.
     options.set_wal_bytes_per_sync(512 << 10);
     options.set_bytes_per_sync(1 << 20);
@@ -195,7 +198,7 @@ fn database_options(memory: MemoryBudget) -> Options {
 
 fn common_options(memory: MemoryBudget) -> Options {
     let mut options = Options::default();
-    options.set_write_buffer_size(memory.write_buffers / 4);
+    options.set_write_buffer_size(memory.write_buffers / 8);
     options.set_max_write_buffer_number(4);
     options.set_level_zero_file_num_compaction_trigger(4);
     options.set_level_zero_slowdown_writes_trigger(40);

@@ -58,6 +58,22 @@ pub enum StoreError {
 impl StoreError {
     /// Tells whether the host's disk is full.
     pub fn is_disk_full(&self) -> bool {
-        matches!(self, StoreError::Io { source, .. } if source.raw_os_error() == Some(libc::ENOSPC))
+        match self {
+            StoreError::Io { source, .. } => source.raw_os_error() == Some(libc::ENOSPC),
+            // RocksDB has the host's words in its message only.
+            StoreError::Database { source } => {
+                source.kind() == rocksdb::ErrorKind::IOError && source.as_ref().contains("No space left")
+            }
+            _ => false,
+        }
+    }
+
+    /// Tells whether bytes are not what was written.
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            StoreError::Corrupt { .. } => true,
+            StoreError::Database { source } => source.kind() == rocksdb::ErrorKind::Corruption,
+            _ => false,
+        }
     }
 }

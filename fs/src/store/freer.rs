@@ -1,7 +1,7 @@
 //! Giving pages back to the host, in the background.
 //!
 //! # Crash consistency
-//! Pages are punched out only once the batch that let go of them is durable: else the host could lose that batch with
+//! Pages are punched out only once the batch that let go of them is durable, and the data that replaced them: else the host could lose that batch with
 //! its power, and older records would point at holes. Which pages those are is in the batch itself, so
 //! that nothing is forgotten when the process dies in between. Punching twice is harmless.
 
@@ -15,6 +15,7 @@ use super::error::StoreError;
 use super::keys::meta;
 use super::record::{FreeList, PAGE_SIZE, PageRun, Record};
 use super::segment::Segments;
+use crate::error::FsError;
 
 /// Pages that wait to be punched out.
 pub(crate) struct Freer {
@@ -52,12 +53,19 @@ impl Freer {
     }
 
     /// Punches out all that waits. Returns how many bytes went back.
-    pub(crate) fn run(&self, db: &Database, segments: &Segments) -> Result<u64, StoreError> {
+    ///
+    /// `sync` makes durable what was written instead of the pages, data and records.
+    pub(crate) fn run(
+        &self,
+        db: &Database,
+        segments: &Segments,
+        sync: impl FnOnce() -> Result<(), FsError>,
+    ) -> Result<u64, FsError> {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         if waiting.is_empty() {
             return Ok(0);
         }
-        let done = self.punch(db, segments, &waiting);
+        let done = sync().and_then(|()| Ok(self.punch(db, segments, &waiting)?));
         if done.is_err() {
             self.waiting.lock().extend(waiting);
         }
@@ -70,7 +78,6 @@ impl Freer {
         segments: &Segments,
         waiting: &[(u64, Vec<PageRun>)],
     ) -> Result<u64, StoreError> {
-        db.sync_log()?;
         let mut bytes = 0;
         let mut batch = WriteBatch::default();
         for (number, runs) in waiting {

@@ -21,6 +21,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::ids::Epoch;
 
 const CLOSED: u64 = 1;
+/// The gate of a head that is nobody's any more; no epoch is that large.
+const RETIRED: u64 = u64::MAX;
 
 /// The gate of one head.
 pub(crate) struct Gate {
@@ -53,13 +55,17 @@ impl Gate {
         Epoch(self.word.load(Ordering::SeqCst) >> 1)
     }
 
-    /// Admits an operation to the current epoch; waits while a cut holds the gate.
-    pub(crate) fn enter(&self) -> Admission<'_> {
+    /// Admits an operation to the current epoch; waits while a cut holds the gate. `None` once the head is retired.
+    pub(crate) fn enter(&self) -> Option<Admission<'_>> {
         loop {
             let word = self.word.load(Ordering::SeqCst);
+            if word == RETIRED {
+                return None;
+            }
             if word & CLOSED != 0 {
                 let mut waiting = self.waiting.lock();
-                if self.word.load(Ordering::SeqCst) & CLOSED != 0 {
+                let word = self.word.load(Ordering::SeqCst);
+                if word & CLOSED != 0 && word != RETIRED {
                     self.changed.wait(&mut waiting);
                 }
                 continue;
@@ -69,7 +75,7 @@ impl Gate {
             inside.fetch_add(1, Ordering::SeqCst);
             // A cut that closed the gate in between does not know of us: step back.
             if self.word.load(Ordering::SeqCst) == word {
-                return Admission { gate: self, epoch };
+                return Some(Admission { gate: self, epoch });
             }
             self.leave(epoch);
         }
@@ -90,6 +96,21 @@ impl Gate {
         self.word.fetch_and(!CLOSED, Ordering::SeqCst);
         drop(self.waiting.lock());
         self.changed.notify_all();
+    }
+
+    /// Admits nobody any more, and waits until nobody is inside. Returns what [`Gate::reinstate`] takes.
+    pub(crate) fn retire(&self) -> Epoch {
+        let epoch = Epoch(self.word.swap(RETIRED, Ordering::SeqCst) >> 1);
+        drop(self.waiting.lock());
+        self.changed.notify_all();
+        self.drain(epoch);
+        self.drain(epoch.next());
+        epoch
+    }
+
+    /// Takes a retirement back.
+    pub(crate) fn reinstate(&self, epoch: Epoch) {
+        self.word.store(epoch.0 << 1, Ordering::SeqCst);
     }
 
     /// Waits until no operation of `epoch`, which has ended, is inside. Returns how long it took.
@@ -155,7 +176,7 @@ mod tests {
                 let (gate, stop, busy) = (gate.clone(), stop.clone(), busy.clone());
                 std::thread::spawn(move || {
                     while !stop.load(Ordering::SeqCst) {
-                        let admission = gate.enter();
+                        let admission = gate.enter().unwrap();
                         let parity = (admission.epoch().0 % 2) as usize;
                         busy[parity].fetch_add(1, Ordering::SeqCst);
                         std::thread::yield_now();

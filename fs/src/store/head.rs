@@ -42,6 +42,10 @@ pub(crate) struct Head {
 pub(crate) trait LiveHead: Any + Send + Sync {
     /// Runs `work` while nobody can use what is cached of an inode, and forgets what is cached of its data.
     fn exclusively(&self, ino: Ino, work: &mut dyn FnMut());
+    /// Called after snapshots of the volume came or went.
+    fn snapshots_changed(&self);
+    /// Called about once a second from the background.
+    fn tick(&self);
     /// For the layer above, which knows the type.
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
@@ -208,6 +212,11 @@ impl Head {
     /// Returns the mounted file system over this head.
     pub(crate) fn live(&self) -> Option<Arc<dyn LiveHead>> {
         self.live.read().as_ref().and_then(Weak::upgrade)
+    }
+
+    /// Tells whether the head is mounted.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.read().as_ref().is_some_and(|live| live.strong_count() > 0)
     }
 
     pub(crate) fn set_live(&self, live: Weak<dyn LiveHead>) {

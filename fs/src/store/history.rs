@@ -74,8 +74,15 @@ impl Store {
     /// # Errors
     /// [`FsError::SnapshotMounted`] while it is in use.
     pub fn remove_snapshot(&self, called: &str) -> Result<(), FsError> {
+        let branch = self.registry.read().snapshot(called)?.0;
+        let loaded = self.loaded_head(branch);
+        // A cut under way has raised what is retained and is not in the registry yet.
+        let _cutting = loaded.as_ref().map(|head| head.cutting.lock());
         let mut registry = self.registry.write();
-        let (branch, epoch, _) = registry.snapshot(called)?;
+        let (found, epoch, _) = registry.snapshot(called)?;
+        if found != branch {
+            return Err(FsError::SnapshotNotFound { name: called.to_owned() });
+        }
         check_not_viewed(&registry, &[(branch, epoch)])?;
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
@@ -86,7 +93,12 @@ impl Store {
         if let Some(head) = self.loaded_head(branch) {
             head.set_retained(self.retained_below_head(&registry, branch)?);
         }
+        let volume = registry.branch(branch)?.volume;
+        let head = registry.volumes.get(&volume).map(|volume| volume.branch);
         drop(registry);
+        if let Some(live) = head.and_then(|head| self.loaded_head(head)).and_then(|head| head.live()) {
+            live.snapshots_changed();
+        }
         self.wake_reclaimer();
         Ok(())
     }

@@ -288,7 +288,7 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 /// | kind | record | rest of the key |
 /// |---|---|---|
 /// | 0x02 | hash key of directory order | |
-/// | 0x03 | next tree, branch, volume, cut and inode numbers | which u8 |
+/// | 0x03 | next tree, branch, volume, cut, inode and segment numbers | which u8 |
 /// | 0x10 | volume | volume u32 |
 /// | 0x11 | branch | branch u32 |
 /// | 0x12 | snapshot | branch u32, epoch u64 |
@@ -298,6 +298,8 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 /// | 0x22 | sweep to be done | branch u32, from epoch u64 |
 /// | 0x23 | pages to be freed | number u64 |
 /// | 0x24 | segment | segment u32 |
+/// | 0x26 | tie of two groups that share pages | tree u32, ino u64, group u64, other ino u64, other group u64 |
+/// | 0x27 | doubt whether a shared page is needed | tree u32, ino u64, group u64, segment u32, page u32 |
 pub(crate) mod meta {
     use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
 
@@ -312,6 +314,8 @@ pub(crate) mod meta {
     pub(crate) const SWEEP: u8 = 0x22;
     pub(crate) const FREE: u8 = 0x23;
     pub(crate) const SEGMENT: u8 = 0x24;
+    pub(crate) const TIE: u8 = 0x26;
+    pub(crate) const DOUBT: u8 = 0x27;
 
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = vec![kind];
@@ -356,6 +360,33 @@ pub(crate) mod meta {
     }
     pub(crate) fn segment(id: u32) -> Vec<u8> {
         key(SEGMENT, &[&id.to_be_bytes()])
+    }
+
+    pub(crate) fn ties_of((tree, ino, group): (TreeId, Ino, u64)) -> Vec<u8> {
+        key(TIE, &[&tree.0.to_be_bytes(), &ino.0.to_be_bytes(), &group.to_be_bytes()])
+    }
+    pub(crate) fn tie(one: (TreeId, Ino, u64), (_, ino, group): (TreeId, Ino, u64)) -> Vec<u8> {
+        let mut key = ties_of(one);
+        key.extend_from_slice(&ino.0.to_be_bytes());
+        key.extend_from_slice(&group.to_be_bytes());
+        key
+    }
+    /// Returns the other end of a tie.
+    pub(crate) fn parse_tie(key: &[u8]) -> Option<(TreeId, Ino, u64)> {
+        let ino = u64::from_be_bytes(key.get(21..29)?.try_into().ok()?);
+        let group = u64::from_be_bytes(key.get(29..37)?.try_into().ok()?);
+        Some((TreeId(tail_u32(key)?), Ino(ino), group))
+    }
+    pub(crate) fn doubt((tree, ino, group): (TreeId, Ino, u64), segment: u32, page: u32) -> Vec<u8> {
+        let place = [&tree.0.to_be_bytes()[..], &ino.0.to_be_bytes(), &group.to_be_bytes()];
+        key(DOUBT, &[&place.concat(), &segment.to_be_bytes(), &page.to_be_bytes()])
+    }
+    pub(crate) fn parse_doubt(key: &[u8]) -> Option<((TreeId, Ino, u64), u32, u32)> {
+        let (tree, ino) = tail_u32_u64(key)?;
+        let group = u64::from_be_bytes(key.get(13..21)?.try_into().ok()?);
+        let segment = u32::from_be_bytes(key.get(21..25)?.try_into().ok()?);
+        let page = u32::from_be_bytes(key.get(25..29)?.try_into().ok()?);
+        Some(((TreeId(tree), Ino(ino), group), segment, page))
     }
 
     pub(crate) fn tail_u32(key: &[u8]) -> Option<u32> {

@@ -26,6 +26,7 @@ mod error;
 mod fork;
 mod format;
 mod freer;
+mod frozen;
 mod gate;
 mod group_sync;
 mod head;
@@ -37,6 +38,7 @@ mod reclaim;
 pub mod record;
 mod registry;
 mod segment;
+mod sharing;
 mod space;
 mod transaction;
 mod view;
@@ -59,8 +61,11 @@ pub use reclaim::ReclaimReport;
 pub use view::{Versioned, View};
 
 pub(crate) use db::{META, TOUCHED};
+pub(crate) use frozen::Frozen;
 pub(crate) use head::{Head, LiveHead};
 pub(crate) use keys::{meta, parse_touched, touched_start};
+pub(crate) use name_hash::NameHasher;
+pub(crate) use segment::Appender;
 pub(crate) use transaction::{Beneath, Touch, Txn};
 pub(crate) use view::hex;
 
@@ -68,11 +73,10 @@ use counters::Counters;
 use db::Database;
 use freer::Freer;
 use lock::StoreLock;
-use name_hash::NameHasher;
 use reclaim::Reclaimer;
 use record::{Record, SegmentMark, Usage};
 use registry::Registry;
-use segment::{Appender, Segments};
+use segment::Segments;
 use space::Space;
 
 use crate::error::FsError;
@@ -189,14 +193,27 @@ impl Store {
         if changed {
             head.mark_written(record.epoch);
         }
+        // What an earlier process wrote, or what the volume was forked from, and is not on the disk yet.
+        self.segments.note_dirty(&head.appender);
         let head = Arc::new(head);
         heads.insert(branch, head.clone());
         Ok(head)
     }
 
+    /// Returns the head of a volume.
+    pub(crate) fn head_of_volume(&self, name: &str) -> Result<Arc<Head>, FsError> {
+        let branch = self.registry.read().volume(name)?.1.branch;
+        self.head(branch)
+    }
+
     /// Returns the head if it is loaded.
     pub(crate) fn loaded_head(&self, branch: BranchId) -> Option<Arc<Head>> {
         self.heads.lock().get(&branch).cloned()
+    }
+
+    /// Returns all heads that are loaded.
+    pub(crate) fn loaded_heads(&self) -> Vec<Arc<Head>> {
+        self.heads.lock().values().cloned().collect()
     }
 
     /// Forgets a head that was replaced or removed.
@@ -229,6 +246,14 @@ impl Store {
         let marks = self.segments.sync_all().map_err(|error| self.db.poison(error))?;
         self.write_marks(&marks)?;
         Ok(self.db.sync_log()?)
+    }
+
+    /// Returns the number of a new segment. Its mark is stored before any record can refer to it: in another boot its
+    /// pages are suspect until they were synced in this one.
+    pub(crate) fn new_segment(&self, at_least: u32) -> Result<u32, StoreError> {
+        let segment = self.counters.next_segment(&self.db, at_least)?;
+        self.write_marks(&[(segment, 0, self.segments.boot())])?;
+        Ok(segment)
     }
 
     fn write_marks(&self, marks: &[(u32, u32, u128)]) -> Result<(), StoreError> {

@@ -20,7 +20,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::{Condvar, Mutex};
 use rocksdb::WriteBatch;
 
@@ -28,7 +28,7 @@ use super::keys::split_version;
 use super::record::{FreeList, Group, PAGE_SIZE, PageRef, PageRun, Record};
 use super::registry::Registry;
 use super::view::View;
-use super::{Family, META, Prefix, Store, StoreError, TOUCHED, meta, parse_touched, touched_start};
+use super::{Family, META, Prefix, PrefixOf, Store, StoreError, TOUCHED, meta, parse_touched, touched_start};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, TreeId};
 
@@ -134,6 +134,7 @@ fn background(store: &Weak<Store>, signal: &Signal) {
                 tracing::error!(%error, branch = %head.branch, "file data of a snapshot could not be synced");
             }
         }
+        store.tick_heads();
         if let Err(error) = store.reclaim_until_stopped() {
             tracing::error!(%error, "space could not be given back; it will be tried again");
         }
@@ -164,6 +165,16 @@ impl Store {
     pub(crate) fn wake_reclaimer(&self) {
         self.reclaimer.signal.state.lock().work = true;
         self.reclaimer.signal.changed.notify_all();
+    }
+
+    /// Lets mounted heads do what they put off.
+    fn tick_heads(&self) {
+        for head in self.loaded_heads() {
+            let _borrowing = self.reclaimer.borrowing.lock();
+            if let Some(live) = head.live() {
+                live.tick();
+            }
+        }
     }
 
     /// Has the data of cut heads pushed to the disk soon.
@@ -239,6 +250,7 @@ impl Store {
                 return Ok(report);
             }
         }
+        self.settle_doubts()?;
         if !self.freer.is_empty() {
             report += self.free_pages()?;
         }
@@ -246,7 +258,7 @@ impl Store {
     }
 
     fn free_pages(&self) -> Result<ReclaimReport, FsError> {
-        let bytes = self.freer.run(&self.db, &self.segments)?;
+        let bytes = self.freer.run(&self.db, &self.segments, || self.sync_all())?;
         let unlinked = self.segments.unlink_empty()?;
         if !unlinked.is_empty() {
             let mut batch = WriteBatch::default();
@@ -321,7 +333,10 @@ impl Store {
     }
 
     fn span(&self, sweep: &Sweep) -> Result<Option<Span>, FsError> {
-        let registry = self.registry.read();
+        self.span_of(&self.registry.read(), sweep)
+    }
+
+    fn span_of(&self, registry: &Registry, sweep: &Sweep) -> Result<Option<Span>, FsError> {
         let Some(branch) = registry.branches.get(&sweep.branch) else { return Ok(None) };
         let next = registry.retained_after(sweep.branch, sweep.after);
         let pinned = registry.pinned_up_to(sweep.branch, sweep.after);
@@ -342,7 +357,7 @@ impl Store {
     fn sweep(&self, sweep: &Sweep) -> Result<ReclaimReport, FsError> {
         let mut report = ReclaimReport::default();
         let Some(span) = self.span(sweep)? else {
-            self.end_sweep(sweep)?;
+            self.end_sweep(sweep, None)?;
             return Ok(report);
         };
         self.walk(sweep, span.keep, |prefixes| {
@@ -364,7 +379,7 @@ impl Store {
             Ok(!self.reclaimer.is_stopping())
         })?;
         if !self.reclaimer.is_stopping() {
-            self.end_sweep(sweep)?;
+            self.end_sweep(sweep, Some((span.keep, span.live)))?;
         }
         Ok(report)
     }
@@ -452,7 +467,7 @@ impl Store {
         span: &Span,
         prefix: &Prefix,
         dropped: &[Epoch],
-    ) -> Result<Vec<PageRun>, FsError> {
+    ) -> Result<Vec<PageRef>, FsError> {
         if prefix.family != Family::Extent || dropped.is_empty() {
             return Ok(Vec::new());
         }
@@ -467,14 +482,15 @@ impl Store {
             let group = before.load::<Group>(&self.db, prefix)?;
             needed.extend(group.iter().flat_map(|group| group.record.refs().map(place)));
         }
-        let mut freed: HashSet<(u32, u32)> = HashSet::new();
+        let mut freed: HashMap<(u32, u32), PageRef> = HashMap::new();
         for &epoch in dropped {
             let exact = View::new(span.tree, vec![(sweep.branch, epoch)]);
             if let Some(group) = exact.load::<Group>(&self.db, prefix)? {
-                freed.extend(group.record.refs().map(place).filter(|page| !needed.contains(page)));
+                let gone = group.record.refs().filter(|&page| !needed.contains(&place(page)));
+                freed.extend(gone.map(|page| (place(page), page)));
             }
         }
-        Ok(freed.into_iter().map(|(segment, page)| PageRun { segment, page, count: 1 }).collect())
+        Ok(freed.into_values().collect())
     }
 
     fn sweep_batch(&self, sweep: &Sweep, span: &Span, prefixes: &[Prefix]) -> Result<ReclaimReport, FsError> {
@@ -483,7 +499,17 @@ impl Store {
         let mut versions = 0;
         for prefix in prefixes {
             let (kept, dropped) = self.versions(sweep, span, prefix)?;
-            runs.extend(self.freed(sweep, span, prefix, &dropped)?);
+            for page in self.freed(sweep, span, prefix, &dropped)? {
+                match prefix.parse() {
+                    // The mark came with the copy: versions older than that do not have it.
+                    Some(PrefixOf::Extent { ino, group })
+                        if page.shared || self.has_ties((span.tree, ino, group))? =>
+                    {
+                        self.put_doubt(&mut batch, (span.tree, ino, group), page);
+                    }
+                    _ => runs.push(PageRun { segment: page.segment, page: page.page, count: 1 }),
+                }
+            }
             let family = self.db.family(prefix.family.name());
             for &epoch in &dropped {
                 batch.delete_cf(family, prefix.version(sweep.branch, epoch));
@@ -540,10 +566,23 @@ impl Store {
         })
     }
 
-    fn end_sweep(&self, sweep: &Sweep) -> Result<(), FsError> {
+    /// Ends a sweep that was done for a span with this end, unless there is more to it by now.
+    fn end_sweep(&self, sweep: &Sweep, done: Option<(Option<Epoch>, bool)>) -> Result<(), FsError> {
         let mut registry = self.registry.write();
+        let key = meta::sweep(sweep.branch, sweep.after);
+        let stored = self.db.get_meta(&key)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        let now = self.span_of(&registry, sweep)?.map(|now| (now.keep, now.live));
+        let same_end = match (done, now) {
+            // A cut under a live head retains what the sweep kept.
+            (Some((Some(kept), true)), Some((Some(keeps), _))) => keeps >= kept,
+            (done, now) => done == now,
+        };
+        if stored != Some(sweep.last.0) || !same_end {
+            // More became invisible meanwhile: another round looks at it.
+            return Ok(());
+        }
         let mut batch = WriteBatch::default();
-        batch.delete_cf(self.db.family(META), meta::sweep(sweep.branch, sweep.after));
+        batch.delete_cf(self.db.family(META), key);
         let unused = registry.branches.contains_key(&sweep.branch)
             && sweep.after == Epoch(0)
             && registry.retained_after(sweep.branch, Epoch(0)).is_none();

@@ -19,6 +19,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::error::StoreError;
+use super::group_sync::GroupSync;
 use super::record::{PAGE_SIZE, PageRun};
 
 /// Pages of a full segment: 1 GiB.
@@ -29,7 +30,8 @@ pub(crate) struct Segments {
     dir: PathBuf,
     boot: u128,
     open: RwLock<HashMap<u32, Arc<Segment>>>,
-    next: AtomicU32,
+    /// Larger than the number of every segment file that was found.
+    after_found: u32,
 }
 
 /// One segment file.
@@ -39,6 +41,9 @@ pub(crate) struct Segment {
     file: File,
     /// Written since the last sync.
     dirty: AtomicBool,
+    sync: GroupSync,
+    /// What the stored mark says, or is about to.
+    marked_pages: AtomicU32,
     /// The directory entry was synced.
     linked: AtomicBool,
     synced_pages: AtomicU32,
@@ -55,10 +60,11 @@ struct Allocation {
     unwritten: Vec<u32>,
 }
 
-/// The place where one head appends.
+/// The place where one head appends, and what it wrote since its last sync.
 #[derive(Default)]
 pub(crate) struct Appender {
     current: Mutex<Option<Arc<Segment>>>,
+    dirty: Mutex<Vec<Arc<Segment>>>,
 }
 
 /// Pages that were handed out, to be written once.
@@ -76,11 +82,11 @@ impl Segments {
     ) -> Result<Segments, StoreError> {
         std::fs::create_dir_all(&dir).map_err(|source| io("create", &dir, source))?;
         let mut open = HashMap::new();
-        let mut next = marks.keys().max().map_or(1, |last| last + 1);
+        let mut after_found = marks.keys().max().map_or(1, |last| last + 1);
         for entry in std::fs::read_dir(&dir).map_err(|source| io("list", &dir, source))? {
             let entry = entry.map_err(|source| io("list", &dir, source))?;
             let Some(id) = segment_id(&entry.file_name()) else { continue };
-            next = next.max(id + 1);
+            after_found = after_found.max(id + 1);
             let path = entry.path();
             let file = File::options()
                 .read(true)
@@ -89,12 +95,15 @@ impl Segments {
                 .map_err(|source| io("open", &path, source))?;
             let length = file.metadata().map_err(|source| io("stat", &path, source))?.len();
             let pages = u32::try_from(length.div_ceil(PAGE_SIZE as u64)).unwrap_or(u32::MAX);
-            let (synced_pages, written_in) = marks.get(&id).copied().unwrap_or((0, boot));
+            // A segment without a mark was made by a process that died before its first record: of no boot we know.
+            let (synced_pages, written_in) = marks.get(&id).copied().unwrap_or((0, 0));
             let segment = Segment {
                 id,
                 path,
                 file,
                 dirty: AtomicBool::new(synced_pages < pages),
+                sync: GroupSync::default(),
+                marked_pages: AtomicU32::new(synced_pages),
                 linked: AtomicBool::new(synced_pages > 0),
                 synced_pages: AtomicU32::new(synced_pages),
                 boot: written_in,
@@ -103,11 +112,16 @@ impl Segments {
             };
             open.insert(id, Arc::new(segment));
         }
-        Ok(Segments { dir, boot, open: RwLock::new(open), next: AtomicU32::new(next) })
+        Ok(Segments { dir, boot, open: RwLock::new(open), after_found })
     }
 
-    /// Hands out `count` pages in a row, at most 256.
-    pub(crate) fn allocate(&self, appender: &Appender, count: u32) -> Result<Allocated, StoreError> {
+    /// Hands out `count` pages in a row, at most 256. A new segment gets the number that `number` returns, or a larger one.
+    pub(crate) fn allocate(
+        &self,
+        appender: &Appender,
+        count: u32,
+        number: impl Fn(u32) -> Result<u32, StoreError>,
+    ) -> Result<Allocated, StoreError> {
         let mut current = appender.current.lock();
         loop {
             if let Some(segment) = current.as_ref() {
@@ -117,16 +131,16 @@ impl Segments {
                     allocation.next += count;
                     allocation.unwritten.push(run.page);
                     drop(allocation);
+                    appender.note(segment);
                     return Ok(Allocated { segment: segment.clone(), run });
                 }
                 segment.active.store(false, Ordering::SeqCst);
             }
-            *current = Some(self.create()?);
+            *current = Some(self.create(number(self.after_found)?)?);
         }
     }
 
-    fn create(&self) -> Result<Arc<Segment>, StoreError> {
-        let id = self.next.fetch_add(1, Ordering::SeqCst);
+    fn create(&self, id: u32) -> Result<Arc<Segment>, StoreError> {
         let path = self.dir.join(format!("{id:08x}.seg"));
         let file = File::options()
             .read(true)
@@ -139,6 +153,8 @@ impl Segments {
             path,
             file,
             dirty: AtomicBool::new(false),
+            sync: GroupSync::default(),
+            marked_pages: AtomicU32::new(0),
             linked: AtomicBool::new(false),
             synced_pages: AtomicU32::new(0),
             boot: self.boot,
@@ -147,6 +163,11 @@ impl Segments {
         });
         self.open.write().insert(id, segment.clone());
         Ok(segment)
+    }
+
+    /// Identifies the boot of the host that runs now.
+    pub(crate) fn boot(&self) -> u128 {
+        self.boot
     }
 
     /// Returns the segment, if it exists.
@@ -166,13 +187,42 @@ impl Segments {
         })
     }
 
-    /// Syncs what an appender wrote. Returns the marks that became true.
+    /// Syncs what was written through an appender. Returns the marks that became true.
     pub(crate) fn sync(&self, appender: &Appender) -> Result<Vec<(u32, u32, u128)>, StoreError> {
-        let current = appender.current.lock().clone();
-        match current {
-            Some(segment) => self.sync_segment(&segment).map(|mark| mark.into_iter().collect()),
-            None => Ok(Vec::new()),
+        let dirty = appender.dirty.lock().clone();
+        let mut marks = Vec::new();
+        for segment in &dirty {
+            marks.extend(self.sync_segment(segment)?);
         }
+        // Only what cannot be written any more through this appender without being noted again.
+        appender.dirty.lock().retain(|segment| {
+            segment.active.load(Ordering::SeqCst)
+                || segment.dirty.load(Ordering::SeqCst)
+                || !segment.allocation.lock().unwritten.is_empty()
+        });
+        Ok(marks)
+    }
+
+    /// Makes an appender answer for all that is not on the disk yet, whoever wrote it.
+    pub(crate) fn note_dirty(&self, appender: &Appender) {
+        for segment in self.open.read().values().filter(|segment| segment.dirty.load(Ordering::SeqCst)) {
+            appender.note(segment);
+        }
+    }
+
+    /// Rewrites bytes of a page in place.
+    pub(crate) fn rewrite(
+        &self,
+        appender: &Appender,
+        segment: u32,
+        page: u32,
+        skip: usize,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        let segment = self.get(segment)?;
+        segment.write(page, skip, bytes)?;
+        appender.note(&segment);
+        Ok(())
     }
 
     /// Syncs every segment that was written since its last sync. Returns the marks that became true.
@@ -185,26 +235,35 @@ impl Segments {
         Ok(marks)
     }
 
-    /// Syncs one segment if it is dirty.
+    /// Syncs one segment if it is dirty. Concurrent callers share a sync.
     pub(crate) fn sync_segment(&self, segment: &Segment) -> Result<Option<(u32, u32, u128)>, StoreError> {
-        if !segment.dirty.swap(false, Ordering::SeqCst) {
-            return Ok(None);
-        }
-        let safe = {
-            let allocation = segment.allocation.lock();
-            allocation.unwritten.iter().copied().min().unwrap_or(allocation.next)
-        };
-        segment.file.sync_data().map_err(|source| {
-            segment.dirty.store(true, Ordering::SeqCst);
-            io("sync", &segment.path, source)
+        segment.sync.run::<StoreError>(|| {
+            if !segment.dirty.swap(false, Ordering::SeqCst) {
+                return Ok(());
+            }
+            let safe = {
+                let allocation = segment.allocation.lock();
+                allocation.unwritten.iter().copied().min().unwrap_or(allocation.next)
+            };
+            segment.file.sync_data().map_err(|source| {
+                segment.dirty.store(true, Ordering::SeqCst);
+                io("sync", &segment.path, source)
+            })?;
+            if !segment.linked.load(Ordering::SeqCst) {
+                File::open(&self.dir)
+                    .and_then(|dir| dir.sync_all())
+                    .map_err(|source| io("sync", &self.dir, source))?;
+                segment.linked.store(true, Ordering::SeqCst);
+            }
+            // What an earlier boot lost does not come back by a sync of this one.
+            if segment.boot == self.boot {
+                segment.synced_pages.fetch_max(safe, Ordering::SeqCst);
+            }
+            Ok(())
         })?;
-        if !segment.linked.swap(true, Ordering::SeqCst) {
-            File::open(&self.dir)
-                .and_then(|dir| dir.sync_all())
-                .map_err(|source| io("sync", &self.dir, source))?;
-        }
-        let before = segment.synced_pages.fetch_max(safe, Ordering::SeqCst);
-        Ok((safe > before).then_some((segment.id, safe, segment.boot)))
+        let synced = segment.synced_pages.load(Ordering::SeqCst);
+        let before = segment.marked_pages.fetch_max(synced, Ordering::SeqCst);
+        Ok((synced > before).then_some((segment.id, synced, segment.boot)))
     }
 
     /// Gives the pages of a run back to the host. Doing it twice is harmless: pages are never handed out again.
@@ -257,6 +316,13 @@ impl Segments {
 }
 
 impl Appender {
+    fn note(&self, segment: &Arc<Segment>) {
+        let mut dirty = self.dirty.lock();
+        if !dirty.iter().any(|noted| Arc::ptr_eq(noted, segment)) {
+            dirty.push(segment.clone());
+        }
+    }
+
     /// Stops appending: the segment may be unlinked once it is empty.
     pub(crate) fn retire(&self) {
         if let Some(segment) = self.current.lock().take() {
@@ -312,6 +378,29 @@ impl Segment {
         Ok(())
     }
 
+    /// Tells whether nobody appends to it any more and nothing that was handed out is on its way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.active.load(Ordering::SeqCst) && self.allocation.lock().unwritten.is_empty()
+    }
+
+    /// Returns the next run of pages, from `page` on, for which the host stores anything.
+    pub(crate) fn next_data(&self, page: u32) -> Result<Option<PageRun>, StoreError> {
+        use nix::errno::Errno;
+        use nix::unistd::{Whence, lseek};
+        let failed = |errno: Errno| io("seek in", &self.path, errno.into());
+        // Nobody uses the file's position: reads and writes name theirs.
+        let start = match lseek(&self.file, i64::from(page) * PAGE_SIZE as i64, Whence::SeekData) {
+            Ok(start) => start as u64 / PAGE_SIZE as u64,
+            Err(Errno::ENXIO) => return Ok(None),
+            Err(errno) => return Err(failed(errno)),
+        };
+        let end =
+            lseek(&self.file, (start * PAGE_SIZE as u64) as i64, Whence::SeekHole).map_err(failed)? as u64;
+        let number = |pages: u64| u32::try_from(pages).unwrap_or(u32::MAX);
+        let count = number(end.div_ceil(PAGE_SIZE as u64).saturating_sub(start));
+        Ok((count > 0).then_some(PageRun { segment: self.id, page: number(start), count }))
+    }
+
     /// Writes into a page and those after it.
     pub(crate) fn write(&self, page: u32, skip: usize, bytes: &[u8]) -> Result<(), StoreError> {
         let offset = u64::from(page) * PAGE_SIZE as u64 + skip as u64;
@@ -333,6 +422,11 @@ fn io(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
 mod tests {
     use super::*;
 
+    /// Numbers as the store's counter gives them.
+    fn number(at_least: u32) -> Result<u32, StoreError> {
+        Ok(at_least)
+    }
+
     fn segments(dir: &Path, boot: u128, marks: &HashMap<u32, (u32, u128)>) -> Segments {
         Segments::open(dir.to_owned(), boot, marks).unwrap()
     }
@@ -342,12 +436,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = segments(dir.path(), 1, &HashMap::new());
         let appender = Appender::default();
-        let a = first.allocate(&appender, 3).unwrap();
+        let a = first.allocate(&appender, 3, number).unwrap();
         a.write([&[7; 3 * PAGE_SIZE][..]]).unwrap();
-        let b = first.allocate(&appender, 1).unwrap();
+        let b = first.allocate(&appender, 1, number).unwrap();
         assert_eq!((b.run.segment, b.run.page), (a.run.segment, 3));
         let again = segments(dir.path(), 1, &HashMap::new());
-        let c = again.allocate(&Appender::default(), 1).unwrap();
+        let c = again.allocate(&Appender::default(), 1, number).unwrap();
         assert_ne!(c.run.segment, a.run.segment);
         let mut bytes = [0; 10];
         again.get(a.run.segment).unwrap().read(2, 4000, &mut bytes).unwrap();
@@ -359,8 +453,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let segments = segments(dir.path(), 1, &HashMap::new());
         let appender = Appender::default();
-        let slow = segments.allocate(&appender, 1).unwrap();
-        let quick = segments.allocate(&appender, 1).unwrap();
+        let slow = segments.allocate(&appender, 1, number).unwrap();
+        let quick = segments.allocate(&appender, 1, number).unwrap();
         quick.write([&[1; PAGE_SIZE][..]]).unwrap();
         drop(quick);
         assert_eq!(segments.sync(&appender).unwrap(), []);
@@ -376,7 +470,7 @@ mod tests {
         let appender = Appender::default();
         let id = {
             let segments = segments(dir.path(), 1, &HashMap::new());
-            segments.allocate(&appender, 4).unwrap().run.segment
+            segments.allocate(&appender, 4, number).unwrap().run.segment
         };
         let marks = HashMap::from([(id, (2, 1))]);
         let same = segments(dir.path(), 1, &marks);
@@ -391,7 +485,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let segments = segments(dir.path(), 1, &HashMap::new());
         let appender = Appender::default();
-        let pages = segments.allocate(&appender, 2).unwrap();
+        let pages = segments.allocate(&appender, 2, number).unwrap();
         pages.write([&[1; 2 * PAGE_SIZE][..]]).unwrap();
         let run = pages.run;
         drop(pages);

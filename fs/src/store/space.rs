@@ -16,36 +16,30 @@ const LOOK_AFTER: u64 = 4 << 20;
 /// Watches the disk under a store.
 pub(crate) struct Space {
     dir: PathBuf,
-    last: Mutex<Look>,
+    /// When the disk was last looked at.
+    looked: Mutex<Instant>,
     /// Bytes that may be written until the next look.
     allowance: AtomicU64,
 }
 
-struct Look {
-    at: Instant,
-    total: u64,
-    available: u64,
-}
-
 impl Space {
     pub(crate) fn new(dir: PathBuf) -> Space {
-        let last = Look { at: Instant::now() - LOOK_AGAIN * 2, total: 0, available: 0 };
-        Space { dir, last: Mutex::new(last), allowance: AtomicU64::new(0) }
+        Space { dir, looked: Mutex::new(Instant::now()), allowance: AtomicU64::new(0) }
     }
 
     /// Refuses growth by `bytes` if that would eat into the reserve.
     pub(crate) fn check(&self, bytes: u64) -> Result<(), FsError> {
         let taken =
             self.allowance.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(bytes));
-        let mut last = match (taken, self.last.try_lock()) {
+        let mut looked = match (taken, self.looked.try_lock()) {
             // Somebody else is looking right now, and there was allowance.
             (Ok(_), None) => return Ok(()),
-            (Ok(_), Some(last)) if last.at.elapsed() < LOOK_AGAIN => return Ok(()),
-            (_, Some(last)) => last,
-            (Err(_), None) => self.last.lock(),
+            (Ok(_), Some(looked)) if looked.elapsed() < LOOK_AGAIN => return Ok(()),
+            (_, Some(looked)) => looked,
+            (Err(_), None) => self.looked.lock(),
         };
         let (total, available) = self.look()?;
-        *last = Look { at: Instant::now(), total, available };
+        *looked = Instant::now();
         let spare = available.saturating_sub(reserve(total));
         self.allowance.store(spare.min(LOOK_AFTER), Ordering::SeqCst);
         if spare > bytes { Ok(()) } else { Err(FsError::NoSpace) }

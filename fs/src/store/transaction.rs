@@ -12,8 +12,9 @@ use super::db::{META, TOUCHED};
 use super::gate::Admission;
 use super::head::Head;
 use super::keys::{Prefix, meta};
-use super::record::{FreeList, PageRun, Record, Usage};
+use super::record::{FreeList, PageRef, PageRun, Record, Usage};
 use super::segment::Allocated;
+use super::sharing::Place;
 use crate::error::FsError;
 use crate::ids::{Epoch, Ino};
 
@@ -36,25 +37,44 @@ pub(crate) struct Txn<'a> {
     freed: Vec<PageRun>,
     allocated: Vec<Allocated>,
     committed: bool,
+    purpose: Purpose,
+    doubts: bool,
+}
+
+/// What a transaction is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    /// Somebody wants it.
+    Change,
+    /// It only tidies up: nobody sees a difference, and a snapshot after it says the same as one before.
+    Housekeeping,
 }
 
 impl<'a> Txn<'a> {
     /// Begins; to be called while the locks of all inodes concerned are held.
-    pub(crate) fn begin(store: &'a Store, head: &'a Head) -> Txn<'a> {
-        Txn {
+    ///
+    /// # Errors
+    /// [`FsError::Retired`] if a rollback or a removal took the head away.
+    pub(crate) fn begin(store: &'a Store, head: &'a Head) -> Result<Txn<'a>, FsError> {
+        Ok(Txn {
             store,
             head,
-            admission: head.gate.enter(),
+            admission: head.gate.enter().ok_or(FsError::Retired)?,
             batch: WriteBatch::default(),
             charged: Usage::default(),
             freed: Vec::new(),
             allocated: Vec::new(),
             committed: false,
-        }
+            purpose: Purpose::Change,
+            doubts: false,
+        })
     }
 
-    pub(crate) fn store(&self) -> &'a Store {
-        self.store
+    /// Begins one that removes what nobody sees any more.
+    pub(crate) fn begin_housekeeping(store: &'a Store, head: &'a Head) -> Result<Txn<'a>, FsError> {
+        let mut txn = Txn::begin(store, head)?;
+        txn.purpose = Purpose::Housekeeping;
+        Ok(txn)
     }
 
     pub(crate) fn head(&self) -> &'a Head {
@@ -126,13 +146,36 @@ impl<'a> Txn<'a> {
 
     /// Hands out pages in this head's segment. They are given back if the transaction is not committed.
     pub(crate) fn allocate(&mut self, count: u32) -> Result<&Allocated, FsError> {
-        let allocated = self.store.segments.allocate(&self.head.appender, count)?;
+        let store = self.store;
+        let number = |at_least| store.new_segment(at_least);
+        let allocated = store.segments.allocate(&self.head.appender, count, number)?;
         self.allocated.push(allocated);
         Ok(self.allocated.last().expect("something was pushed just now"))
     }
 
+    /// Tells whether only this head sees what was allocated in `epoch`: this very epoch, or one after the newest
+    /// that is retained.
+    fn is_own(&self, epoch: Epoch) -> bool {
+        epoch == self.epoch() || epoch > self.head.retained()
+    }
+
+    /// Stores that two groups will share pages.
+    pub(crate) fn put_tie(&mut self, one: Place, other: Place) {
+        self.store.put_tie(&mut self.batch, one, other);
+    }
+
+    /// Lets go of a page of a group. A shared one is looked into later; what a snapshot sees stays.
+    pub(crate) fn release(&mut self, ino: Ino, group: u64, page: PageRef) {
+        if page.shared {
+            self.store.put_doubt(&mut self.batch, (self.head.tree, ino, group), page);
+            self.doubts = true;
+        } else if self.is_own(page.epoch) {
+            self.free(PageRun { segment: page.segment, page: page.page, count: 1 });
+        }
+    }
+
     /// Gives pages back, after the commit is durable.
-    pub(crate) fn free(&mut self, run: PageRun) {
+    fn free(&mut self, run: PageRun) {
         match self.freed.last_mut() {
             Some(last) if last.segment == run.segment && last.page + last.count == run.page => {
                 last.count += run.count
@@ -154,7 +197,11 @@ impl<'a> Txn<'a> {
             batch.put_cf(store.db.family(META), meta::free(number), list.encode());
         }
         // Before the write: a cut that finds nothing written must not overlook a batch on its way.
-        head.mark_written(epoch);
+        if self.purpose == Purpose::Change {
+            head.mark_written(epoch);
+        }
+        // A failed write stops the store, but may be in the log: pages it refers to stay.
+        self.committed = true;
         if self.charged == Usage::default() {
             store.db.write(batch)?;
         } else {
@@ -165,10 +212,12 @@ impl<'a> Txn<'a> {
             store.db.write(batch)?;
             *writer = sum;
         }
-        self.committed = true;
         head.commit_usage(epoch, self.charged);
         if let Some(number) = free_number {
             store.freer.push(number, freed);
+        }
+        if self.doubts {
+            store.wake_reclaimer();
         }
         Ok(self.admission.clone())
     }

@@ -143,7 +143,7 @@ impl View {
     }
 
     /// Moves `iter` to the newest version of `prefix` that can be seen.
-    fn seek(
+    pub(crate) fn seek(
         &self,
         iter: &mut DBRawIterator<'_>,
         prefix: &[u8],

@@ -93,9 +93,15 @@ impl Store {
     /// [`FsError::VolumeMounted`] and [`FsError::SnapshotMounted`] while it, or a snapshot of it, is in use.
     pub fn remove_volume(&self, name: &str) -> Result<(), FsError> {
         let _borrowing = self.reclaimer.borrowing.lock();
+        let loaded = self.head_of_volume(name)?;
+        // Neither a cut nor somebody who opens it may find it half removed.
+        let (_cutting, _opening) = (loaded.cutting.lock(), loaded.opening.lock());
         let mut registry = self.registry.write();
         let (id, volume) = registry.volume(name)?;
         let head = volume.branch;
+        if head != loaded.branch {
+            return Err(FsError::Retired);
+        }
         self.check_not_live(head, name)?;
         let snapshots: Vec<_> = registry.snapshots_of(id).map(|(branch, epoch, _)| (branch, epoch)).collect();
         check_not_viewed(&registry, &snapshots)?;
@@ -120,6 +126,7 @@ impl Store {
             registry.snapshots.remove(key);
         }
         drop(registry);
+        loaded.gate.retire();
         self.unload_head(head);
         self.wake_reclaimer();
         Ok(())
@@ -165,9 +172,9 @@ impl Store {
 
     /// Refuses what must not happen to a mounted head.
     pub(crate) fn check_not_live(&self, branch: BranchId, name: &str) -> Result<(), FsError> {
-        match self.loaded_head(branch).and_then(|head| head.live()) {
-            Some(_) => Err(FsError::VolumeMounted { name: name.to_owned() }),
-            None => Ok(()),
+        match self.loaded_head(branch).is_some_and(|head| head.is_live()) {
+            true => Err(FsError::VolumeMounted { name: name.to_owned() }),
+            false => Ok(()),
         }
     }
 
@@ -190,7 +197,10 @@ pub(crate) fn check_not_viewed(registry: &Registry, snapshots: &[(BranchId, Epoc
 
 fn check_lower(path: &PathBuf) -> Result<PathBuf, FsError> {
     let bad = |why: String| FsError::BadLower { path: path.clone(), why };
-    let canonical = path.canonicalize().map_err(|error| bad(error.to_string()))?;
+    let canonical = path.canonicalize().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => FsError::LowerMissing { path: path.clone() },
+        _ => bad(error.to_string()),
+    })?;
     if !canonical.is_dir() {
         return Err(bad("not a directory".into()));
     }

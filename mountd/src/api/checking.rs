@@ -1,16 +1,26 @@
 //! Checking a store, served by a mountd or on its own.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use durdir_fs::FsError;
+use durdir_fs::check::{self, Repair};
 use durdir_fs::store::{Store, StoreOptions};
 
-use crate::proto::CheckResponse;
+use crate::proto::{CheckResponse, Issue};
 
 /// Checks an open store.
-pub(super) fn check(_store: &Arc<Store>, _repair: bool) -> Result<CheckResponse, FsError> {
-    Err(FsError::Unsupported { what: "fsck" })
+pub(super) fn check(store: &Store, repair: bool) -> Result<CheckResponse, FsError> {
+    let repair = if repair { Repair::Yes } else { Repair::No };
+    let report = check::check(store, repair)?;
+    let issues = report.issues.into_iter().map(|issue| Issue {
+        kind: issue.kind().to_owned(),
+        volume: issue.volume(),
+        inode: issue.inode(),
+        path: issue.path(),
+        detail: issue.to_string(),
+        repaired: issue.repaired(),
+    });
+    Ok(CheckResponse { issues: issues.collect(), records: report.records })
 }
 
 /// Checks a store that no mountd has open. There must be one: opening would make it.

@@ -40,12 +40,6 @@ pub(crate) enum ApiError {
         /// What is mounted there.
         what: String,
     },
-    /// A lower is not there.
-    #[error("lower {} does not exist", path.display())]
-    LowerMissing {
-        /// As it was given.
-        path: PathBuf,
-    },
     /// The daemon would have to go through one of its own mounts.
     #[error(
         "lower {} lies inside the mount of {outer} at {}; a mountd cannot read its own mounts, choose a directory outside",

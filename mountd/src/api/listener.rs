@@ -8,10 +8,10 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -32,19 +32,38 @@ use crate::proto::volumes_server::VolumesServer;
 /// Accept fails for a while when descriptors run out; trying at once again would burn a CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Counts the clients that are connected.
+/// Counts the clients that are connected, until no more are let in.
 #[derive(Clone, Default)]
-pub(crate) struct Connections(Arc<AtomicUsize>);
+pub(crate) struct Connections(Arc<Mutex<Door>>);
+
+#[derive(Default)]
+struct Door {
+    inside: usize,
+    closed: bool,
+}
 
 impl Connections {
     /// Returns whether anybody is connected.
     pub(crate) fn any(&self) -> bool {
-        self.0.load(Ordering::SeqCst) > 0
+        self.0.lock().inside > 0
     }
 
-    fn open(&self) -> OpenConnection {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        OpenConnection(Connections::clone(self))
+    /// Lets nobody in any more, if nobody is connected now, and returns whether that is so. A
+    /// client that comes later finds its connection closed before anything was answered, so it may
+    /// try again.
+    pub(crate) fn close_if_none(&self) -> bool {
+        let mut door = self.0.lock();
+        door.closed |= door.inside == 0;
+        door.closed
+    }
+
+    fn open(&self) -> Option<OpenConnection> {
+        let mut door = self.0.lock();
+        if door.closed {
+            return None;
+        }
+        door.inside += 1;
+        Some(OpenConnection(Connections::clone(self)))
     }
 }
 
@@ -53,7 +72,7 @@ struct OpenConnection(Connections);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.0.lock().inside -= 1;
     }
 }
 
@@ -115,7 +134,7 @@ async fn accept(
 fn admit(stream: UnixStream, connections: &Connections) -> Option<Client> {
     match stream.peer_cred() {
         Ok(peer) if may_call(peer.uid(), nix::unistd::geteuid().as_raw()) => {
-            Some(Client { stream, _open: connections.open() })
+            connections.open().map(|open| Client { stream, _open: open })
         }
         Ok(peer) => {
             tracing::warn!(uid = peer.uid(), pid = peer.pid(), "refused a client of another user");
@@ -191,8 +210,16 @@ mod tests {
         let connections = Connections::default();
         let (one, two) = (connections.open(), connections.open());
         drop(one);
-        assert!(connections.any());
+        assert!(connections.any() && !connections.close_if_none());
         drop(two);
+        assert!(!connections.any());
+    }
+
+    #[test]
+    fn nobody_comes_in_after_the_door_was_closed() {
+        let connections = Connections::default();
+        assert!(connections.close_if_none());
+        assert!(connections.open().is_none());
         assert!(!connections.any());
     }
 }

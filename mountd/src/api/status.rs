@@ -69,9 +69,7 @@ fn classify(error: &ApiError) -> ExitClass {
         | ApiError::MountInTransition { .. }
         | ApiError::OtherLowers { .. }
         | ApiError::ShuttingDown => ExitClass::Conflict,
-        ApiError::NotMounted { .. } | ApiError::NoVolumeToMount { .. } | ApiError::LowerMissing { .. } => {
-            ExitClass::NotFound
-        }
+        ApiError::NotMounted { .. } | ApiError::NoVolumeToMount { .. } => ExitClass::NotFound,
         ApiError::LowerInsideOwnMount { .. }
         | ApiError::ForeignSnapshot { .. }
         | ApiError::NotForSnapshots { .. }
@@ -108,9 +106,12 @@ fn classify_drain(error: &DrainError) -> ExitClass {
 
 fn classify_fs(error: &FsError) -> ExitClass {
     match error {
-        FsError::VolumeNotFound { .. } | FsError::SnapshotNotFound { .. } | FsError::NotFound => {
-            ExitClass::NotFound
-        }
+        FsError::VolumeNotFound { .. }
+        | FsError::SnapshotNotFound { .. }
+        | FsError::LowerMissing { .. }
+        | FsError::NotFound => ExitClass::NotFound,
+        // Somebody else rolled it back or removed it in between: asking again tells.
+        FsError::Retired => ExitClass::Conflict,
         FsError::VolumeExists { .. }
         | FsError::VolumeMounted { .. }
         | FsError::SnapshotExists { .. }
@@ -124,7 +125,6 @@ fn classify_fs(error: &FsError) -> ExitClass {
         | FsError::AccessDenied
         | FsError::ReadOnly
         | FsError::CrossVolume => ExitClass::Refused,
-        // It is there and cannot be used, or it is not there: the message tells which.
         FsError::BadLower { .. } => ExitClass::Refused,
         // These are answers to programs on a mount, not to a call of the control plane.
         FsError::NotDirectory { .. }
@@ -160,6 +160,7 @@ fn classify_store(error: &StoreError) -> ExitClass {
         StoreError::Locked { .. } => ExitClass::Conflict,
         StoreError::NewerFormat { .. } => ExitClass::Refused,
         StoreError::Corrupt { .. } => ExitClass::Integrity,
+        StoreError::Database { .. } if error.is_corruption() => ExitClass::Integrity,
         StoreError::Database { .. } | StoreError::Io { .. } | StoreError::Poisoned { .. } => {
             ExitClass::Failed
         }
@@ -201,7 +202,7 @@ mod tests {
             (MountError::NotDirectory { mountpoint: dir() }.into(), ExitClass::Refused),
             (MountError::Busy { mountpoint: dir() }.into(), ExitClass::Conflict),
             (MountError::AlreadyMounted { mountpoint: dir() }.into(), ExitClass::Conflict),
-            (ApiError::LowerMissing { path: dir() }, ExitClass::NotFound),
+            (FsError::LowerMissing { path: dir() }.into(), ExitClass::NotFound),
             (ApiError::NoUring, ExitClass::Refused),
             (ApiError::NotMounted { target: name() }, ExitClass::NotFound),
             (ApiError::ShuttingDown, ExitClass::Conflict),

@@ -182,6 +182,8 @@ mod tests {
         for line in [
             "mount web /mnt --create --lower /a --lower /b --quota-bytes 10GiB --quota-inodes 1000",
             "mount web /mnt --snapshot web@1 --read-only --cache writeback --transport classic --allow-other",
+            "mount --allow-other web /mnt",
+            "mount web /mnt --allow-other=false",
             "umount /mnt",
             "volume create web --lower /a",
             "volume ls",

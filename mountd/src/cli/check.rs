@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::document::text;
 use super::error::CliError;
 use super::output::with_progress;
 use super::run::{Session, call};
@@ -56,7 +57,7 @@ impl From<Issue> for FoundIssue {
             kind: issue.kind,
             volume: issue.volume,
             inode: issue.inode,
-            path: issue.path,
+            path: issue.path.as_deref().map(text),
             detail: issue.detail,
             repaired: issue.repaired,
         }
@@ -115,7 +116,7 @@ pub(super) async fn fsck(session: &Session, arguments: FsckArgs) -> Result<(), C
     Err(CliError::Found { what, exit: ExitClass::Integrity })
 }
 
-/// `extent_overlap: web: inode 42: a/b: pages 3 to 5 (repaired)`
+/// `extent-overlap: web: inode 42: a/b: pages 3 to 5 (repaired)`
 fn issue_line(issue: &FoundIssue) -> String {
     let mut parts = vec![issue.kind.clone()];
     parts.extend(issue.volume.clone());
@@ -199,13 +200,13 @@ mod tests {
     #[test]
     fn an_issue_is_one_line() {
         let issue = FoundIssue {
-            kind: "extent_overlap".to_owned(),
+            kind: "extent-overlap".to_owned(),
             volume: Some("web".to_owned()),
             inode: Some(42),
             path: None,
             detail: "pages\n3".to_owned(),
             repaired: false,
         };
-        assert_eq!(issue_line(&issue), "extent_overlap: web: inode 42: pages\\n3\n");
+        assert_eq!(issue_line(&issue), "extent-overlap: web: inode 42: pages\\n3\n");
     }
 }

@@ -18,6 +18,9 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use crate::exit::printable;
 use crate::proto::LogEntry;
 
+/// Columns are aligned up to this width: one line far to the right must not push away all others.
+const WIDE: usize = 40;
+
 /// A snapshot or a head, to be drawn as one line.
 struct Node<'a> {
     sign: char,
@@ -202,11 +205,11 @@ fn render(lines: &[Line<'_>], time: impl Fn(i64) -> String) -> String {
     let widest = |column: fn(&(String, String, String, bool)) -> &String| {
         texts.iter().map(|text| width(column(text))).max().unwrap_or(0)
     };
-    let (labels, names) = (widest(|text| &text.0), widest(|text| &text.1));
+    let (labels, names) = (widest(|text| &text.0).min(WIDE), widest(|text| &text.1).min(WIDE));
     let mut out = String::new();
     for (label, name, when, is_node) in &texts {
         if *is_node {
-            let pad = |text: &str, to: usize| " ".repeat(to - width(text) + 2);
+            let pad = |text: &str, to: usize| " ".repeat(to.saturating_sub(width(text)) + 2);
             out.push_str(label);
             out.push_str(&pad(label, labels));
             if names > 0 {

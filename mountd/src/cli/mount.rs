@@ -45,9 +45,12 @@ pub(super) struct MountArgs {
     /// How requests travel between the kernel and mountd
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     transport: Transport,
-    /// Let other users in, as far as file permissions allow [default for root]
-    #[arg(long)]
-    allow_other: bool,
+    /// Let other users in, as far as file permissions allow [default: true for root, else false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true"
+    )]
+    allow_other: Option<bool>,
 }
 
 /// How the kernel caches writes.
@@ -133,7 +136,7 @@ fn request(arguments: &MountArgs) -> Result<MountRequest, CliError> {
         Transport::Classic => TransportKind::Classic,
         Transport::Uring => TransportKind::Uring,
     });
-    options.allow_other = arguments.allow_other.then_some(true);
+    options.allow_other = arguments.allow_other;
     Ok(MountRequest {
         volume: arguments.volume.clone(),
         snapshot,
@@ -182,7 +185,7 @@ mod tests {
             quota_inodes: None,
             cache: Cache::Writeback,
             transport: Transport::Auto,
-            allow_other: false,
+            allow_other: None,
         }
     }
 

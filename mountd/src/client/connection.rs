@@ -83,7 +83,9 @@ impl Client {
 
     async fn say_hello(&self, endpoint: &Endpoint) -> Result<HelloResponse, ClientError> {
         let mut node = self.node();
-        let hello = self.within(Some(HELLO), node.hello(HelloRequest {})).await?;
+        let hello = self
+            .within(Some(self.limit.map_or(HELLO, |limit| limit.min(HELLO))), node.hello(HelloRequest {}))
+            .await?;
         if hello.api_revision != API_REVISION {
             return Err(ClientError::OtherProtocol { version: hello.version });
         }

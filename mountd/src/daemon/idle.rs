@@ -30,7 +30,8 @@ pub(super) async fn watch(
     limit: Option<Duration>,
 ) -> Option<Ending> {
     let mut idle_since = Instant::now();
-    let mut ticks = tokio::time::interval(TICK);
+    let tick = limit.map_or(TICK, |limit| limit.clamp(Duration::from_millis(1), TICK));
+    let mut ticks = tokio::time::interval(tick);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -47,7 +48,7 @@ pub(super) async fn watch(
             && let Some(ending) = try_end(&node)
         {
             // Whoever connected before the lock was ours is served; who comes later waits for it.
-            if !is_needed(&node, &connections) {
+            if node.mounts.is_empty() && connections.close_if_none() {
                 tracing::info!(idle = ?limit, "nothing is mounted and nobody is connected");
                 return Some(ending);
             }

@@ -2,6 +2,7 @@
 //! start reports.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::arguments::Arguments;
@@ -26,15 +27,15 @@ pub(super) enum StartError {
         "store {} is in use by process {pid}; end that, or reach it through its --socket",
         dir.display()
     )]
-    StoreInUse { dir: std::path::PathBuf, pid: i32 },
+    StoreInUse { dir: PathBuf, pid: i32 },
     #[error("open store {}", dir.display())]
-    OpenStore { dir: std::path::PathBuf, source: durdir_fs::FsError },
+    OpenStore { dir: PathBuf, source: durdir_fs::FsError },
     #[error(
         "another process listens at {}; stop it, or pass another --socket", socket.display()
     )]
-    SocketInUse { socket: std::path::PathBuf },
+    SocketInUse { socket: PathBuf },
     #[error("listen at {}", socket.display())]
-    Listen { socket: std::path::PathBuf, source: std::io::Error },
+    Listen { socket: PathBuf, source: std::io::Error },
     #[error("listen at {address} for metrics")]
     ListenMetrics { address: std::net::SocketAddr, source: std::io::Error },
     #[error("{what}")]
@@ -98,16 +99,22 @@ fn run(arguments: &Arguments, on_its_own: bool) -> Result<(), StartError> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let store = store_directory::prepare(&endpoint.store)?;
     let endpoint = Endpoint { store, ..endpoint };
+    // Told before the working directory changes: a reload reads it again.
+    let config_file = arguments.config.as_ref().map(|path| resolve(path));
     if on_its_own {
         leave_session()?;
     }
     worker::run(worker::Assignment {
         config,
-        config_file: arguments.config.clone(),
+        config_file,
         endpoint,
         idle: arguments.private.then_some(arguments.idle),
         on_its_own,
     })
+}
+
+fn resolve(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Returns the settings: the command line goes before the file.
@@ -173,8 +180,6 @@ fn say(line: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use clap::Parser;
 
     use super::*;

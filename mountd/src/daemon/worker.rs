@@ -111,6 +111,8 @@ async fn serve(
         std::io::ErrorKind::AddrInUse => StartError::SocketInUse { socket: path.clone() },
         _ => StartError::Listen { socket: path.clone(), source },
     })?;
+    let own_socket =
+        socket::identify(path).map_err(|source| StartError::Listen { socket: path.clone(), source })?;
     let connections = Connections::default();
     let (stop, stopped) = watch::channel(false);
     let api = api::serve(Arc::clone(node), listener, connections.clone(), stopped.clone())
@@ -152,7 +154,7 @@ async fn serve(
     node.mounts.set_grace(grace);
 
     // Nobody finds the socket any more, then calls in flight end, then the rest.
-    if let Err(error) = std::fs::remove_file(path) {
+    if let Err(error) = socket::remove_own(path, own_socket) {
         tracing::warn!(%error, socket = %path.display(), "cannot remove the socket");
     }
     stop.send_replace(true);

@@ -51,8 +51,8 @@ impl Mounts {
         MountPlan::from_request(options, nix::unistd::geteuid().is_root())
     }
 
-    /// Refuses lowers that are not there, or that the daemon could reach only through one of its own
-    /// mounts: it would wait for itself.
+    /// Refuses lowers that the daemon could reach only through one of its own mounts: it would wait for
+    /// itself.
     pub(crate) fn check_lowers(&self, lowers: &[PathBuf]) -> Result<(), ApiError> {
         for path in lowers {
             if let Some(outer) = self.registry().holding(path) {
@@ -61,13 +61,6 @@ impl Mounts {
                     outer: outer.name(),
                     mountpoint: outer.mountpoint.clone(),
                 });
-            }
-            match std::fs::metadata(path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    return Err(ApiError::LowerMissing { path: path.clone() });
-                }
-                // Everything else is found, and told, by whoever opens it.
-                Ok(_) | Err(_) => {}
             }
         }
         Ok(())

@@ -22,7 +22,6 @@ use super::watchdog;
 pub struct Mount {
     kind: Kind,
     root: PathBuf,
-    /// Shared with the mounts that follow this one, and checked for changes when the last is gone.
     lowers: Vec<Arc<LowerDir>>,
 }
 
@@ -64,6 +63,9 @@ impl Mount {
         let store = Store::new();
         let lowers: Vec<Arc<LowerDir>> = layouts.iter().map(|layout| Arc::new(layout.build())).collect();
         let paths: Vec<&Path> = lowers.iter().map(|lower| lower.path()).collect();
+        for lower in &lowers {
+            store.keep(lower.clone());
+        }
         let mut mount = store.mount_over("v", &paths);
         mount.lowers = lowers;
         mount
@@ -218,7 +220,7 @@ impl Mount {
         next
     }
 
-    /// Unmounts with `durdir umount`; the store and its lowers stay with the caller's handles.
+    /// Unmounts with `durdir umount`. The store and its lowers stay while somebody has a handle to it.
     pub fn unmount(mut self) {
         if let Kind::Volume(volume) = std::mem::replace(&mut self.kind, Kind::Gone) {
             unmount(&self.root, &volume).unwrap();

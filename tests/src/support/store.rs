@@ -4,13 +4,14 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::layout::LowerDir;
 use super::mount::Mount;
 use super::process::{Finished, nothing, run};
 use super::tree::allocated_bytes;
@@ -31,6 +32,9 @@ struct Inner {
     dir: PathBuf,
     mountpoints: AtomicU32,
     expected: Mutex<Vec<String>>,
+    damaged: AtomicBool,
+    /// Kept as long as the store, whose volumes need them; checked for changes when it is gone.
+    lowers: Mutex<Vec<Arc<LowerDir>>>,
 }
 
 impl Store {
@@ -62,9 +66,15 @@ impl Store {
             Path::new("/dev/fuse").exists(),
             "/dev/fuse is missing: `modprobe fuse`, or start the container with it"
         );
-        Store {
-            inner: Arc::new(Inner { base, dir, mountpoints: AtomicU32::new(0), expected: Mutex::default() }),
-        }
+        let inner = Inner {
+            base,
+            dir,
+            mountpoints: AtomicU32::new(0),
+            expected: Mutex::default(),
+            damaged: AtomicBool::new(false),
+            lowers: Mutex::default(),
+        };
+        Store { inner: Arc::new(inner) }
     }
 
     /// Returns the directory of the store.
@@ -206,6 +216,16 @@ impl Store {
         format!("--- mountd's log\n{}", lines[lines.len().saturating_sub(60)..].join("\n"))
     }
 
+    /// Keeps a lower as long as this store.
+    pub(super) fn keep(&self, lower: Arc<LowerDir>) {
+        self.inner.lowers.lock().unwrap().push(lower);
+    }
+
+    /// Says that the test damages the store: it is not checked at the end then.
+    pub fn expect_damage(&self) {
+        self.inner.damaged.store(true, Ordering::Relaxed);
+    }
+
     /// Allows warnings and errors in the daemon's log that contain this text; any other fails the test.
     pub fn expect_alarm(&self, text: &str) {
         self.inner.expected.lock().unwrap().push(text.to_owned());
@@ -215,6 +235,18 @@ impl Store {
 impl Default for Store {
     fn default() -> Store {
         Store::new()
+    }
+}
+
+impl Inner {
+    /// Whatever a test did, the store it leaves is sound.
+    fn check(&self) {
+        if self.damaged.load(Ordering::Relaxed) || !self.dir.join("FORMAT").exists() {
+            return;
+        }
+        let mut command = Command::new(binary("durdir"));
+        command.arg("--store").arg(&self.dir).args(["--json", "fsck", "--offline"]).stdin(nothing());
+        run(&mut command, LIMIT).ok();
     }
 }
 
@@ -231,6 +263,7 @@ impl Drop for Inner {
         }
         assert!(alarms.is_empty(), "unexpected in mountd's log:\n{}", alarms.join("\n"));
         stopped.unwrap();
+        self.check();
     }
 }
 

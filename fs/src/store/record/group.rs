@@ -59,6 +59,8 @@ pub struct PageRef {
     pub page: u32,
     /// CRC-32C of its bytes, unless it was rewritten in place since.
     pub crc: Option<u32>,
+    /// Other files may refer to the page too: it is neither rewritten in place nor freed without asking them.
+    pub shared: bool,
 }
 
 impl GroupV1 {
@@ -91,10 +93,12 @@ impl GroupV1 {
 
 const HOLE: u8 = 1;
 const DATA: u8 = 2;
+const HAS_CRC: u8 = 1;
+const SHARED: u8 = 2;
 
 impl Record for GroupV1 {
     /// Runs of alike pages: `first u8, count u8, kind u8`, and for data `segment u32, page u32, epoch u64`
-    /// and per page `has crc u8, crc u32`. Pages in no run are base.
+    /// and per page `flags u8, crc u32`: flag 1 that the checksum counts, 2 that the page is shared. Pages in no run are base.
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::version(1);
         match self {
@@ -129,8 +133,10 @@ impl Record for GroupV1 {
                                 .u32(data.page)
                                 .u64(data.epoch.0);
                             for page in run {
-                                if let Page::Data(PageRef { crc, .. }) = page {
-                                    writer.u8(u8::from(crc.is_some())).u32(crc.unwrap_or(0));
+                                if let Page::Data(PageRef { crc, shared, .. }) = page {
+                                    let flags =
+                                        u8::from(crc.is_some()) * HAS_CRC + u8::from(*shared) * SHARED;
+                                    writer.u8(flags).u32(crc.unwrap_or(0));
                                 }
                             }
                         }
@@ -162,14 +168,14 @@ impl Record for GroupV1 {
                             let (segment, start, epoch) =
                                 (reader.u32()?, reader.u32()?, Epoch(reader.u64()?));
                             for (page, offset) in run.iter_mut().zip(0u32..) {
-                                let (has, crc) = (reader.u8()?, reader.u32()?);
-                                let crc = (has == 1).then_some(crc);
-                                *page = Page::Data(PageRef {
-                                    epoch,
-                                    segment,
-                                    page: start.checked_add(offset)?,
-                                    crc,
-                                });
+                                let (flags, crc) = (reader.u8()?, reader.u32()?);
+                                if flags & !(HAS_CRC | SHARED) != 0 {
+                                    return None;
+                                }
+                                let crc = (flags & HAS_CRC != 0).then_some(crc);
+                                let (page_number, shared) = (start.checked_add(offset)?, flags & SHARED != 0);
+                                *page =
+                                    Page::Data(PageRef { epoch, segment, page: page_number, crc, shared });
                             }
                         }
                         _ => return None,

@@ -61,6 +61,8 @@ pub struct LowerRefV1 {
     pub layers: u64,
     /// Bytes of a file that may still be read from the lower. Shrinks with truncate, never grows.
     pub readable: u64,
+    /// The lower's `st_blocks`, in units of 512 bytes.
+    pub blocks: u64,
     /// The host's inode number, size and times at copy-up, to notice that the lower changed.
     pub host_ino: u64,
     /// See `host_ino`.
@@ -103,6 +105,7 @@ impl Record for Option<InodeV1> {
                 .string(&lower.path)
                 .u64(lower.layers)
                 .u64(lower.readable)
+                .u64(lower.blocks)
                 .u64(lower.host_ino)
                 .u64(lower.host_size)
                 .time(lower.host_mtime)
@@ -145,6 +148,7 @@ impl Record for Option<InodeV1> {
                     path: reader.string()?.into(),
                     layers: reader.u64()?,
                     readable: reader.u64()?,
+                    blocks: reader.u64()?,
                     host_ino: reader.u64()?,
                     host_size: reader.u64()?,
                     host_mtime: reader.time()?,

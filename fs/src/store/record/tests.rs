@@ -38,6 +38,7 @@ fn inode() -> Inode {
             path: b"a/b"[..].into(),
             layers: 1,
             readable: 77,
+            blocks: 16,
             host_ino: 8,
             host_size: 99,
             host_mtime: time(5),
@@ -50,11 +51,16 @@ fn inode() -> Inode {
 fn group() -> Group {
     let mut pages = Box::new([Page::Base; PAGES_PER_GROUP]);
     for at in 0..3u32 {
-        pages[at as usize] =
-            Page::Data(PageRef { epoch: Epoch(7), segment: 2, page: 40 + at, crc: Some(0xabcd + at) });
+        pages[at as usize] = Page::Data(PageRef {
+            epoch: Epoch(7),
+            segment: 2,
+            page: 40 + at,
+            crc: Some(0xabcd + at),
+            shared: at == 2,
+        });
     }
     pages[3] = Page::Hole;
-    pages[15] = Page::Data(PageRef { epoch: Epoch(8), segment: 2, page: 43, crc: None });
+    pages[15] = Page::Data(PageRef { epoch: Epoch(8), segment: 2, page: 43, crc: None, shared: false });
     GroupV1::Pages(pages)
 }
 
