@@ -15,6 +15,8 @@ TOOLS=$CACHE/tools
 export PATH=$TOOLS/bin:$HOME/.cargo/bin:$PATH
 export DEBIAN_FRONTEND=noninteractive
 export LC_ALL=C.UTF-8
+# Nothing is written into the source tree.
+export PYTHONDONTWRITEBYTECODE=1
 PROGRAM=$(basename "$0")
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then

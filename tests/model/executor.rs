@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use durdir_fs::attr::{Attr, SetAttr, TimeSet, Timestamp};
+use durdir_fs::check::{Issue, Repair, check};
 use durdir_fs::ids::NodeId;
 use durdir_fs::ops::{Caller, Datasync, Entry, KillSuid, RenameMode, SetXattr, Sink, Whence};
-use durdir_fs::store::VolumeSpec;
+use durdir_fs::store::{Change, ChangeKind, VolumeSpec};
 use durdir_fs::{FsError, Store, StoreOptions, VolumeFs};
 
 use crate::wire::{
-    Bytes, Call, Item, Owner, ROOT, Renaming, Reply, Set, SetTime, Slot, Stamp, Stat, View, XattrMode,
+    Bytes, Call, Delta, DeltaKind, Item, Other, Owner, ROOT, Renaming, Reply, Set, SetTime, Slot, Stamp,
+    Stat, View, XattrMode,
 };
 
 /// A store and what is open of it.
@@ -271,19 +273,6 @@ impl Executor {
             Call::RemoveVolume { view } => {
                 let name = self.head_name(*view);
                 self.close_view(*view)?;
-                if std::env::var_os("SKIP_M2").is_some() {
-                    for _ in 0..100 {
-                        match self.store().remove_volume(&name) {
-                            Err(FsError::VolumeMounted { .. }) => {
-                                std::thread::sleep(std::time::Duration::from_millis(10))
-                            }
-                            other => {
-                                other?;
-                                return Ok(Reply::Done {});
-                            }
-                        }
-                    }
-                }
                 self.store().remove_volume(&name)?;
                 Ok(Reply::Done {})
             }
@@ -356,9 +345,14 @@ impl Executor {
                 names.sort();
                 Ok(Reply::Names { names })
             }
-            Call::Diff { view, name } => {
-                // TODO: compare when the store has `diff`.
-                panic!("diff of {view} and {name}");
+            Call::Diff { view, name, to } => {
+                let from = self.snapshot_name(*view, name);
+                let to = match to {
+                    Other::Head {} => None,
+                    Other::Snapshot { view, name } => Some(self.snapshot_name(*view, name)),
+                };
+                let changes = self.store().diff(&from, to.as_deref())?;
+                Ok(Reply::Changes { changes: changes.iter().map(delta).collect() })
             }
             Call::Remount {} => {
                 self.stop()?;
@@ -371,17 +365,23 @@ impl Executor {
             }
             Call::Usage {} => {
                 let usage = self.store().usage()?;
-                if std::env::var_os("SKIP_M3").is_some() {
-                    return Ok(Reply::Done {});
-                }
                 if usage.segment_bytes == 0 {
                     return Ok(Reply::Done {});
                 }
                 Ok(Reply::Text { lines: vec![format!("{usage:?}")] })
             }
-            Call::Check {} => {
-                // TODO: run `durdir_fs::check` here when it exists.
-                Ok(Reply::Done {})
+            Call::Check { killed } => {
+                let mut issues = Vec::new();
+                if *killed {
+                    // What a killed process had written but not committed is the one thing it may leave.
+                    issues = check(self.store(), Repair::Yes)?.issues;
+                    issues.retain(|issue| !matches!(issue, Issue::LeakedPages { repaired: true, .. }));
+                }
+                issues.append(&mut check(self.store(), Repair::No)?.issues);
+                if issues.is_empty() {
+                    return Ok(Reply::Done {});
+                }
+                Ok(Reply::Text { lines: issues.iter().map(|issue| format!("{issue:?}")).collect() })
             }
             other => panic!("{other:?} is no call of the control plane"),
         }
@@ -552,6 +552,17 @@ fn stat(attr: &Attr) -> Stat {
         ctime: time(attr.ctime),
         btime: time(attr.btime),
     }
+}
+
+fn delta(change: &Change) -> Delta {
+    let kind = match change.change {
+        ChangeKind::Added => DeltaKind::Added {},
+        ChangeKind::Removed => DeltaKind::Removed {},
+        ChangeKind::Modified => DeltaKind::Modified {},
+        ChangeKind::Renamed => DeltaKind::Renamed {},
+        ChangeKind::Metadata => DeltaKind::Metadata {},
+    };
+    Delta { kind, path: Bytes::from(&change.path[..]), from: change.from.as_deref().map(Bytes::from) }
 }
 
 fn attributes(set: &Set) -> SetAttr {

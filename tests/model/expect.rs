@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Time, Witness};
 use crate::reference::{Body, Effect, Errno, Id, Name, Node};
-use crate::wire::{Bytes, Item, Reply, Stamp, Stat, View};
+use crate::wire::{Bytes, Delta, DeltaKind, Item, Reply, Stamp, Stat, View};
 
 /// What `stat` must show of a node.
 #[derive(Clone, Debug)]
@@ -29,12 +29,15 @@ pub(crate) struct Shown {
     pub(crate) ctime: Time,
 }
 
-/// One difference between two trees that `diff` must list, by path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Difference {
-    Added,
-    Removed,
-    Modified,
+/// What a diff of two trees must list.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Differences {
+    /// Names that are bound to another file or to none in the newer tree, as paths in the older one.
+    pub(crate) gone: BTreeSet<Name>,
+    /// Names that were bound to another file or to none in the older tree, as paths in the newer one.
+    pub(crate) new: BTreeSet<Name>,
+    /// For each file that kept its names but not its content or attributes, all its paths: one must be listed.
+    pub(crate) changed: Vec<(DeltaKind, BTreeSet<Name>)>,
 }
 
 /// What the answer to a call must be.
@@ -64,7 +67,7 @@ pub(crate) enum Expect {
         hole: bool,
     },
     Cut(Vec<Effect>),
-    Diff(BTreeMap<Name, Difference>),
+    Diff(Differences),
 }
 
 /// What the answers so far have settled.
@@ -127,7 +130,7 @@ impl Observer {
                 }
                 Ok(())
             }
-            (Expect::Diff(differences), Reply::Text { lines }) => check_diff(differences, lines),
+            (Expect::Diff(differences), Reply::Changes { changes }) => check_diff(differences, changes),
             _ => wrong(),
         }
     }
@@ -260,20 +263,39 @@ fn check_seek(node: &Node, at: u64, hole: bool, found: u64) -> Result<(), String
     Ok(())
 }
 
-fn check_diff(differences: &BTreeMap<Name, Difference>, lines: &[String]) -> Result<(), String> {
-    let mentions = |path: &Name| {
-        let path = path.escape_ascii().to_string();
-        lines.iter().any(|line| {
-            line.split(' ').skip(1).any(|word| word == path || word.strip_prefix('/') == Some(&path))
-        })
-    };
-    for (path, difference) in differences {
-        // Paths with a space in them cannot be told apart in the text form.
-        if !path.contains(&b' ') && !mentions(path) {
-            return Err(format!(
-                "diff lacks \"{}\" ({difference:?}); it lists {lines:?}",
-                path.escape_ascii()
-            ));
+fn check_diff(differences: &Differences, changes: &[Delta]) -> Result<(), String> {
+    let mut listed = Differences::default();
+    for Delta { kind, path, from } in changes {
+        let path = path.0.clone();
+        let fresh = match (kind, from) {
+            (DeltaKind::Added {}, None) => listed.new.insert(path),
+            (DeltaKind::Removed {}, None) => listed.gone.insert(path),
+            (DeltaKind::Renamed {}, Some(from)) => {
+                listed.new.insert(path) & listed.gone.insert(from.0.clone())
+            }
+            (DeltaKind::Modified {} | DeltaKind::Metadata {}, None) => {
+                listed.changed.push((*kind, BTreeSet::from([path])));
+                true
+            }
+            _ => return Err(format!("diff lists {kind:?} from {from:?}")),
+        };
+        if !fresh {
+            return Err(format!("diff lists a path twice: {changes:?}"));
+        }
+    }
+    for (what, wanted, got) in
+        [("gone", &differences.gone, &listed.gone), ("new", &differences.new, &listed.new)]
+    {
+        if let Some(path) = wanted.symmetric_difference(got).next() {
+            let how = if wanted.contains(path) { "lacks" } else { "invents" };
+            return Err(format!("diff {how} the {what} name {:?}: {changes:?}", Bytes::from(&path[..])));
+        }
+    }
+    for (kind, paths) in &differences.changed {
+        // What was written again as it was may count as modified, so that only more than wanted may be said.
+        let said = |listed: DeltaKind| listed == *kind || listed == (DeltaKind::Modified {});
+        if !listed.changed.iter().any(|(listed, path)| said(*listed) && !path.is_disjoint(paths)) {
+            return Err(format!("diff lacks {kind:?} of one of {paths:?}: {changes:?}"));
         }
     }
     Ok(())

@@ -123,7 +123,7 @@ fn campaign(name: &str, plan: impl Fn(u64) -> Plan + Sync) {
                             }
                         }
                     }
-                    if (index + 1) % 1000 == 0 {
+                    if (index + 1).is_multiple_of(1000) {
                         println!("{name}: {} sequences in {:.0?}", index + 1, started.elapsed());
                     }
                 }

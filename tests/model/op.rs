@@ -202,9 +202,11 @@ pub(crate) enum Op {
     Rollback {
         snapshot: Nth,
     },
-    /// Compares the differences that the store lists with those of the models.
+    /// Compares the differences that the store lists with those of the models; an even `with` is the head, an odd
+    /// one another snapshot.
     Diff {
         snapshot: Nth,
+        with: Nth,
     },
     Remount,
     Reclaim,
@@ -232,7 +234,7 @@ const POOL: u8 = 19;
 
 /// The names of extended attributes that operations choose from.
 pub(crate) fn xattr_name(index: u8, user_allowed: bool) -> Vec<u8> {
-    let prefix = if user_allowed && index % 3 != 0 { "user" } else { "trusted" };
+    let prefix = if user_allowed && !index.is_multiple_of(3) { "user" } else { "trusted" };
     match index % 7 {
         6 => format!("{prefix}.{}", "x".repeat(255 - prefix.len() - 1)).into_bytes(),
         n => format!("{prefix}.k{n}").into_bytes(),
@@ -294,7 +296,7 @@ impl Generator {
             45..=54 => Op::Fork { snapshot },
             55..=63 => Op::Switch { volume: self.nth() },
             64..=70 => Op::Rollback { snapshot },
-            71..=76 => Op::Diff { snapshot },
+            71..=76 => Op::Diff { snapshot, with: self.nth() },
             77..=82 => Op::Reclaim,
             83..=88 => Op::Remount,
             _ if repertoire == Repertoire::Kills => Op::Kill {

@@ -198,8 +198,7 @@ impl Fs {
     pub(crate) fn make(
         &mut self,
         id: Id,
-        parent: Id,
-        name: &[u8],
+        (parent, name): (Id, &[u8]),
         body: Body,
         perm: u16,
         owner: Owner,
@@ -487,12 +486,13 @@ impl Fs {
         Ok(Effect::Changed)
     }
 
-    /// Forgets every node that neither a directory nor `held` keeps.
-    pub(crate) fn drop_unheld(&mut self, held: impl Fn(Id) -> bool) {
+    /// Forgets every node that neither a directory nor `held` keeps; says whether there was one.
+    pub(crate) fn drop_unheld(&mut self, held: impl Fn(Id) -> bool) -> bool {
         let dead: Vec<Id> = self.nodes.keys().copied().filter(|&id| self.is_dead(id) && !held(id)).collect();
-        for id in dead {
-            self.nodes.remove(&id);
+        for id in &dead {
+            self.nodes.remove(id);
         }
+        !dead.is_empty()
     }
 }
 

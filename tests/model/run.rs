@@ -200,6 +200,8 @@ impl Run<'_> {
         } else {
             self.world.plan_check_files(&mut steps);
         }
+        let killed = matches!(self.sides[0].backend, Backend::Worker(_));
+        steps.push(Step { call: Call::Check { killed }, expect: Expect::Done, main: false });
         self.world.unmount_all();
         self.world.plan_cleanup(&mut steps);
         self.pending.extend(steps.into_iter().map(|step| (end, step)));
@@ -371,7 +373,13 @@ impl Bench {
 
     /// Says whether an empty store is really empty: nothing is left of the volumes removed, and fsck is content.
     pub(crate) fn retire(mut self) -> Result<(), String> {
-        for reply in self.backend.run(&[&Call::Reclaim {}, &Call::Usage {}, &Call::Check {}])? {
+        let killed = matches!(self.backend, Backend::Worker(_));
+        for reply in self.backend.run(&[
+            &Call::Reclaim {},
+            &Call::Check { killed },
+            &Call::Reclaim {},
+            &Call::Usage {},
+        ])? {
             match reply {
                 Reply::Done {} => {}
                 other => return Err(format!("a store without volumes: {other:?}")),

@@ -285,6 +285,27 @@ wire_enum! {
 impl Copy for XattrMode {}
 
 wire_enum! {
+    /// What a snapshot is compared with.
+    Other {
+        /// The head of its volume.
+        Head {},
+        /// A snapshot of the head `view`.
+        Snapshot { view: View, name: String },
+    }
+}
+
+wire_enum! {
+    /// What happened to a path.
+    DeltaKind { Added {}, Removed {}, Modified {}, Renamed {}, Metadata {} }
+}
+impl Copy for DeltaKind {}
+
+wire_struct! {
+    /// One line of a diff.
+    Delta { kind: DeltaKind, path: Bytes, from: Option<Bytes> }
+}
+
+wire_enum! {
     /// One thing to do.
     Call {
         /// Looks a name up and binds it to a slot.
@@ -337,16 +358,16 @@ wire_enum! {
         Snapshots { view: View },
         /// Names of the volumes that start with `prefix`.
         Volumes { prefix: String },
-        /// Paths that differ between a snapshot and the head of its volume.
-        Diff { view: View, name: String },
+        /// What differs between a snapshot and another tree.
+        Diff { view: View, name: String, to: Other },
         /// Closes the store and opens it again.
         Remount {},
         /// Sweeps until nothing is left to sweep.
         Reclaim {},
         /// Bytes of file data the store still holds.
         Usage {},
-        /// Closes the store, runs fsck on it, opens it again.
-        Check {},
+        /// Runs fsck. A process that was `killed` may have left pages that nothing refers to.
+        Check { killed: bool },
     }
 }
 
@@ -361,6 +382,7 @@ wire_enum! {
         Names { names: Vec<Bytes> },
         Offset { at: u64 },
         Cut { changed: Vec<bool> },
+        Changes { changes: Vec<Delta> },
         Text { lines: Vec<String> },
     }
 }

@@ -31,6 +31,9 @@ mod repair;
 mod trees;
 mod usage;
 
+#[cfg(test)]
+mod tests;
+
 pub use issue::{Issue, Place};
 
 use crate::error::FsError;

@@ -114,6 +114,16 @@ impl VolumeFs {
     }
 
     fn make(&self, caller: &Caller, parent: NodeId, name: &OsStr, new: &New<'_>) -> Result<Entry, FsError> {
+        self.with_room(|| self.make_once(caller, parent, name, new))
+    }
+
+    fn make_once(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: &OsStr,
+        new: &New<'_>,
+    ) -> Result<Entry, FsError> {
         let dir = self.node(parent)?;
         let head = self.writable(&dir)?;
         let bytes = check_name(name)?;

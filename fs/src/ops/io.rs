@@ -45,6 +45,10 @@ impl VolumeFs {
 
     /// Writes all of `data`, or nothing.
     pub fn write(&self, node: NodeId, offset: u64, data: &[u8], kill: KillSuid) -> Result<(), FsError> {
+        self.with_room(|| self.write_once(node, offset, data, kill))
+    }
+
+    fn write_once(&self, node: NodeId, offset: u64, data: &[u8], kill: KillSuid) -> Result<(), FsError> {
         let node = self.node(node)?;
         let head = self.writable(&node)?;
         let end = offset

@@ -36,6 +36,7 @@ mod xattr;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
@@ -101,6 +102,8 @@ pub struct VolumeFs {
     /// The snapshot that this is a view of, which must not be removed meanwhile.
     pinned: Option<(BranchId, Epoch)>,
     invalidator: RwLock<Option<Box<dyn Invalidate>>>,
+    /// Inodes that lost their last name and are not removed yet; a hint for [`VolumeFs::with_room`].
+    unlinked: AtomicI64,
 }
 
 impl VolumeFs {

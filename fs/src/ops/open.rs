@@ -122,6 +122,7 @@ impl VolumeFs {
             browsed: Mutex::default(),
             pinned: None,
             invalidator: RwLock::default(),
+            unlinked: Default::default(),
         }
     }
 

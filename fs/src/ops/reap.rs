@@ -5,6 +5,8 @@
 //! left which could not.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{Tree, VolumeFs};
 use crate::attr::FileKind;
@@ -19,6 +21,9 @@ const BATCH: usize = 1024;
 const TOGETHER: usize = 64;
 /// Size from which on a file's groups are removed in transactions of their own: one that is smaller has no more than `BATCH`.
 const LARGE: u64 = (BATCH * GROUP_SIZE) as u64;
+/// How often, and how long each time, an operation waits for room that was just given back.
+const ROOM_TRIES: u32 = 20;
+const ROOM_WAIT: Duration = Duration::from_millis(1);
 /// Inodes that may wait to be removed: the background gets to them within a second.
 pub(super) const PATIENCE: usize = TOGETHER - 1;
 
@@ -36,11 +41,41 @@ impl VolumeFs {
             let Some((tree, _)) = chunk.first() else { continue };
             let inos: Vec<Ino> = chunk.iter().map(|&(_, ino)| ino).collect();
             for inos in inos.chunks(TOGETHER) {
-                if let Err(error) = self.reap(tree, inos) {
+                match self.reap(tree, inos) {
+                    // They went with the head that a rollback took away.
+                    Ok(()) | Err(FsError::Retired) => {}
                     // Their marks stay: the next mount tries again.
-                    tracing::warn!(%error, ?inos, volume = %self.volume, "unlinked inodes could not be removed");
+                    Err(error) => {
+                        tracing::warn!(%error, ?inos, volume = %self.volume, "unlinked inodes could not be removed");
+                    }
                 }
             }
+        }
+    }
+
+    /// Runs an operation that a quota may refuse. What was removed just before counts until the kernel forgot it: where
+    /// that is all that is in the way, it is waited for, shortly.
+    pub(super) fn with_room<T>(&self, operation: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
+        let mut result = operation();
+        for _ in 0..ROOM_TRIES {
+            if !matches!(result, Err(FsError::QuotaExceeded { .. }))
+                || self.unlinked.load(Ordering::SeqCst) <= 0
+            {
+                return result;
+            }
+            if self.nodes.dead.lock().is_empty() {
+                std::thread::sleep(ROOM_WAIT);
+            }
+            self.reap_dead(0);
+            result = operation();
+        }
+        result
+    }
+
+    /// Counts an inode that lost its last name.
+    pub(super) fn count_unlinked(&self, inode: &Inode) {
+        if inode.nlink == 0 {
+            self.unlinked.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -82,6 +117,7 @@ impl VolumeFs {
             txn.delete_orphan(ino);
         }
         txn.commit()?;
+        self.unlinked.fetch_sub(inos.len() as i64, Ordering::SeqCst);
         Ok(())
     }
 

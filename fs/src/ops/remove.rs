@@ -72,6 +72,7 @@ impl VolumeFs {
         let version = (head.branch, txn.epoch());
         txn.commit()?;
 
+        self.count_unlinked(&inode);
         locked.get(child.ino).accept(inode, version);
         let state = locked.get(dir.ino);
         state.accept(dir_inode, version);

@@ -145,6 +145,7 @@ impl VolumeFs {
 
         locked.get(moved.ino).accept(inode, version);
         if let (Some(target), Some(inode)) = (&target, target_inode) {
+            self.count_unlinked(&inode);
             locked.get(target.ino).accept(inode, version);
         }
         locked.get(to.ino).accept(to_inode, version);

@@ -128,7 +128,8 @@ impl VolumeFs {
                             match self.seek_lower(&node, &state, at, run_end.min(size), whence)? {
                                 Some(found) => return Ok(found),
                                 // Nothing is below: the next group that exists decides.
-                                None if position + run == pages.len()
+                                None if whence == Whence::Data
+                                    && position + run == pages.len()
                                     && !self.reads_lower(&state, run_end) =>
                                 {
                                     match self.next_group(&node, index + 1)? {

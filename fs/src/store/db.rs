@@ -53,6 +53,8 @@ impl Database {
             .into_iter()
             .map(|family| (family.name(), versioned_options(&cache, memory)))
             .chain([(TOUCHED, plain_options(&cache, memory)), (META, plain_options(&cache, memory))])
+            // Empty, and always there. RocksDB reserves as much disk for a log as the largest memtable may have.
+            .chain([("default", plain_options(&cache, memory))])
             .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
         let db = DB::open_cf_descriptors(&database_options(memory), dir, families)?;
         Ok(Database { db, poison: OnceLock::new(), log_sync: GroupSync::default() })
@@ -179,8 +181,6 @@ fn database_options(memory: MemoryBudget) -> Options {
     options.set_max_total_wal_size(memory.write_buffers as u64 * 2);
     // Overwriting old log files spares a journal commit per sync: their size does not change.
     options.set_recycle_log_file_num(2);
-    // RocksDB reserves as much disk for a log as a memtable may have: the default family has none worth the name.
-    options.set_write_buffer_size(1 << 20);
     options.set_manifest_preallocation_size(64 << 10);
     // A sync in the middle of heavy writing must not have hundreds of megabytes to push out.
     options.set_wal_bytes_per_sync(512 << 10);

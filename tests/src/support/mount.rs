@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::panicking;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
@@ -286,19 +286,17 @@ fn unmount(root: &Path, volume: &Volume) -> Result<(), String> {
 }
 
 /// A program being started elsewhere in the test process holds copies of all descriptors until it
-/// executes, so a mount may be busy for a moment though the test has closed everything.
+/// executes, and somebody may walk over the machine's directories just now: a mount can be busy for a
+/// while though the test has closed everything.
 fn unmount_when_idle(root: &Path, store: &Store) -> Result<(), String> {
     const BUSY: i32 = 4;
-    let mut attempts = 20;
+    let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let finished = store.durdir(["umount".as_ref(), root.as_os_str()]);
         match finished.code() {
             Some(0) if is_mounted(root) => return Err(format!("still mounted after {finished}")),
             Some(0) => return Ok(()),
-            Some(BUSY) if attempts > 0 => {
-                attempts -= 1;
-                std::thread::sleep(Duration::from_millis(50));
-            }
+            Some(BUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
             _ => return Err(format!("{finished}\n{}", store.log_tail())),
         }
     }
