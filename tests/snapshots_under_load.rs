@@ -460,9 +460,9 @@ fn check_beside_writers_and_snapshots_is_clean() {
         progress.step(number, || {
             let path = mount.path(format!("f{}", number % 50));
             fs::write(&path, noise(number, 0, usize::try_from(number * 977 % 40_000).unwrap())).unwrap();
-            if number % 3 == 0 {
+            if number.is_multiple_of(3) {
                 fs::rename(&path, mount.path("renamed")).unwrap();
-            } else if number % 5 == 0 {
+            } else if number.is_multiple_of(5) {
                 fs::remove_file(&path).unwrap();
             }
         });

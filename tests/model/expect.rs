@@ -14,8 +14,8 @@ use crate::wire::{Bytes, Delta, DeltaKind, Item, Reply, Stamp, Stat, View};
 /// What `stat` must show of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
-    /// The head whose inode numbers the tree shares.
-    pub(crate) lineage: View,
+    /// The head whose inode numbers the tree shares; `None` where files have numbers of another kind.
+    pub(crate) lineage: Option<View>,
     pub(crate) id: Id,
     pub(crate) mode: u32,
     pub(crate) nlink: u32,
@@ -173,11 +173,12 @@ impl Observer {
     }
 
     fn check_ino(&mut self, shown: &Shown, ino: u64) -> Result<(), String> {
+        let Some(lineage) = shown.lineage else { return Ok(()) };
         let known = *self.inos.entry(shown.id).or_insert(ino);
         if known != ino {
             return Err(format!("node {}: inode number changed from {known} to {ino}", shown.id));
         }
-        let owner = *self.owners.entry((shown.lineage, ino)).or_insert(shown.id);
+        let owner = *self.owners.entry((lineage, ino)).or_insert(shown.id);
         // A local filesystem may give a number again.
         if owner != shown.id && !self.local_directory {
             return Err(format!("node {}: inode number {ino} belongs to node {owner}", shown.id));

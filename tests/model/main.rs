@@ -3,7 +3,8 @@
 //! # Overview
 //! ```text
 //!   op.rs         a sequence, from a seed
-//!   world.rs      plans it on the model (reference.rs, content.rs, clock.rs): calls and expected answers
+//!   plan.rs       calls and expected answers, from the model (world.rs, reference.rs, content.rs, clock.rs)
+//!   walk.rs       the comparison of a whole tree
 //!   run.rs        carries the calls out in batches and compares (expect.rs)
 //!   backend.rs    … in this process, in a worker that gets killed (worker.rs, executor.rs), on ext4 (local_dir.rs)
 //!   shrink.rs     makes a failing sequence small
@@ -11,24 +12,28 @@
 //! `DURDIR_MODEL_SEQUENCES` and `DURDIR_MODEL_OPS` say how many sequences of how many operations,
 //! `DURDIR_MODEL_SEED` the seed of the first (the next has the next number). `DURDIR_MODEL_PER_STORE` says how many
 //! sequences share a store before it must be empty and clean: with 1, what a sequence leaves behind is its own failure. `DURDIR_MODEL_TRIES` is how often the shrinker tries a
-//! sequence before it believes that it does not fail.
+//! sequence before it believes that it does not fail. `DURDIR_MODEL_WITHOUT=Diff,Kill` leaves operations out. `DURDIR_MODEL_DIR` is where stores are made; without it,
+//! in memory where there is room, as a kill loses nothing there either, and a disk only makes it slow.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod backend;
 mod clock;
 mod content;
+mod differences;
 mod executor;
 mod expect;
 mod host;
 mod local_dir;
 mod lower;
 mod op;
+mod plan;
 mod prng;
 mod reference;
 mod regressions;
 mod run;
 mod shrink;
+mod walk;
 mod wire;
 mod world;
 
@@ -59,12 +64,12 @@ fn random_sequences_agree_with_the_model() {
 /// Without what only durdir can do, the model and the product also agree with the machine's own filesystem.
 #[test]
 fn random_sequences_agree_with_a_local_directory() {
-    let probe = tempfile::tempdir().unwrap();
-    let kind = nix::sys::statfs::statfs(probe.path()).unwrap().filesystem_type();
+    let place = run::scratch(Beside::LocalDirectory);
+    let kind = nix::sys::statfs::statfs(&place).unwrap().filesystem_type();
     assert!(
         kind == nix::sys::statfs::EXT4_SUPER_MAGIC,
-        "{} is not on ext4, which the comparison is with; point TMPDIR at a directory that is",
-        probe.path().display()
+        "{} is not on ext4, which the comparison is with; point TMPDIR or DURDIR_MODEL_DIR at a directory that is",
+        place.display()
     );
     campaign("local", |seed| Plan {
         layers: [Layers::Empty, Layers::One][(seed % 2) as usize],
@@ -157,9 +162,9 @@ struct Benches {
 }
 
 impl Benches {
-    fn take(&mut self, killable: bool) -> Bench {
+    fn take(&mut self, killable: bool, beside: Beside) -> Bench {
         let place = if killable { &mut self.killable } else { &mut self.here };
-        place.take().unwrap_or_else(|| Bench::new(killable))
+        place.take().unwrap_or_else(|| Bench::new(killable, beside))
     }
 
     fn put(&mut self, bench: Bench, killable: bool) -> Result<(), String> {
@@ -181,10 +186,13 @@ impl Benches {
 
 /// Runs the sequence of a seed; on failure returns what to print.
 fn one(benches: &mut Benches, seed: u64, plan: Plan, length: usize) -> Result<Tally, String> {
-    let ops = generate(seed, length, plan.repertoire);
+    let mut ops = generate(seed, length, plan.repertoire);
+    if let Ok(without) = std::env::var("DURDIR_MODEL_WITHOUT") {
+        ops.retain(|op| !without.split(',').any(|name| format!("{op:?}").starts_with(name)));
+    }
     let scenario = Scenario { layers: plan.layers, lower_seed: seed };
     let attempt = |benches: &mut Benches, ops: &[Op]| {
-        let mut bench = benches.take(plan.killable());
+        let mut bench = benches.take(plan.killable(), plan.beside);
         let tally = guarded(seed, || run::run(scenario, ops, &mut bench, plan.beside))?;
         benches.put(bench, plan.killable()).map_err(|why| Failure { op: ops.len(), why })?;
         Ok(tally)

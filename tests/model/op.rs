@@ -188,8 +188,17 @@ pub(crate) enum Op {
     RemoveSnapshot {
         snapshot: Nth,
     },
+    /// Compares a snapshot, opened by itself.
     CheckSnapshot {
         snapshot: Nth,
+    },
+    /// Compares a snapshot as the hidden directory of its volume shows it.
+    Browse {
+        snapshot: Nth,
+    },
+    /// Removes a volume and its snapshots, unless it is the current one.
+    RemoveVolume {
+        volume: Nth,
     },
     /// Makes a volume of a snapshot and goes on there.
     Fork {
@@ -292,12 +301,14 @@ impl Generator {
         match self.random.below(100) {
             0..=27 => Op::Snapshot { volumes: 1 + (self.random.below(4) / 3) as u8 },
             28..=36 => Op::RemoveSnapshot { snapshot },
-            37..=44 => Op::CheckSnapshot { snapshot },
+            37..=41 => Op::CheckSnapshot { snapshot },
+            42..=44 => Op::Browse { snapshot },
             45..=54 => Op::Fork { snapshot },
             55..=63 => Op::Switch { volume: self.nth() },
             64..=70 => Op::Rollback { snapshot },
             71..=76 => Op::Diff { snapshot, with: self.nth() },
-            77..=82 => Op::Reclaim,
+            77..=78 => Op::RemoveVolume { volume: self.nth() },
+            79..=82 => Op::Reclaim,
             83..=88 => Op::Remount,
             _ if repertoire == Repertoire::Kills => Op::Kill {
                 replies: self.random.below(80) as u16,

@@ -337,6 +337,18 @@ fn compare(
     Ok(())
 }
 
+/// Returns where to make stores, lowers and local directories.
+pub(crate) fn scratch(beside: Beside) -> PathBuf {
+    const ROOM: u64 = 4 << 30;
+    if let Some(dir) = std::env::var_os("DURDIR_MODEL_DIR") {
+        return dir.into();
+    }
+    let memory = PathBuf::from("/dev/shm");
+    let room =
+        nix::sys::statvfs::statvfs(&memory).map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
+    if beside == Beside::LocalDirectory || room < ROOM { std::env::temp_dir() } else { memory }
+}
+
 /// A store in a directory of its own, with a place for lowers beside it.
 pub(crate) struct Bench {
     dir: tempfile::TempDir,
@@ -346,8 +358,9 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// Makes an empty store, in this process or in a worker.
-    pub(crate) fn new(killable: bool) -> Bench {
-        let dir = tempfile::Builder::new().prefix("durdir-model-").tempdir().unwrap();
+    pub(crate) fn new(killable: bool, beside: Beside) -> Bench {
+        let mut builder = tempfile::Builder::new();
+        let dir = builder.prefix("durdir-model-").tempdir_in(scratch(beside)).unwrap();
         let store = dir.path().join("store");
         std::fs::create_dir(&store).unwrap();
         let backend = if killable {

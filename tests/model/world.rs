@@ -1,5 +1,6 @@
-//! The model of everything a sequence can reach: volumes, their snapshots, the references held, and the plan
-//! that turns an operation into calls with the answers they must get.
+//! The model of everything a sequence can reach: volumes, their snapshots, and the references held.
+//!
+//! Operations are planned in `plan.rs`; what is planned here are the comparisons of whole trees.
 //!
 //! # Invariants
 //! - Planning depends on nothing but the operations before: not on answers, not on time. So a
@@ -8,13 +9,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::expect::{Differences, Expect, Shown};
-use crate::op::{At, Op, Pick, When, pool_name, xattr_name};
-use crate::reference::{Body, Effect, Errno, Fs, Id, Name, Node};
-use crate::wire::{Bytes, Call, DeltaKind, Fill, Other, Owner, ROOT, Set, SetTime, Stamp, View};
+use crate::expect::Expect;
+use crate::reference::{Effect, Fs, Id, Name};
+use crate::walk::Walk;
+use crate::wire::{Bytes, Call, Owner, ROOT, View};
 
 /// One call and what its answer must be.
 #[derive(Clone, Debug)]
@@ -25,42 +25,39 @@ pub(crate) struct Step {
     pub(crate) main: bool,
 }
 
-const KEEP_ALL: Set = Set { perm: None, uid: None, gid: None, size: None, atime: None, mtime: None };
-
-/// More than this of either and the comparison of everything takes longer than the operations.
-const MAX_VOLUMES: usize = 5;
-const MAX_SNAPSHOTS: usize = 10;
-
+/// A volume and what is open of it.
 #[derive(Clone)]
 pub(crate) struct Volume {
     pub(crate) view: View,
     pub(crate) name: String,
     pub(crate) fs: Fs,
     /// Nodes that the executor holds references to.
-    bound: BTreeSet<Id>,
+    pub(crate) bound: BTreeSet<Id>,
     /// What happened since the last cut.
-    effect: Effect,
+    pub(crate) effect: Effect,
     /// Something lost its last name at some time: removing it later may count as a change after a remount.
-    had_orphans: bool,
+    pub(crate) had_orphans: bool,
 }
 
+/// A snapshot.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
     /// The volume it was made of.
-    volume: usize,
-    name: String,
-    fs: Fs,
+    pub(crate) volume: usize,
+    pub(crate) name: String,
+    pub(crate) fs: Fs,
 }
 
+/// A listing that is under way.
 #[derive(Clone)]
-struct Cursor {
-    number: u32,
-    volume: usize,
-    dir: Id,
+pub(crate) struct Cursor {
+    pub(crate) number: u32,
+    pub(crate) volume: usize,
+    pub(crate) dir: Id,
     /// What was there when it opened and has not been touched since.
-    must: BTreeMap<Name, Id>,
+    pub(crate) must: BTreeMap<Name, Id>,
     /// All that was there at any time since.
-    may: BTreeSet<Name>,
+    pub(crate) may: BTreeSet<Name>,
 }
 
 /// Everything the model knows.
@@ -70,9 +67,10 @@ pub(crate) struct World {
     pub(crate) volumes: Vec<Volume>,
     pub(crate) snapshots: Vec<Snapshot>,
     pub(crate) clock: Clock,
-    current: usize,
-    cursors: Vec<Cursor>,
-    next_id: Id,
+    /// The volume that operations go to.
+    pub(crate) current: usize,
+    pub(crate) cursors: Vec<Cursor>,
+    pub(crate) next_id: Id,
     next_number: u32,
 }
 
@@ -110,15 +108,8 @@ impl World {
         }
     }
 
-    /// Carries an operation out on the model and appends the calls that do the same.
-    pub(crate) fn plan(&mut self, op: &Op, steps: &mut Vec<Step>) {
-        let mut plan = Plan { world: self, steps };
-        // `None`: there is nothing the operation could be done to.
-        let _: Option<()> = plan.op(op);
-        self.track_cursors();
-    }
-
-    fn track_cursors(&mut self) {
+    /// Lets the cursors know what their directories hold now.
+    pub(crate) fn track_cursors(&mut self) {
         for cursor in &mut self.cursors {
             let fs = &self.volumes[cursor.volume].fs;
             let now = fs.entries(cursor.dir);
@@ -134,7 +125,8 @@ impl World {
         }
     }
 
-    fn unmount(&mut self, index: usize) {
+    /// Forgets every reference to one volume.
+    pub(crate) fn unmount(&mut self, index: usize) {
         let volume = &mut self.volumes[index];
         volume.bound = BTreeSet::from([ROOT]);
         volume.had_orphans |= volume.fs.drop_unheld(|_| false);
@@ -146,8 +138,9 @@ impl World {
 
     /// Takes over what another course of the same events leaves in doubt.
     pub(crate) fn doubt(&mut self, other: &World) {
-        for (volume, other) in self.volumes.iter_mut().zip(&other.volumes) {
-            if volume.effect != other.effect {
+        for volume in &mut self.volumes {
+            let other = other.volumes.iter().find(|other| other.view == volume.view);
+            if other.is_none_or(|other| other.effect != volume.effect) {
                 volume.effect = Effect::Unclear;
             }
         }
@@ -165,14 +158,13 @@ impl World {
                 .map(|snapshot| Bytes::from(snapshot.name.as_str()))
                 .collect();
             push(steps, Call::Snapshots { view: volume.view }, Expect::Names(names));
-            self.plan_check_tree(volume.view, volume.view, &volume.fs, &volume.bound, steps);
+            Walk::head(volume).plan(steps);
         }
     }
 
     /// Plans a comparison of the one volume there is where nothing but files can be asked for.
     pub(crate) fn plan_check_files(&self, steps: &mut Vec<Step>) {
-        let volume = &self.volumes[0];
-        self.plan_check_tree(volume.view, volume.view, &volume.fs, &volume.bound, steps);
+        Walk::head(&self.volumes[0]).plan(steps);
     }
 
     /// Plans a comparison of every snapshot.
@@ -182,17 +174,31 @@ impl World {
         }
     }
 
-    fn plan_check_snapshot(&mut self, index: usize, steps: &mut Vec<Step>) {
+    /// Plans a comparison of one snapshot, opened as a view of its own.
+    pub(crate) fn plan_check_snapshot(&mut self, index: usize, steps: &mut Vec<Step>) {
         let view = self.number();
         let snapshot = &self.snapshots[index];
         let of = self.volumes[snapshot.volume].view;
         push(steps, Call::OpenSnapshot { view, of, name: snapshot.name.clone() }, Expect::Done);
-        self.plan_check_tree(view, of, &snapshot.fs, &BTreeSet::from([ROOT]), steps);
-        let owner = Owner { uid: 0, gid: 0 };
-        let (mode, name) = (libc::S_IFREG | 0o644, Bytes::from("new in a snapshot"));
-        let make = Call::Make { view, parent: ROOT, name, mode, umask: 0, rdev: 0, owner, bind: 2 };
-        push(steps, make, Expect::Fails(libc::EROFS));
+        Walk::snapshot(view, of, &snapshot.fs).plan(steps);
+        push(steps, make_a_file(view, ROOT), Expect::Fails(libc::EROFS));
         push(steps, Call::CloseView { view }, Expect::Done);
+    }
+
+    /// Plans a comparison of one snapshot as it shows in the hidden directory of its volume's mount.
+    pub(crate) fn plan_browse(&mut self, index: usize, steps: &mut Vec<Step>) {
+        let Snapshot { volume, name, fs } = &self.snapshots[index];
+        let view = self.volumes[*volume].view;
+        let hidden = Call::Lookup { view, parent: ROOT, name: Bytes::from(".snapshots"), bind: HIDDEN };
+        push(steps, hidden, Expect::Anything);
+        let root = BROWSED + ROOT;
+        let lookup = Call::Lookup { view, parent: HIDDEN, name: Bytes::from(name.as_str()), bind: root };
+        push(steps, lookup, Expect::Anything);
+        Walk::browse(view, BROWSED, fs).plan(steps);
+        push(steps, make_a_file(view, root), Expect::Fails(libc::EROFS));
+        for node in [root, HIDDEN] {
+            push(steps, Call::Forget { view, node }, Expect::Done);
+        }
     }
 
     /// Plans the removal of everything, snapshots before volumes for one half of them.
@@ -241,10 +247,21 @@ impl World {
         fits
     }
 
-    fn number(&mut self) -> u32 {
+    /// Returns a number that was not used yet.
+    pub(crate) fn number(&mut self) -> u32 {
         self.next_number += 1;
         self.next_number
     }
+}
+
+/// Slots of what is looked at below `.snapshots`, beyond those of any sequence.
+const HIDDEN: Id = 1 << 30;
+const BROWSED: Id = HIDDEN + 1;
+
+fn make_a_file(view: View, parent: Id) -> Call {
+    let (mode, name) = (libc::S_IFREG | 0o644, Bytes::from("new in a snapshot"));
+    let owner = Owner { uid: 0, gid: 0 };
+    Call::Make { view, parent, name, mode, umask: 0, rdev: 0, owner, bind: BROWSED }
 }
 
 /// Where an interrupted write may have left old and new bytes side by side.
@@ -254,6 +271,7 @@ pub(crate) struct Torn {
     at: u64,
 }
 
+/// Appends a call that only prepares or looks.
 pub(crate) fn push(steps: &mut Vec<Step>, call: Call, expect: Expect) {
     steps.push(Step { call, expect, main: false });
 }

@@ -6,9 +6,12 @@ use durdir_tests::lower;
 use durdir_tests::support::*;
 use serde_json::Value;
 
+/// A field's name, and what its value must be.
+type Field<'a> = (&'a str, &'a dyn Fn(&Value) -> bool);
+
 /// Asserts that a JSON object has these fields, of these types.
 #[track_caller]
-fn has(object: &Value, fields: &[(&str, &dyn Fn(&Value) -> bool)]) {
+fn has(object: &Value, fields: &[Field<'_>]) {
     for (name, fits) in fields {
         assert!(object.get(name).is_some_and(fits), "{name} in {object}");
     }

@@ -36,7 +36,7 @@ pub(super) struct Meta {
 
 /// A key that parses.
 enum Key {
-    HashKey,
+    Hash,
     Counter(u8),
     Volume(VolumeId),
     Branch(BranchId),
@@ -84,7 +84,7 @@ fn parse(key: &[u8]) -> Option<Key> {
     let branch = || meta::tail_u32(key).map(BranchId);
     let long = || meta::tail_u32_u64(key).map(|(branch, number)| (BranchId(branch), number));
     Some(match (kind, rest.len()) {
-        (0x02, 0) => Key::HashKey,
+        (0x02, 0) => Key::Hash,
         (meta::COUNTER, 1) => Key::Counter(*rest.first()?),
         (meta::VOLUME, 4) => Key::Volume(VolumeId(meta::tail_u32(key)?)),
         (meta::BRANCH, 4) => Key::Branch(branch()?),
@@ -110,7 +110,7 @@ impl Meta {
     fn take(&mut self, key: Key, value: &[u8]) -> Option<()> {
         let number = || value.try_into().ok().map(u64::from_le_bytes);
         match key {
-            Key::HashKey => return (value.len() == 16).then_some(()),
+            Key::Hash => return (value.len() == 16).then_some(()),
             Key::Counter(which) => {
                 self.counters.insert(which, number()?);
             }

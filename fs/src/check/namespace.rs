@@ -172,6 +172,8 @@ impl State {
             }
         }
         let Seen::Record(_, Dentry::Entry { ino, kind }) = *new else { return None };
+        // A directory that has names is looked at even if it has no record.
+        self.node(dir);
         let node = self.node(ino);
         node.names += 1;
         let flaw = match node.kind {

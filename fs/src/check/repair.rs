@@ -59,19 +59,17 @@ pub(super) fn orphan_mark(store: &Store, branch: BranchId, ino: Ino) -> Result<b
     let head = store.head(branch)?;
     // Nobody mounts the volume in between.
     let _opening = head.opening.lock();
-    let mut done = Ok(());
-    let mut work = || {
-        let mend = || -> Result<(), FsError> {
-            let inode = store.head_view(&head)?.inode(&store.db, ino)?.and_then(|found| found.record);
-            let mut txn = Txn::begin_housekeeping(store, &head)?;
-            match inode {
-                Some(inode) if inode.nlink == 0 => txn.put_orphan(ino),
-                Some(_) | None => txn.delete_orphan(ino),
-            }
-            txn.commit().map(drop)
-        };
-        done = mend();
+    let mend = || -> Result<(), FsError> {
+        let inode = store.head_view(&head)?.inode(&store.db, ino)?.and_then(|found| found.record);
+        let mut txn = Txn::begin_housekeeping(store, &head)?;
+        match inode {
+            Some(inode) if inode.nlink == 0 => txn.put_orphan(ino),
+            Some(_) | None => txn.delete_orphan(ino),
+        }
+        txn.commit().map(drop)
     };
+    let mut done = Ok(());
+    let mut work = || done = mend();
     match head.live() {
         Some(live) => live.exclusively(ino, &mut work),
         None => work(),

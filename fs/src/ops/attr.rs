@@ -78,7 +78,7 @@ impl VolumeFs {
         let epoch = txn.epoch();
         let admission = txn.commit()?;
         if let Some(truncated) = truncated {
-            truncated.apply(state, &self.store, &head.appender)?;
+            truncated.apply(state);
         }
         drop(admission);
         state.accept(inode, (head.branch, epoch));

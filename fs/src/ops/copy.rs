@@ -1,6 +1,7 @@
 //! Copying between files of one volume: whole pages that lie in segments are shared, nothing else is copied than what must be.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::attr::{MAX_FILE_SIZE, kill_set_ids, put_inode};
@@ -113,9 +114,8 @@ impl VolumeFs {
             let (to_group, into) = split((to + done) * PAGE);
             let (from_key, to_key) = ((source.ino, from_group), (target.ino, to_group));
             for (key, node) in [(from_key, source), (to_key, target)] {
-                if !changes.contains_key(&key) {
-                    let planned = self.shared_group(node, locked.get(node.ino), key.1)?;
-                    changes.insert(key, planned);
+                if let Entry::Vacant(vacant) = changes.entry(key) {
+                    vacant.insert(self.shared_group(node, locked.get(node.ino), key.1)?);
                 }
             }
             // Inline content has no pages to share, nor to put some among.

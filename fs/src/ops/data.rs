@@ -1,10 +1,10 @@
 //! The bytes of a regular file: where they are read from, and how a change of them is staged.
 //!
 //! A change is planned against the file's groups, writes whole new pages into the head's segment, stages the new groups in the
-//! transaction, and leaves for [`Staged::apply`], after the commit, what is rewritten in place.
+//! transaction, and rewrites in place what may be. All data is where it belongs before the commit makes it visible.
 //!
 //! # Invariants
-//! - Only a page that the current epoch allocated is rewritten in place, and only after a record without its checksum
+//! - Only a page that the current epoch allocated is rewritten in place, only with bytes that a program wrote, and only after a record without its checksum
 //!   is in the log. Whoever dies in between leaves old bytes or new ones, never a page that fails its checksum.
 //! - Bytes of a page beyond the end of the file are zero, and so are those of an inline group.
 //! - A freed page was seen by nobody but this head: it was allocated after the newest retained epoch.
@@ -19,7 +19,7 @@ use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino};
 use crate::overlay::merged::Merged;
 use crate::store::record::{GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef, Usage};
-use crate::store::{Appender, Beneath, Prefix, Store, StoreError, Touch, Txn, Versioned};
+use crate::store::{Beneath, Prefix, StoreError, Touch, Txn, Versioned};
 
 /// A file of up to this many bytes lies in its record.
 pub(super) const INLINE_MAX: u64 = 2048;
@@ -45,7 +45,6 @@ pub(super) struct Cached {
 #[derive(Default)]
 pub(super) struct Staged {
     groups: Vec<(u64, Cached)>,
-    in_place: Vec<InPlace>,
     forget_all: bool,
 }
 
@@ -74,32 +73,14 @@ impl Fill<'_> {
 }
 
 impl Staged {
-    /// Rewrites pages in place and takes the new groups into memory. The admission of the commit must still be held.
-    pub(super) fn apply(
-        self,
-        state: &mut NodeState,
-        store: &Store,
-        appender: &Appender,
-    ) -> Result<(), FsError> {
+    /// Takes the new groups into memory, once they are committed.
+    pub(super) fn apply(self, state: &mut NodeState) {
         let mut cache = state.groups.get_mut().take().unwrap_or_default();
-        if self.forget_all {
-            cache.groups.clear();
-        }
-        if cache.groups.len() + self.groups.len() > CACHED_GROUPS {
+        if self.forget_all || cache.groups.len() + self.groups.len() > CACHED_GROUPS {
             cache.groups.clear();
         }
         cache.groups.extend(self.groups);
         *state.groups.get_mut() = Some(cache);
-        for write in self.in_place {
-            store.segments.rewrite(
-                appender,
-                write.page.segment,
-                write.page.page,
-                write.skip,
-                &write.bytes,
-            )?;
-        }
-        Ok(())
     }
 }
 
@@ -341,6 +322,7 @@ impl VolumeFs {
             return Ok(staged);
         }
         let stored_before = inode.stored;
+        let mut in_place = (Vec::new(), Vec::new());
         if !self.stage_inline(txn, node, state, inode, offset, fill, &mut staged)? {
             let mut plan = Plan::default();
             for index in self.groups_to_fill(node, inode, offset, end, fill)? {
@@ -370,10 +352,34 @@ impl VolumeFs {
                 )?;
                 staged.groups.push((planned.index, cached));
             }
-            staged.in_place = plan.in_place;
+            in_place = (plan.ahead, plan.in_place);
         }
         txn.charge(Usage { bytes: signed(inode.stored) - signed(stored_before), inodes: 0 })?;
+        let (ahead, rewrites) = in_place;
+        self.rewrite(txn, node.ino, state, ahead, rewrites)?;
         Ok(staged)
+    }
+
+    /// Rewrites pages in place, before the commit: what it makes visible is there by then. The records lose the checksums
+    /// first.
+    fn rewrite(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        state: &NodeState,
+        ahead: Vec<(u64, Cached)>,
+        rewrites: Vec<InPlace>,
+    ) -> Result<(), FsError> {
+        let head = txn.head();
+        for (index, cached) in ahead {
+            txn.write_ahead(&Prefix::extent(head.tree, ino, index), &cached.group)?;
+            state.groups.lock().get_or_insert_default().groups.insert(index, cached);
+        }
+        for write in rewrites {
+            let (segment, page) = (write.page.segment, write.page.page);
+            self.store.segments.rewrite(&head.appender, segment, page, write.skip, &write.bytes)?;
+        }
+        Ok(())
     }
 
     /// Lists the groups that a change concerns. Zeros leave alone what is zero already.
@@ -479,6 +485,7 @@ impl VolumeFs {
         plan: &mut Plan<'d>,
     ) -> Result<(), FsError> {
         let before = self.group(&node.tree.merged, node.ino, state, index)?;
+        let mut ahead: Option<Group> = None;
         let mut changed = false;
         let mut pages = match &before.group {
             Group::Pages(pages) => pages.clone(),
@@ -527,14 +534,16 @@ impl VolumeFs {
                         *page = if below { Page::Hole } else { Page::Base };
                     }
                 }
-                (_, Page::Data(data))
+                (Fill::Bytes(bytes), Page::Data(data))
                     if data.epoch == txn.epoch() && !data.shared && !self.is_suspect(data) =>
                 {
-                    let mut bytes = vec![0; to - from];
-                    overlay(&mut bytes, 0, fill, from - skip, to - from);
+                    let bytes = bytes.get(from - skip..to - skip).unwrap_or_default().to_vec();
                     plan.rewrite(InPlace { page: data, skip: from - start, bytes });
-                    if let (Some(Page::Data(data)), Some(_)) = (pages.get_mut(position), data.crc) {
-                        data.crc = None;
+                    if data.crc.is_some() {
+                        ahead.get_or_insert_with(|| before.group.clone()).forget_crc(position);
+                        if let Some(Page::Data(data)) = pages.get_mut(position) {
+                            data.crc = None;
+                        }
                         changed = true;
                     }
                 }
@@ -558,6 +567,7 @@ impl VolumeFs {
                 }
             }
         }
+        plan.ahead.extend(ahead.map(|group| (index, Cached { group, version: before.version })));
         plan.groups.push(Planned { index, before, group: Group::Pages(pages), changed });
         Ok(())
     }
@@ -707,7 +717,6 @@ impl VolumeFs {
                         )?;
                         staged.groups.push((last, cached));
                     }
-                    staged.in_place = plan.in_place;
                 }
             }
             txn.charge(Usage { bytes: signed(inode.stored) - signed(stored_before), inodes: 0 })?;
@@ -788,6 +797,8 @@ struct Plan<'d> {
     groups: Vec<Planned>,
     new: Vec<NewPage<'d>>,
     in_place: Vec<InPlace>,
+    /// Groups as they are, but for the checksums of pages that are rewritten in place.
+    ahead: Vec<(u64, Cached)>,
 }
 
 struct Planned {

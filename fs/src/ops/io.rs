@@ -77,7 +77,7 @@ impl VolumeFs {
         put_inode(&mut txn, node.ino, state, &inode)?;
         let epoch = txn.epoch();
         let admission = txn.commit()?;
-        staged.apply(state, &self.store, &head.appender)?;
+        staged.apply(state);
         drop(admission);
         state.accept(inode, (head.branch, epoch));
         Ok(())

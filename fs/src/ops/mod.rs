@@ -177,6 +177,7 @@ fn check_name(name: &OsStr) -> Result<&[u8], FsError> {
 
 impl Drop for VolumeFs {
     fn drop(&mut self) {
+        self.reap_all();
         self.release_pins();
     }
 }

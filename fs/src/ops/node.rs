@@ -256,6 +256,20 @@ impl NodeTable {
         }
     }
 
+    /// Forgets the nodes of a tree whose numbers are its own.
+    pub(crate) fn remove_tree(&self, tree: &Tree) {
+        let mut dynamic = self.dynamic.lock();
+        let ids: Vec<NodeId> =
+            dynamic.iter().filter(|((id, _), _)| *id == tree.id).map(|(_, &node)| node).collect();
+        dynamic.retain(|(id, _), _| *id != tree.id);
+        drop(dynamic);
+        for id in ids {
+            // Dropped outside the lock of the shard.
+            let _gone = self.shard(id).lock().remove(&id);
+        }
+        self.evictions.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Forgets all nodes, as after a rollback. Those in use go when their last user is done.
     pub(crate) fn clear(&self) {
         for shard in &self.shards {

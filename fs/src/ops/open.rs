@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::node::NodeTable;
 use super::{Tree, VolumeFs};
 use crate::error::FsError;
-use crate::ids::{Epoch, Ino, NodeId};
+use crate::ids::{BranchId, Epoch, Ino, NodeId};
 use crate::overlay::lowers::Lowers;
 use crate::overlay::merged::Merged;
 use crate::store::{Head, LiveHead, Store};
@@ -159,6 +159,14 @@ impl LiveHead for VolumeFs {
 
     fn snapshots_changed(&self) {
         self.forget_snapshots_dir();
+    }
+
+    fn release_snapshot(&self, branch: BranchId, epoch: Epoch) {
+        self.stop_browsing((branch, epoch));
+    }
+
+    fn settle(&self) {
+        VolumeFs::settle(self);
     }
 
     fn tick(&self) {

@@ -23,6 +23,7 @@ const TOGETHER: usize = 64;
 const LARGE: u64 = (BATCH * GROUP_SIZE) as u64;
 /// How often, and how long each time, an operation waits for room that was just given back.
 const ROOM_TRIES: u32 = 20;
+const SETTLE_TRIES: u32 = 5;
 const ROOM_WAIT: Duration = Duration::from_millis(1);
 /// Inodes that may wait to be removed: the background gets to them within a second.
 pub(super) const PATIENCE: usize = TOGETHER - 1;
@@ -72,10 +73,42 @@ impl VolumeFs {
         result
     }
 
+    /// Removes what was unlinked just before, as far as the kernel forgets it within a few milliseconds: what is counted
+    /// next should not count it.
+    pub(super) fn settle(&self) {
+        for _ in 0..SETTLE_TRIES {
+            self.reap_dead(0);
+            if self.unlinked.load(Ordering::SeqCst) <= 0 {
+                return;
+            }
+            std::thread::sleep(ROOM_WAIT);
+        }
+    }
+
     /// Counts an inode that lost its last name.
     pub(super) fn count_unlinked(&self, inode: &Inode) {
         if inode.nlink == 0 {
             self.unlinked.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Removes all orphans of the head: the transport is gone, and its references with it.
+    pub(super) fn reap_all(&mut self) {
+        self.nodes.clear();
+        self.nodes.dead.get_mut().clear();
+        let tree = self.root.get_mut().clone();
+        let Some(head) = &tree.head else { return };
+        // Whoever opens the head right now does the same, and must not do it beside us.
+        let Some(_opening) = head.opening.try_lock() else { return };
+        if head.is_live() {
+            return;
+        }
+        match self.reap_orphans(&tree) {
+            Ok(()) | Err(FsError::Retired) => {}
+            // Their marks stay: the next mount tries again.
+            Err(error) => {
+                tracing::warn!(%error, volume = %self.volume, "unlinked inodes could not be removed")
+            }
         }
     }
 

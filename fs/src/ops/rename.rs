@@ -35,7 +35,18 @@ impl VolumeFs {
     /// Renames.
     pub fn rename(
         &self,
-        caller: &Caller,
+        _caller: &Caller,
+        parent: NodeId,
+        name: &OsStr,
+        new_parent: NodeId,
+        new_name: &OsStr,
+        mode: RenameMode,
+    ) -> Result<(), FsError> {
+        self.rename_once(parent, name, new_parent, new_name, mode)
+    }
+
+    fn rename_once(
+        &self,
         parent: NodeId,
         name: &OsStr,
         new_parent: NodeId,
@@ -69,7 +80,7 @@ impl VolumeFs {
         let mut locked = Locked::all(&all);
         if (locked.get(from.ino).names_changed, locked.get(to.ino).names_changed) != seen {
             drop(locked);
-            return self.rename(caller, parent, name, new_parent, new_name, mode);
+            return self.rename_once(parent, name, new_parent, new_name, mode);
         }
         if locked.get(to.ino).inode.nlink == 0 {
             return Err(FsError::NotFound);

@@ -16,6 +16,9 @@ use crate::overlay::merged::Merged;
 const NAME: &str = ".snapshots";
 pub(super) const NODE: NodeId = NodeId(NodeId::FIRST_DYNAMIC);
 
+/// How many milliseconds the removal of a snapshot waits for operations in it.
+const RELEASE_TRIES: u32 = 200;
+
 struct Listed {
     name: String,
     branch: BranchId,
@@ -195,6 +198,21 @@ impl VolumeFs {
             }
             used
         });
+    }
+
+    /// Forgets a snapshot that was looked into, and waits for operations under way in it.
+    pub(super) fn stop_browsing(&self, key: (BranchId, Epoch)) {
+        let Some(tree) = self.browsed.lock().remove(&key) else { return };
+        self.nodes.remove_tree(&tree);
+        for _ in 0..RELEASE_TRIES {
+            // Every node of a tree holds it, and every operation its node.
+            if Arc::strong_count(&tree) == 1 {
+                unview(&mut self.store.registry.write().viewed, key);
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        self.browsed.lock().insert(key, tree);
     }
 
     /// Lets go of everything that keeps snapshots from being removed.

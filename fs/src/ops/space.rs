@@ -80,7 +80,7 @@ impl VolumeFs {
         let epoch = txn.epoch();
         let admission = txn.commit()?;
         if let Some(staged) = staged {
-            staged.apply(state, &self.store, &head.appender)?;
+            staged.apply(state);
         }
         drop(admission);
         state.accept(inode, (head.branch, epoch));

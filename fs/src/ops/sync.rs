@@ -56,6 +56,7 @@ impl VolumeFs {
 
     /// Returns how full the volume is: of its quota where it has one, else of the disk under the store.
     pub fn statfs(&self) -> Result<StatFs, FsError> {
+        self.settle();
         let tree = self.root.read().clone();
         let (disk, disk_available) = self.store.space.available()?;
         let (used, quota) = match &tree.head {

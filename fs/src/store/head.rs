@@ -44,6 +44,11 @@ pub(crate) trait LiveHead: Any + Send + Sync {
     fn exclusively(&self, ino: Ino, work: &mut dyn FnMut());
     /// Called after snapshots of the volume came or went.
     fn snapshots_changed(&self);
+    /// Stops showing a snapshot through `.snapshots`: whoever still looks into it finds it stale. It stays in use if an
+    /// operation on it does not end soon.
+    fn release_snapshot(&self, branch: BranchId, epoch: Epoch);
+    /// Called before something is counted.
+    fn settle(&self);
     /// Called about once a second from the background.
     fn tick(&self);
     /// For the layer above, which knows the type.

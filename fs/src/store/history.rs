@@ -25,6 +25,9 @@ impl Store {
                 .map(|(branch, epoch, snapshot)| (branch, epoch, snapshot.clone()))
                 .collect()
         };
+        for live in self.loaded_heads().into_iter().filter_map(|head| head.live()) {
+            live.settle();
+        }
         listed.into_iter().map(|(branch, epoch, snapshot)| self.describe(branch, epoch, &snapshot)).collect()
     }
 
@@ -74,7 +77,17 @@ impl Store {
     /// # Errors
     /// [`FsError::SnapshotMounted`] while it is in use.
     pub fn remove_snapshot(&self, called: &str) -> Result<(), FsError> {
-        let branch = self.registry.read().snapshot(called)?.0;
+        let (branch, shown_by) = {
+            let registry = self.registry.read();
+            let (branch, epoch, snapshot) = registry.snapshot(called)?;
+            let head = registry.volumes.get(&snapshot.volume).map(|volume| volume.branch);
+            (branch, head.map(|head| (head, epoch)))
+        };
+        if let Some((head, epoch)) = shown_by
+            && let Some(live) = self.loaded_head(head).and_then(|head| head.live())
+        {
+            live.release_snapshot(branch, epoch);
+        }
         let loaded = self.loaded_head(branch);
         // A cut under way has raised what is retained and is not in the registry yet.
         let _cutting = loaded.as_ref().map(|head| head.cutting.lock());

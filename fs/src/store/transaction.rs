@@ -99,6 +99,14 @@ impl<'a> Txn<'a> {
         }
     }
 
+    /// Writes a record that has a version of this epoch at once, ahead of the transaction.
+    pub(crate) fn write_ahead(&self, prefix: &Prefix, record: &impl Record) -> Result<(), FsError> {
+        let mut batch = WriteBatch::default();
+        let family = self.store.db.family(prefix.family.name());
+        batch.put_cf(family, prefix.version(self.head.branch, self.epoch()), record.encode());
+        Ok(self.store.db.write(batch)?)
+    }
+
     /// Removes a record from view: deletes this epoch's version, and writes `marker` where something older would show through.
     pub(crate) fn erase(
         &mut self,

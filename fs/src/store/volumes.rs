@@ -1,6 +1,6 @@
 //! Making, listing, renaming and removing volumes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rocksdb::WriteBatch;
 
@@ -17,7 +17,7 @@ use crate::overlay::stack::MAX_LOWERS;
 impl Store {
     /// Makes a volume. Durable on return.
     pub fn create_volume(&self, name: &str, spec: &VolumeSpec) -> Result<VolumeInfo, FsError> {
-        let lowers = spec.lowers.iter().map(check_lower).collect::<Result<Vec<_>, _>>()?;
+        let lowers = spec.lowers.iter().map(|path| check_lower(path)).collect::<Result<Vec<_>, _>>()?;
         if lowers.len() > MAX_LOWERS {
             let path = spec.lowers.last().cloned().unwrap_or_default();
             return Err(FsError::BadLower { path, why: format!("a volume has at most {MAX_LOWERS} lowers") });
@@ -71,6 +71,9 @@ impl Store {
             (id, volume.clone())
         };
         let head = self.head(volume.branch)?;
+        if let Some(live) = head.live() {
+            live.settle();
+        }
         let Usage { bytes, inodes } = head.usage();
         Ok(VolumeInfo {
             name: volume.name,
@@ -195,10 +198,10 @@ pub(crate) fn check_not_viewed(registry: &Registry, snapshots: &[(BranchId, Epoc
     }
 }
 
-fn check_lower(path: &PathBuf) -> Result<PathBuf, FsError> {
-    let bad = |why: String| FsError::BadLower { path: path.clone(), why };
+fn check_lower(path: &Path) -> Result<PathBuf, FsError> {
+    let bad = |why: String| FsError::BadLower { path: path.to_owned(), why };
     let canonical = path.canonicalize().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => FsError::LowerMissing { path: path.clone() },
+        std::io::ErrorKind::NotFound => FsError::LowerMissing { path: path.to_owned() },
         _ => bad(error.to_string()),
     })?;
     if !canonical.is_dir() {

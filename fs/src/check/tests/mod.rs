@@ -169,16 +169,13 @@ fn open(dir: &Path) -> Arc<Store> {
     Store::open(&dir.join("store"), &StoreOptions { background: false, ..StoreOptions::default() }).unwrap()
 }
 
-/// Makes a file. It is held by nobody afterwards.
+/// Makes a file, and keeps the reference that this gives.
 fn file(fs: &VolumeFs, parent: NodeId, name: &str, content: &[u8]) -> NodeId {
     let entry = fs.create(&ROOT, parent, OsStr::new(name), 0o100_644, 0).unwrap();
     fs.write(entry.node, 0, content, KillSuid::No).unwrap();
-    fs.forget(entry.node, 1);
     entry.node
 }
 
 fn directory(fs: &VolumeFs, parent: NodeId, name: &str) -> NodeId {
-    let entry = fs.mkdir(&ROOT, parent, OsStr::new(name), 0o755, 0).unwrap();
-    fs.forget(entry.node, 1);
-    entry.node
+    fs.mkdir(&ROOT, parent, OsStr::new(name), 0o755, 0).unwrap().node
 }

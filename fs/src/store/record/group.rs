@@ -81,6 +81,15 @@ impl GroupV1 {
         })
     }
 
+    /// Takes the checksum of a page away: it is about to be rewritten in place.
+    pub(crate) fn forget_crc(&mut self, position: usize) {
+        if let GroupV1::Pages(pages) = self
+            && let Some(Page::Data(data)) = pages.get_mut(position)
+        {
+            data.crc = None;
+        }
+    }
+
     /// Returns the bytes of the store that the group takes, as quotas count them.
     pub fn stored(&self) -> u64 {
         match self {
