@@ -67,3 +67,22 @@ fn regression_a_volume_that_nobody_uses_can_be_removed() {
         );
     }
 }
+
+/// A file that only the older side had copied up was missing in a diff.
+#[test]
+fn regression_a_diff_lists_what_only_the_older_side_has_copied_up() {
+    let scenario = Scenario { layers: Layers::One, lower_seed: 1795352487335 };
+    replay(
+        scenario,
+        Beside::Nothing,
+        &[
+            Op::Snapshot { volumes: 2 },
+            Op::Snapshot { volumes: 1 },
+            Op::Fork { snapshot: 0 },
+            Op::Snapshot { volumes: 2 },
+            Op::Chown { node: 29611, uid: Some(1000), gid: Some(1000) },
+            Op::Snapshot { volumes: 1 },
+            Op::Diff { snapshot: 13029, with: 46141 },
+        ],
+    );
+}

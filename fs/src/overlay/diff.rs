@@ -144,12 +144,14 @@ fn describe(
     xattrs_differ: bool,
     changes: &mut Vec<Change>,
 ) -> Result<(), FsError> {
-    let after = new.stored(ino)?;
-    let before = match (old.stored(ino)?, &after) {
-        (Some(before), _) => Some(before),
-        // A copy-up: before it was as the lower has it.
-        (None, Some(after)) if ino.is_lower() => old.as_in_lower(after)?,
-        (None, _) => None,
+    let (before, after) = match (old.stored(ino)?, new.stored(ino)?) {
+        // Copied up on one side only: on the other it is as the lower has it.
+        (None, Some(after)) if ino.is_lower() => (old.as_in_lower(&after)?, Some(after)),
+        (Some(before), None) if ino.is_lower() => {
+            let after = new.as_in_lower(&before)?;
+            (Some(before), after)
+        }
+        both => both,
     };
     let mut gone: Vec<Vec<u8>> = paths(old, new, &found.names_gone)?;
     let mut added: Vec<Vec<u8>> = paths(new, old, &found.names_new)?;
@@ -173,8 +175,12 @@ fn describe(
     if !found.names_gone.is_empty() || !found.names_new.is_empty() || after.inode.nlink == 0 {
         return Ok(());
     }
-    let content =
-        before.inode.kind == FileKind::Regular && (found.bytes > 0 || before.inode.size != after.inode.size);
+    // A tail that was cut off, or made zeros, of what the lower has leaves no other trace.
+    let readable = |inode: &Inode| inode.lower.as_ref().map_or(0, |lower| lower.readable);
+    let content = before.inode.kind == FileKind::Regular
+        && (found.bytes > 0
+            || before.inode.size != after.inode.size
+            || readable(&before.inode) != readable(&after.inode));
     let change = if content {
         ChangeKind::Modified
     } else if xattrs_differ || (found.attributes && shows_difference(&before.inode, &after.inode)) {

@@ -377,9 +377,14 @@ pub(crate) mod meta {
         let group = u64::from_be_bytes(key.get(29..37)?.try_into().ok()?);
         Some((TreeId(tail_u32(key)?), Ino(ino), group))
     }
-    pub(crate) fn doubt((tree, ino, group): (TreeId, Ino, u64), segment: u32, page: u32) -> Vec<u8> {
-        let place = [&tree.0.to_be_bytes()[..], &ino.0.to_be_bytes(), &group.to_be_bytes()];
-        key(DOUBT, &[&place.concat(), &segment.to_be_bytes(), &page.to_be_bytes()])
+    pub(crate) fn doubts_of((tree, ino, group): (TreeId, Ino, u64)) -> Vec<u8> {
+        key(DOUBT, &[&tree.0.to_be_bytes(), &ino.0.to_be_bytes(), &group.to_be_bytes()])
+    }
+    pub(crate) fn doubt(place: (TreeId, Ino, u64), segment: u32, page: u32) -> Vec<u8> {
+        let mut key = doubts_of(place);
+        key.extend_from_slice(&segment.to_be_bytes());
+        key.extend_from_slice(&page.to_be_bytes());
+        key
     }
     pub(crate) fn parse_doubt(key: &[u8]) -> Option<((TreeId, Ino, u64), u32, u32)> {
         let (tree, ino) = tail_u32_u64(key)?;

@@ -71,6 +71,17 @@ impl Store {
         Ok(freed)
     }
 
+    fn has_other_doubts(&self, places: &HashSet<Place>, settled: Place) -> Result<bool, StoreError> {
+        let mut any = false;
+        for &place in places.iter().filter(|&&place| place != settled) {
+            self.db.scan(META, &meta::doubts_of(place), &[], |_, _| {
+                any = true;
+                Ok(false)
+            })?;
+        }
+        Ok(any)
+    }
+
     fn settle(&self, doubts: &Doubts) -> Result<u64, FsError> {
         let frozen = Frozen::new(&self.db);
         let mut reached: HashSet<Place> = HashSet::from([doubts.place]);
@@ -109,7 +120,8 @@ impl Store {
                 runs.push(PageRun { segment, page, count: 1 });
             }
         }
-        if !any_shared {
+        // Whoever still has to be asked finds the others by the ties: the last doubt takes them away.
+        if !any_shared && !self.has_other_doubts(&reached, doubts.place)? {
             for tie in ties {
                 batch.delete_cf(self.db.family(META), tie);
             }
