@@ -16,9 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request,
+    Errno, FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
 };
 use tracing::Level;
 
@@ -29,9 +28,6 @@ use crate::FsError;
 use crate::attr::{Attr, FileKind};
 use crate::ids::NodeId;
 use crate::ops::{Caller, DirEntry, Entry, Sink, StatFs};
-
-/// A created file is kept in the page cache, and its `close` is not announced: there is no handle.
-const CREATED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
 
 /// An operation that did not succeed.
 pub(super) enum Failure {
@@ -252,30 +248,6 @@ impl Respond<Entry> for EntryReply<'_> {
             }
             failure => self.reply.error(failure.errno()),
         }
-    }
-}
-
-/// Answers with an entry that is open.
-pub(super) struct CreateReply<'a> {
-    pub(super) reply: ReplyCreate,
-    pub(super) device: &'a Device,
-    pub(super) unique: u64,
-    pub(super) ttl: TimeToLive,
-}
-
-impl Respond<Entry> for CreateReply<'_> {
-    fn respond(self, entry: Entry) {
-        if is_plain(&entry) && self.ttl.attr == self.ttl.entry {
-            let generation = Generation(entry.generation);
-            self.reply.created(&self.ttl.entry, &file_attr(&entry.attr), generation, FileHandle(0), CREATED);
-        } else {
-            self.device.reply(self.unique, &Payload::created(&entry, self.ttl, CREATED.bits()));
-            self.device.disown(self.reply);
-        }
-    }
-
-    fn refuse(self, failure: &Failure) {
-        self.reply.error(failure.errno());
     }
 }
 

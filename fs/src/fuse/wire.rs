@@ -144,13 +144,6 @@ impl Payload {
         payload
     }
 
-    /// Returns a `struct fuse_entry_out` and a `struct fuse_open_out` without a handle.
-    pub(super) fn created(entry: &Entry, ttl: TimeToLive, open_flags: u32) -> Self {
-        let mut payload = Self::entry(entry, ttl);
-        payload.u64(0).u32(open_flags).u32(0);
-        payload
-    }
-
     /// Appends a `struct fuse_direntplus`; `false` if there is no room for it.
     pub(super) fn push_direntplus(
         &mut self,
@@ -251,7 +244,6 @@ mod tests {
     #[test]
     fn messages_have_the_sizes_of_the_kernel_structures() {
         assert_eq!(Payload::entry(&entry(), ttl()).0.len(), 128);
-        assert_eq!(Payload::created(&entry(), ttl(), 2).0.len(), 144);
         let epoch = Payload::default().message(NOTIFY_INC_EPOCH, 0);
         assert_eq!(epoch, [16u32.to_ne_bytes(), 8u32.to_ne_bytes(), [0; 4], [0; 4]].concat());
     }

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use super::acl::{self, Inherited};
 use super::attr::put_inode;
 use super::locks::Locked;
+use super::names::Names;
 use super::{Caller, Entry, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
@@ -165,9 +166,13 @@ impl VolumeFs {
         txn.commit()?;
 
         state.accept(dir_inode, version);
-        state.names_changed();
+        state.bind_name(bytes, ino);
         let looked = Looked { ino, inode, version: Some(version) };
         let node = self.nodes.insert(&dir.tree, looked, self.nodes.evictions())?;
+        if new.kind == FileKind::Directory {
+            // Nobody can have looked into it yet: its own directory is still locked.
+            *node.state.write().names.get_mut() = Names::of_new_directory();
+        }
         Ok(self.entry(&node))
     }
 

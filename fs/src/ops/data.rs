@@ -10,14 +10,14 @@
 //! - A freed page was seen by nobody but this head: it was allocated after the newest retained epoch.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use hashbrown::HashMap;
 
 use super::VolumeFs;
-use super::node::{NodeRef, NodeState};
+use super::node::{Node, NodeRef, NodeState};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino};
-use crate::overlay::merged::Merged;
 use crate::store::record::{GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef, Usage};
 use crate::store::{Beneath, Prefix, StoreError, Touch, Txn, Versioned};
 
@@ -46,12 +46,16 @@ pub(super) struct Cached {
 pub(super) struct Staged {
     groups: Vec<(u64, Cached)>,
     forget_all: bool,
+    /// Groups as they are, but for the checksums of pages that are rewritten in place.
+    ahead: Vec<(u64, Cached)>,
+    rewrites: Vec<InPlace>,
 }
 
+/// Bytes of the request that go into a page in place, or into several that lie side by side.
 struct InPlace {
     page: PageRef,
     skip: usize,
-    bytes: Vec<u8>,
+    bytes: Range<usize>,
 }
 
 /// What a range of a file is to become.
@@ -73,6 +77,11 @@ impl Fill<'_> {
 }
 
 impl Staged {
+    /// Tells whether records have to be in the log before anything is rewritten in place.
+    pub(super) fn has_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
     /// Takes the new groups into memory, once they are committed.
     pub(super) fn apply(self, state: &mut NodeState) {
         let mut cache = state.groups.get_mut().take().unwrap_or_default();
@@ -86,13 +95,18 @@ impl Staged {
 
 impl VolumeFs {
     /// Returns a group, from memory or the store.
-    fn group(&self, merged: &Merged, ino: Ino, state: &NodeState, index: u64) -> Result<Cached, FsError> {
+    fn group(&self, node: &NodeRef<'_>, state: &NodeState, index: u64) -> Result<Cached, FsError> {
         let mut cache = state.groups.lock();
         let cache = cache.get_or_insert_default();
         if let Some(cached) = cache.groups.get(&index) {
             return Ok(cached.clone());
         }
-        let cached = match merged.view.group(&merged.store.db, ino, index)? {
+        let merged = &node.tree.merged;
+        let found = match state.is_blank(node) {
+            true => None,
+            false => merged.view.group(&merged.store.db, node.ino, index)?,
+        };
+        let cached = match found {
             None => Cached { group: Group::base(), version: None },
             Some(Versioned { record: Group::Removed, branch, epoch }) => {
                 Cached { group: Group::base(), version: Some((branch, epoch)) }
@@ -116,14 +130,13 @@ impl VolumeFs {
         offset: u64,
         out: &mut [u8],
     ) -> Result<(), FsError> {
-        let merged = &node.tree.merged;
         let mut done = 0;
         while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let at = offset + done as u64;
             let (index, skip) = split(at);
             let length = rest.len().min(GROUP_SIZE - skip);
             let Some(piece) = rest.get_mut(..length) else { break };
-            let cached = self.group(merged, node.ino, state, index)?;
+            let cached = self.group(node, state, index)?;
             match &cached.group {
                 Group::Inline(bytes) => {
                     piece.fill(0);
@@ -322,17 +335,17 @@ impl VolumeFs {
             return Ok(staged);
         }
         let stored_before = inode.stored;
-        let mut in_place = (Vec::new(), Vec::new());
         if !self.stage_inline(txn, node, state, inode, offset, fill, &mut staged)? {
-            let mut plan = Plan::default();
+            let mut plan = Plan::of(fill);
             for index in self.groups_to_fill(node, inode, offset, end, fill)? {
                 let start = index * GROUP_SIZE as u64;
                 let range = (offset.max(start) - start) as usize
                     ..(end.min(start + GROUP_SIZE as u64) - start) as usize;
                 let piece = match fill {
                     Fill::Bytes(bytes) => {
-                        let from = (start + range.start as u64 - offset) as usize;
-                        Fill::Bytes(bytes.get(from..from + range.len()).unwrap_or_default())
+                        plan.piece = (start + range.start as u64 - offset) as usize;
+                        let piece = plan.piece..plan.piece + range.len();
+                        Fill::Bytes(bytes.get(piece).unwrap_or_default())
                     }
                     Fill::Zeros(_) => Fill::Zeros(range.len() as u64),
                 };
@@ -352,32 +365,35 @@ impl VolumeFs {
                 )?;
                 staged.groups.push((planned.index, cached));
             }
-            in_place = (plan.ahead, plan.in_place);
+            (staged.ahead, staged.rewrites) = (plan.ahead, plan.in_place);
         }
         txn.charge(Usage { bytes: signed(inode.stored) - signed(stored_before), inodes: 0 })?;
-        let (ahead, rewrites) = in_place;
-        self.rewrite(txn, node.ino, state, ahead, rewrites)?;
         Ok(staged)
     }
 
-    /// Rewrites pages in place, before the commit: what it makes visible is there by then. The records lose the checksums
-    /// first.
-    fn rewrite(
+    /// Rewrites pages in place with bytes of `data`, before the commit: what it makes visible is there by then. The
+    /// records lose the checksums first.
+    pub(super) fn rewrite(
         &self,
         txn: &mut Txn<'_>,
         ino: Ino,
         state: &NodeState,
-        ahead: Vec<(u64, Cached)>,
-        rewrites: Vec<InPlace>,
+        staged: &mut Staged,
+        data: &[u8],
     ) -> Result<(), FsError> {
         let head = txn.head();
-        for (index, cached) in ahead {
-            txn.write_ahead(&Prefix::extent(head.tree, ino, index), &cached.group)?;
-            state.groups.lock().get_or_insert_default().groups.insert(index, cached);
+        for (index, cached) in &staged.ahead {
+            txn.put_ahead(&Prefix::extent(head.tree, ino, *index), &cached.group);
         }
-        for write in rewrites {
+        txn.write_ahead()?;
+        if staged.has_ahead() {
+            let mut cache = state.groups.lock();
+            cache.get_or_insert_default().groups.extend(staged.ahead.drain(..));
+        }
+        for write in staged.rewrites.drain(..) {
             let (segment, page) = (write.page.segment, write.page.page);
-            self.store.segments.rewrite(&head.appender, segment, page, write.skip, &write.bytes)?;
+            let bytes = data.get(write.bytes).unwrap_or_default();
+            self.store.segments.rewrite(&head.appender, segment, page, write.skip, bytes)?;
         }
         Ok(())
     }
@@ -442,7 +458,7 @@ impl VolumeFs {
         if size > INLINE_MAX {
             return Ok(false);
         }
-        let before = self.group(&node.tree.merged, node.ino, state, 0)?;
+        let before = self.group(node, state, 0)?;
         // A file that was larger once may have pages: it keeps them.
         if before.group.refs().next().is_some() {
             return Ok(false);
@@ -484,7 +500,8 @@ impl VolumeFs {
         fill: Fill<'d>,
         plan: &mut Plan<'d>,
     ) -> Result<(), FsError> {
-        let before = self.group(&node.tree.merged, node.ino, state, index)?;
+        let piece = plan.piece;
+        let before = self.group(node, state, index)?;
         let mut ahead: Option<Group> = None;
         let mut changed = false;
         let mut pages = match &before.group {
@@ -505,7 +522,7 @@ impl VolumeFs {
                 if skip < PAGE_SIZE {
                     overlay(&mut content, skip, fill, 0, end.min(PAGE_SIZE) - skip);
                 }
-                plan.add(planned, 0, Cow::Owned(content));
+                plan.add(planned, 0, Content::Own(content));
                 // Marks the page as taken: the loop below leaves it alone.
                 if let Some(first) = pages.first_mut() {
                     *first = Page::Hole;
@@ -534,31 +551,29 @@ impl VolumeFs {
                         *page = if below { Page::Hole } else { Page::Base };
                     }
                 }
-                (Fill::Bytes(bytes), Page::Data(data))
+                (Fill::Bytes(_), Page::Data(data))
                     if data.epoch == txn.epoch() && !data.shared && !self.is_suspect(data) =>
                 {
-                    let bytes = bytes.get(from - skip..to - skip).unwrap_or_default().to_vec();
+                    let bytes = piece + from - skip..piece + to - skip;
                     plan.rewrite(InPlace { page: data, skip: from - start, bytes });
                     if data.crc.is_some() {
+                        // If nothing else of the group changes, this is all there is to be stored of it.
                         ahead.get_or_insert_with(|| before.group.clone()).forget_crc(position);
                         if let Some(Page::Data(data)) = pages.get_mut(position) {
                             data.crc = None;
                         }
-                        changed = true;
                     }
                 }
                 (_, old) => {
                     let content = match fill {
-                        Fill::Bytes(bytes) if whole => {
-                            Cow::Borrowed(bytes.get(from - skip..to - skip).unwrap_or_default())
-                        }
+                        Fill::Bytes(_) if whole => Content::Request(piece + from - skip..piece + to - skip),
                         _ => {
                             let mut content = vec![0; PAGE_SIZE];
                             if !whole {
                                 self.read_old_page(node, state, inode, index, position, &mut content)?;
                             }
                             overlay(&mut content, from - start, fill, from - skip, to - from);
-                            Cow::Owned(content)
+                            Content::Own(content)
                         }
                     };
                     self.release(txn, node.ino, index, old);
@@ -606,7 +621,7 @@ impl VolumeFs {
         state: &NodeState,
         index: u64,
     ) -> Result<Shared, FsError> {
-        let before = self.group(&node.tree.merged, node.ino, state, index)?;
+        let before = self.group(node, state, index)?;
         Ok(Shared { group: before.group.clone(), before, changed: false })
     }
 
@@ -632,7 +647,8 @@ impl VolumeFs {
         changed: bool,
     ) -> Result<Cached, FsError> {
         if !changed {
-            return Ok(before);
+            // But for checksums that are gone from the log already.
+            return Ok(Cached { group, version: before.version });
         }
         let head = txn.head();
         let prefix = Prefix::extent(head.tree, ino, index);
@@ -693,18 +709,20 @@ impl VolumeFs {
             let (last, cut) = split(size);
             if cut > 0 {
                 let rest = (GROUP_SIZE - cut) as u64;
-                let before = self.group(merged, node.ino, state, last)?;
+                let before = self.group(node, state, last)?;
                 if let Group::Inline(bytes) = &before.group {
                     let kept: Box<[u8]> = bytes.get(..cut.min(bytes.len())).unwrap_or_default().into();
                     inode.stored = (inode.stored + kept.len() as u64).saturating_sub(bytes.len() as u64);
                     let cached = self.stage_group(txn, node.ino, last, before, Group::Inline(kept), true)?;
                     staged.groups.push((last, cached));
                 } else if before.group.refs().next().is_some() || before.group != Group::base() {
-                    let mut plan = Plan::default();
+                    let mut plan = Plan::of(Fill::Zeros(rest));
                     self.plan_group(txn, node, state, inode, last, cut, Fill::Zeros(rest), &mut plan)?;
                     plan.write(txn)?;
                     for mut planned in plan.groups {
-                        drop_holes_beyond(&mut planned.group, cut);
+                        if planned.changed {
+                            drop_holes_beyond(&mut planned.group, cut);
+                        }
                         inode.stored = (inode.stored + planned.group.stored())
                             .saturating_sub(planned.before.group.stored());
                         let cached = self.stage_group(
@@ -737,7 +755,7 @@ impl VolumeFs {
         state: &NodeState,
         index: u64,
     ) -> Result<Group, FsError> {
-        Ok(self.group(&node.tree.merged, node.ino, state, index)?.group)
+        Ok(self.group(node, state, index)?.group)
     }
 }
 
@@ -781,6 +799,25 @@ impl Shared {
 }
 
 impl NodeState {
+    /// Tells whether a file surely has no group stored: it was made in this epoch and holds nothing.
+    fn is_blank(&self, node: &Node) -> bool {
+        let is_new = node.tree.head.as_ref().is_some_and(|head| head.is_new(node.ino));
+        self.inode.stored == 0 && is_new
+    }
+
+    /// Returns all groups of a file that was made in this epoch, if they are in memory: what they store is what the inode
+    /// says. Without a lower there are no holes, so that no group stores nothing.
+    pub(super) fn all_groups(&self) -> Option<Vec<(u64, Group)>> {
+        let cache = self.groups.lock();
+        let cached = cache.iter().flat_map(|cache| &cache.groups);
+        let groups: Vec<(u64, Group)> = cached
+            .filter(|(_, cached)| cached.group.stored() > 0)
+            .map(|(&index, cached)| (index, cached.group.clone()))
+            .collect();
+        let stored: u64 = groups.iter().map(|(_, group)| group.stored()).sum();
+        (stored == self.inode.stored).then_some(groups)
+    }
+
     /// Takes a group into memory that was committed.
     pub(super) fn cache_group(&mut self, index: u64, group: Cached) {
         let cache = self.groups.get_mut().get_or_insert_default();
@@ -792,12 +829,14 @@ impl NodeState {
 }
 
 /// New pages and changed groups of one operation.
-#[derive(Default)]
 struct Plan<'d> {
+    /// What the request brings.
+    request: &'d [u8],
+    /// Where in it the bytes for the group that is being planned begin.
+    piece: usize,
     groups: Vec<Planned>,
-    new: Vec<NewPage<'d>>,
+    new: Vec<NewPage>,
     in_place: Vec<InPlace>,
-    /// Groups as they are, but for the checksums of pages that are rewritten in place.
     ahead: Vec<(u64, Cached)>,
 }
 
@@ -808,14 +847,37 @@ struct Planned {
     changed: bool,
 }
 
-struct NewPage<'d> {
+struct NewPage {
     group: usize,
     position: usize,
-    content: Cow<'d, [u8]>,
+    content: Content,
+}
+
+/// The bytes of a new page.
+enum Content {
+    /// These of the request.
+    Request(Range<usize>),
+    /// A page that was put together.
+    Own(Vec<u8>),
 }
 
 impl<'d> Plan<'d> {
-    fn add(&mut self, group: usize, position: usize, content: Cow<'d, [u8]>) {
+    fn of(fill: Fill<'d>) -> Plan<'d> {
+        let request = match fill {
+            Fill::Bytes(bytes) => bytes,
+            Fill::Zeros(_) => &[],
+        };
+        Plan {
+            request,
+            piece: 0,
+            groups: Vec::new(),
+            new: Vec::new(),
+            in_place: Vec::new(),
+            ahead: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, group: usize, position: usize, content: Content) {
         self.new.push(NewPage { group, position, content });
     }
 
@@ -825,9 +887,10 @@ impl<'d> Plan<'d> {
         match self.in_place.last_mut() {
             Some(last)
                 if last.page.segment == next.page.segment
+                    && last.bytes.end == next.bytes.start
                     && place(last) + last.bytes.len() as u64 == place(&next) =>
             {
-                last.bytes.extend_from_slice(&next.bytes);
+                last.bytes.end = next.bytes.end;
             }
             _ => self.in_place.push(next),
         }
@@ -840,9 +903,9 @@ impl<'d> Plan<'d> {
             let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
             let allocated = txn.allocate(count)?;
             let start = allocated.run;
-            allocated.write(run.iter().map(|page| &*page.content))?;
+            allocated.write(slices(self.request, run))?;
             for (page, number) in run.iter().zip(start.page..) {
-                let crc = Some(crc32c::crc32c(&page.content));
+                let crc = Some(crc32c::crc32c(page.content.bytes(self.request)));
                 let data =
                     Page::Data(PageRef { epoch, segment: start.segment, page: number, crc, shared: false });
                 if let Some(Planned { group: Group::Pages(pages), changed, .. }) =
@@ -856,6 +919,33 @@ impl<'d> Plan<'d> {
         }
         Ok(())
     }
+}
+
+impl Content {
+    fn bytes<'b>(&'b self, request: &'b [u8]) -> &'b [u8] {
+        match self {
+            Content::Request(range) => request.get(range.clone()).unwrap_or_default(),
+            Content::Own(bytes) => bytes,
+        }
+    }
+}
+
+/// Returns the bytes of new pages, in as few pieces as they lie in.
+fn slices<'b>(request: &'b [u8], pages: &'b [NewPage]) -> Vec<&'b [u8]> {
+    let together = |a: &NewPage, b: &NewPage| match (&a.content, &b.content) {
+        (Content::Request(a), Content::Request(b)) => a.end == b.start,
+        _ => false,
+    };
+    let piece = |pages: &'b [NewPage]| match pages {
+        [
+            NewPage { content: Content::Request(first), .. },
+            ..,
+            NewPage { content: Content::Request(last), .. },
+        ] => request.get(first.start..last.end).unwrap_or_default(),
+        [page, ..] => page.content.bytes(request),
+        [] => &[],
+    };
+    pages.chunk_by(together).map(piece).collect()
 }
 
 /// Turns holes behind the end of a file back into base: there is nothing to be hidden.

@@ -57,7 +57,7 @@ impl VolumeFs {
         locked.get(node.ino).accept(inode, version);
         let state = locked.get(dir.ino);
         state.accept(dir_inode, version);
-        state.names_changed();
+        state.bind_name(bytes, node.ino);
         drop(locked);
         Ok(self.entry(&node))
     }

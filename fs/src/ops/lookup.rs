@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use super::names::Known;
 use super::node::NodeRef;
 use super::{Caller, Entry, VolumeFs, check_name};
 use crate::attr::FileKind;
@@ -48,14 +49,31 @@ impl VolumeFs {
             }
             _ => check_name(name)?,
         };
-        if state.absent.lock().as_deref() == Some(name) || state.inode.nlink == 0 {
+        if state.inode.nlink == 0 {
             return Ok(None);
         }
+        let known = state.names.lock().get(name);
         let evictions = self.nodes.evictions();
-        match dir.tree.merged.lookup(dir.ino, &state.inode, name)? {
-            Some(looked) => self.nodes.insert(&dir.tree, looked, evictions).map(Some),
+        let looked = match known {
+            Known::Absent => return Ok(None),
+            Known::Bound(ino) => match self.nodes.find_live(&dir.tree, ino) {
+                Some(child) => return Ok(Some(child)),
+                // Without a record it is in a lower only, which is asked by path.
+                None => dir.tree.merged.stored(ino)?,
+            },
+            Known::Unknown => None,
+        };
+        let looked = match looked {
+            Some(looked) => Some(looked),
+            None => dir.tree.merged.lookup(dir.ino, &state.inode, name)?,
+        };
+        match looked {
+            Some(looked) => {
+                state.names.lock().bind(name, looked.ino);
+                self.nodes.insert(&dir.tree, looked, evictions).map(Some)
+            }
             None => {
-                *state.absent.lock() = Some(name.into());
+                state.names.lock().unbind(name);
                 Ok(None)
             }
         }

@@ -23,6 +23,7 @@ mod io;
 mod link;
 mod locks;
 mod lookup;
+mod names;
 mod node;
 mod open;
 mod reap;

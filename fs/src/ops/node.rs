@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::Tree;
 use super::data::GroupCache;
+use super::names::Names;
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
@@ -39,8 +40,8 @@ pub(crate) struct NodeState {
     pub(crate) version: Option<(BranchId, Epoch)>,
     /// Counts changes of a directory's names.
     pub(crate) names_changed: u64,
-    /// A name that was looked for and not there, valid until a name of the directory changes: `create` asks right after `lookup`.
-    pub(crate) absent: Mutex<Option<Box<[u8]>>>,
+    /// Names of a directory that were looked up or changed; filled in by readers.
+    pub(crate) names: Mutex<Names>,
     /// What the lowers have in a directory; they do not change.
     pub(crate) below: Mutex<Option<Arc<Vec<MergedEntry>>>>,
     pub(crate) groups: Mutex<Option<Box<GroupCache>>>,
@@ -60,7 +61,7 @@ pub(crate) struct NodeTable {
     next_dynamic: AtomicU64,
     evictions: AtomicU64,
     /// Inodes without a name that nobody refers to any more, to be reaped.
-    pub(crate) dead: Mutex<Vec<(Arc<Tree>, Ino)>>,
+    pub(crate) dead: Mutex<Vec<Arc<Node>>>,
 }
 
 impl NodeState {
@@ -69,16 +70,22 @@ impl NodeState {
             inode: looked.inode,
             version: looked.version,
             names_changed: 0,
-            absent: Mutex::default(),
+            names: Mutex::default(),
             below: Mutex::default(),
             groups: Mutex::default(),
         }
     }
 
-    /// Notes that a name of the directory changed.
-    pub(crate) fn names_changed(&mut self) {
+    /// Notes that the directory has a new name, or one that leads elsewhere.
+    pub(crate) fn bind_name(&mut self, name: &[u8], ino: Ino) {
         self.names_changed += 1;
-        *self.absent.get_mut() = None;
+        self.names.get_mut().bind(name, ino);
+    }
+
+    /// Notes that a name of the directory is gone.
+    pub(crate) fn unbind_name(&mut self, name: &[u8]) {
+        self.names_changed += 1;
+        self.names.get_mut().unbind(name);
     }
 
     pub(crate) fn attr(&self, shown: Ino) -> Attr {
@@ -169,6 +176,11 @@ impl NodeTable {
         self.get(self.existing_id(tree, ino)?)
     }
 
+    /// Returns the node of an inode if it is in memory and of this very tree.
+    pub(crate) fn find_live(&self, tree: &Arc<Tree>, ino: Ino) -> Option<NodeRef<'_>> {
+        self.find(tree, ino).filter(|node| Arc::ptr_eq(&node.tree, tree))
+    }
+
     fn existing_id(&self, tree: &Tree, ino: Ino) -> Option<NodeId> {
         match tree.id {
             0 => Some(NodeId(ino.0)),
@@ -252,7 +264,7 @@ impl NodeTable {
             self.dynamic.lock().remove(&(node.tree.id, node.ino));
         }
         if dead {
-            self.dead.lock().push((node.tree.clone(), node.ino));
+            self.dead.lock().push(node.clone());
         }
     }
 

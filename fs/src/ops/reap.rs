@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::node::Node;
 use super::{Tree, VolumeFs};
 use crate::attr::FileKind;
 use crate::error::FsError;
@@ -28,6 +29,13 @@ const ROOM_WAIT: Duration = Duration::from_millis(1);
 /// Inodes that may wait to be removed: the background gets to them within a second.
 pub(super) const PATIENCE: usize = TOGETHER - 1;
 
+/// An inode to be removed.
+struct Dead {
+    ino: Ino,
+    /// It and its groups, where they need not be read.
+    known: Option<(Inode, Vec<(u64, Group)>)>,
+}
+
 impl VolumeFs {
     /// Removes what died since, if more than `patience` inodes wait.
     pub(super) fn reap_dead(&self, patience: usize) {
@@ -38,15 +46,16 @@ impl VolumeFs {
             }
             std::mem::take(&mut *dead)
         };
-        for chunk in dead.chunk_by(|a, b| Arc::ptr_eq(&a.0, &b.0)) {
-            let Some((tree, _)) = chunk.first() else { continue };
-            let inos: Vec<Ino> = chunk.iter().map(|&(_, ino)| ino).collect();
-            for inos in inos.chunks(TOGETHER) {
-                match self.reap(tree, inos) {
+        for chunk in dead.chunk_by(|a, b| Arc::ptr_eq(&a.tree, &b.tree)) {
+            let Some(tree) = chunk.first().map(|node| &node.tree) else { continue };
+            let dead: Vec<Dead> = chunk.iter().map(|node| self.last_seen(node)).collect();
+            for dead in dead.chunks(TOGETHER) {
+                match self.reap(tree, dead) {
                     // They went with the head that a rollback took away.
                     Ok(()) | Err(FsError::Retired) => {}
                     // Their marks stay: the next mount tries again.
                     Err(error) => {
+                        let inos: Vec<Ino> = dead.iter().map(|dead| dead.ino).collect();
                         tracing::warn!(%error, ?inos, volume = %self.volume, "unlinked inodes could not be removed");
                     }
                 }
@@ -124,42 +133,70 @@ impl VolumeFs {
             Ok(true)
         })?;
         orphans.retain(|&ino| self.nodes.find(tree, ino).is_none());
-        for inos in orphans.chunks(TOGETHER) {
-            self.reap(tree, inos)?;
+        let orphans: Vec<Dead> = orphans.into_iter().map(|ino| Dead { ino, known: None }).collect();
+        for orphans in orphans.chunks(TOGETHER) {
+            self.reap(tree, orphans)?;
         }
         Ok(())
     }
 
+    /// Returns what memory still has of an inode that went out of it, where that is all there is.
+    fn last_seen(&self, node: &Node) -> Dead {
+        let is_new = node.tree.head.as_ref().is_some_and(|head| head.is_new(node.ino));
+        // Somebody who asks for the parent of a removed directory may have loaded it again.
+        let alone = self.nodes.find(&node.tree, node.ino).is_none();
+        let state = node.state.read();
+        let known = (is_new && alone && state.inode.lower.is_none())
+            .then(|| Some((state.inode.clone(), state.all_groups()?)))
+            .flatten();
+        Dead { ino: node.ino, known }
+    }
+
     /// Removes inodes that have no name, in one transaction but for large files.
-    fn reap(&self, tree: &Tree, inos: &[Ino]) -> Result<(), FsError> {
+    fn reap(&self, tree: &Tree, dead: &[Dead]) -> Result<(), FsError> {
         let Some(head) = &tree.head else { return Ok(()) };
         let view = &tree.merged.view;
         let mut found = Vec::new();
-        for &ino in inos {
-            let inode = view.inode(&self.store.db, ino)?.and_then(|versioned| versioned.record);
+        for Dead { ino, known } in dead {
+            if let Some((inode, groups)) = known {
+                found.push((*ino, Some(inode.clone()), Some(groups)));
+                continue;
+            }
+            let inode = view.inode(&self.store.db, *ino)?.and_then(|versioned| versioned.record);
             let large = inode.as_ref().is_some_and(|inode| inode.nlink == 0 && inode.size > LARGE);
-            while large && self.reap_some_groups(head, tree, ino)? == BATCH {}
-            found.push((ino, inode));
+            while large && self.reap_some_groups(head, tree, *ino)? == BATCH {}
+            found.push((*ino, inode, None));
         }
         let mut txn = Txn::begin_housekeeping(&self.store, head)?;
-        for (ino, inode) in found {
+        for (ino, inode, groups) in found {
             // A fork's name for what died elsewhere keeps an inode alive.
             if let Some(inode) = inode.filter(|inode| inode.nlink == 0) {
-                self.stage_reap(&mut txn, tree, ino, &inode)?;
+                self.stage_reap(&mut txn, tree, ino, &inode, groups)?;
             }
             txn.delete_orphan(ino);
         }
         txn.commit()?;
-        self.unlinked.fetch_sub(inos.len() as i64, Ordering::SeqCst);
+        self.unlinked.fetch_sub(dead.len() as i64, Ordering::SeqCst);
         Ok(())
     }
 
-    fn stage_reap(&self, txn: &mut Txn<'_>, tree: &Tree, ino: Ino, inode: &Inode) -> Result<(), FsError> {
+    fn stage_reap(
+        &self,
+        txn: &mut Txn<'_>,
+        tree: &Tree,
+        ino: Ino,
+        inode: &Inode,
+        groups: Option<&Vec<(u64, Group)>>,
+    ) -> Result<(), FsError> {
         let head = txn.head();
         let view = &tree.merged.view;
         let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
-        if inode.kind == FileKind::Regular {
-            self.stage_reap_groups(txn, tree, ino, beneath)?;
+        match (inode.kind, groups) {
+            (FileKind::Regular, None) => {
+                self.stage_reap_groups(txn, tree, ino, beneath)?;
+            }
+            (FileKind::Regular, Some(groups)) => stage_erase(txn, ino, groups, beneath)?,
+            _ => {}
         }
         if inode.has_xattrs {
             let mut names = Vec::new();
@@ -198,13 +235,24 @@ impl VolumeFs {
             }
             Ok(groups.len() < BATCH)
         })?;
-        let head = txn.head();
-        for (index, group) in &groups {
-            for page in group.refs() {
-                txn.release(ino, *index, page);
-            }
-            txn.erase(&Prefix::extent(head.tree, ino, *index), &Group::Removed, beneath)?;
-        }
+        stage_erase(txn, ino, &groups, beneath)?;
         Ok(groups.len())
     }
+}
+
+/// Stages that groups of a file go, and their pages with them.
+fn stage_erase(
+    txn: &mut Txn<'_>,
+    ino: Ino,
+    groups: &[(u64, Group)],
+    beneath: Beneath,
+) -> Result<(), FsError> {
+    let tree = txn.head().tree;
+    for (index, group) in groups {
+        for page in group.refs() {
+            txn.release(ino, *index, page);
+        }
+        txn.erase(&Prefix::extent(tree, ino, *index), &Group::Removed, beneath)?;
+    }
+    Ok(())
 }

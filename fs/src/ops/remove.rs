@@ -76,7 +76,7 @@ impl VolumeFs {
         locked.get(child.ino).accept(inode, version);
         let state = locked.get(dir.ino);
         state.accept(dir_inode, version);
-        state.names_changed();
+        state.unbind_name(bytes);
         drop(locked);
         drop(child);
         self.reap_dead(super::reap::PATIENCE);
@@ -103,6 +103,9 @@ impl VolumeFs {
 
     /// Refuses a directory that still has names.
     pub(super) fn check_empty(&self, dir: &NodeRef<'_>, state: &NodeState) -> Result<(), FsError> {
+        if let Some(empty) = state.names.lock().is_empty() {
+            return if empty { Ok(()) } else { Err(FsError::NotEmpty { ino: dir.ino }) };
+        }
         let below = self.below(dir, state)?;
         let mut empty = true;
         dir.tree.merged.entries(dir.ino, &below, 0, |_| {

@@ -163,8 +163,11 @@ impl VolumeFs {
         if !same_dir {
             locked.get(from.ino).accept(from_inode, version);
         }
-        locked.get(from.ino).names_changed();
-        locked.get(to.ino).names_changed();
+        match (&target, mode) {
+            (Some(target), RenameMode::Exchange) => locked.get(from.ino).bind_name(old_bytes, target.ino),
+            _ => locked.get(from.ino).unbind_name(old_bytes),
+        }
+        locked.get(to.ino).bind_name(new_bytes, moved.ino);
         drop(locked);
         drop((moved, target));
         self.reap_dead(super::reap::PATIENCE);

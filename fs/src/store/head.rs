@@ -15,11 +15,16 @@ use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
 /// How many threads may count usage without waiting for each other.
 pub(crate) const WRITERS: usize = 16;
 
+/// The epoch in which a volume begins that is no fork.
+pub(crate) const FIRST_EPOCH: Epoch = Epoch(1);
+
 /// The writable end of a branch.
 pub(crate) struct Head {
     pub(crate) volume: VolumeId,
     pub(crate) tree: TreeId,
     pub(crate) branch: BranchId,
+    /// What it was forked from.
+    parent: Option<BranchId>,
     pub(crate) gate: Gate,
     pub(crate) appender: Appender,
     /// One cut at a time.
@@ -81,6 +86,7 @@ impl Head {
         volume: VolumeId,
         tree: TreeId,
         branch: BranchId,
+        parent: Option<BranchId>,
         epoch: Epoch,
         retained: Epoch,
     ) -> Head {
@@ -89,6 +95,7 @@ impl Head {
             volume,
             tree,
             branch,
+            parent,
             gate: Gate::new(epoch),
             appender: Appender::default(),
             cutting: Mutex::default(),
@@ -145,6 +152,11 @@ impl Head {
     /// Tells whether an inode was surely made in the current epoch: no older version of any of its records exists.
     pub(crate) fn is_new(&self, ino: Ino) -> bool {
         !ino.is_lower() && ino.0 >= self.first_new_ino.load(Ordering::SeqCst)
+    }
+
+    /// Tells whether nothing was stored before `epoch` but the root.
+    pub(crate) fn is_first(&self, epoch: Epoch) -> bool {
+        self.parent.is_none() && epoch == FIRST_EPOCH
     }
 
     /// Counts what a transaction is about to store, or refuses it.
@@ -244,7 +256,7 @@ mod tests {
     use super::*;
 
     fn head() -> Head {
-        Head::new(VolumeId(1), TreeId(1), BranchId(1), Epoch(1), Epoch(0))
+        Head::new(VolumeId(1), TreeId(1), BranchId(1), None, Epoch(1), Epoch(0))
     }
 
     #[test]

@@ -174,7 +174,8 @@ impl Store {
         })?;
         let forked_at = record.parent.map_or(Epoch(0), |(_, epoch)| epoch);
         let retained = registry.pinned_up_to(branch, Epoch(u64::MAX)).unwrap_or(forked_at).max(forked_at);
-        let head = Head::new(volume, record.tree, branch, record.epoch, retained);
+        let parent = record.parent.map(|(parent, _)| parent);
+        let head = Head::new(volume, record.tree, branch, parent, record.epoch, retained);
         head.set_quota(volume_record.quota_bytes, volume_record.quota_inodes);
         head.set_first_new_ino(self.counters.peek_ino());
         self.db.scan(META, &meta::usage_of(branch), &[], |key, value| {

@@ -33,6 +33,8 @@ pub(crate) struct Txn<'a> {
     head: &'a Head,
     admission: Admission<'a>,
     batch: WriteBatch,
+    /// What goes into the log before the batch does.
+    ahead: Option<WriteBatch>,
     charged: Usage,
     freed: Vec<PageRun>,
     allocated: Vec<Allocated>,
@@ -61,6 +63,7 @@ impl<'a> Txn<'a> {
             head,
             admission: head.gate.enter().ok_or(FsError::Retired)?,
             batch: WriteBatch::default(),
+            ahead: None,
             charged: Usage::default(),
             freed: Vec::new(),
             allocated: Vec::new(),
@@ -99,11 +102,17 @@ impl<'a> Txn<'a> {
         }
     }
 
-    /// Writes a record that has a version of this epoch at once, ahead of the transaction.
-    pub(crate) fn write_ahead(&self, prefix: &Prefix, record: &impl Record) -> Result<(), FsError> {
-        let mut batch = WriteBatch::default();
+    /// Adds a record that has a version of this epoch to what [`Txn::write_ahead`] writes.
+    pub(crate) fn put_ahead(&mut self, prefix: &Prefix, record: &impl Record) {
         let family = self.store.db.family(prefix.family.name());
-        batch.put_cf(family, prefix.version(self.head.branch, self.epoch()), record.encode());
+        let key = prefix.version(self.head.branch, self.epoch());
+        self.ahead.get_or_insert_default().put_cf(family, key, record.encode());
+    }
+
+    /// Writes what was put ahead, at once and whatever becomes of the transaction.
+    pub(crate) fn write_ahead(&mut self) -> Result<(), FsError> {
+        let Some(batch) = self.ahead.take() else { return Ok(()) };
+        self.head.mark_written(self.epoch());
         Ok(self.store.db.write(batch)?)
     }
 
@@ -117,6 +126,8 @@ impl<'a> Txn<'a> {
         let shows_through = match beneath {
             Beneath::Nothing => false,
             Beneath::Something => true,
+            // The root is never erased.
+            Beneath::Unknown if self.head.is_first(self.epoch()) => false,
             Beneath::Unknown => {
                 let view = self.store.head_view(self.head)?;
                 view.older(&self.store.db, prefix, self.head.branch, self.epoch())?.is_some()
@@ -211,7 +222,10 @@ impl<'a> Txn<'a> {
         // A failed write stops the store, but may be in the log: pages it refers to stay.
         self.committed = true;
         if self.charged == Usage::default() {
-            store.db.write(batch)?;
+            // Everything may have gone ahead.
+            if !batch.is_empty() {
+                store.db.write(batch)?;
+            }
         } else {
             let (index, mut writer) = head.writer();
             let mut sum = *writer;

@@ -6,6 +6,7 @@ use rocksdb::WriteBatch;
 
 use super::appearance::{VolumeInfo, VolumeSpec};
 use super::counters::Counter;
+use super::head::FIRST_EPOCH;
 use super::record::{Branch, Inode, Record, Usage, Volume};
 use super::registry::Registry;
 use super::{META, Prefix, Store, meta};
@@ -37,7 +38,7 @@ impl Store {
             lowers,
             parent: None,
         };
-        let branch_record = Branch { tree, volume: id, parent: None, epoch: Epoch(1) };
+        let branch_record = Branch { tree, volume: id, parent: None, epoch: FIRST_EPOCH };
         let mut batch = WriteBatch::default();
         batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
         batch.put_cf(self.db.family(META), meta::branch(branch), branch_record.encode());
