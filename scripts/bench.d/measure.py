@@ -30,11 +30,11 @@ class Bench:
         quick = options.quick
         self.files = 2000 if quick else 10000
         self.passes = 3 if quick else 10
-        self.mebibytes = 64 if quick else 512
+        self.mebibytes = 64 if quick else 256
         self.random_writes = 2000 if quick else 20000
         self.syncs = 50 if quick else 300
-        self.repetitions = 3 if quick else 7
-        self.macro_repetitions = 1 if quick else 3
+        self.repetitions = 3 if quick else 5
+        self.macro_repetitions = 1 if quick else 2
         self.wanted = set(options.only.split(",")) if options.only else {metric.key for metric in METRICS}
 
     # --- running ----------------------------------------------------------------------------------

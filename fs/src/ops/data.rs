@@ -12,9 +12,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use hashbrown::HashMap;
-
 use super::VolumeFs;
+use super::group_cache::Cached;
 use super::node::{Node, NodeRef, NodeState};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino};
@@ -23,23 +22,8 @@ use crate::store::{Beneath, Prefix, StoreError, Touch, Txn, Versioned};
 
 /// A file of up to this many bytes lies in its record.
 pub(super) const INLINE_MAX: u64 = 2048;
-/// Groups of a file that are kept in memory.
-const CACHED_GROUPS: usize = 2048;
 /// Pages that are handed out at once.
 const RUN_MAX: usize = 256;
-
-/// Groups of one file that were read or written lately.
-#[derive(Default)]
-pub(crate) struct GroupCache {
-    groups: HashMap<u64, Cached>,
-}
-
-/// A group, and which version of it is stored.
-#[derive(Clone)]
-pub(super) struct Cached {
-    group: Group,
-    version: Option<(BranchId, Epoch)>,
-}
 
 /// What a change leaves to be done after its commit.
 #[derive(Default)]
@@ -84,12 +68,13 @@ impl Staged {
 
     /// Takes the new groups into memory, once they are committed.
     pub(super) fn apply(self, state: &mut NodeState) {
-        let mut cache = state.groups.get_mut().take().unwrap_or_default();
-        if self.forget_all || cache.groups.len() + self.groups.len() > CACHED_GROUPS {
-            cache.groups.clear();
+        let cache = state.groups.get_mut().get_or_insert_default();
+        if self.forget_all {
+            cache.clear();
         }
-        cache.groups.extend(self.groups);
-        *state.groups.get_mut() = Some(cache);
+        for (index, cached) in self.groups {
+            cache.insert(index, cached);
+        }
     }
 }
 
@@ -98,7 +83,7 @@ impl VolumeFs {
     fn group(&self, node: &NodeRef<'_>, state: &NodeState, index: u64) -> Result<Cached, FsError> {
         let mut cache = state.groups.lock();
         let cache = cache.get_or_insert_default();
-        if let Some(cached) = cache.groups.get(&index) {
+        if let Some(cached) = cache.get(index) {
             return Ok(cached.clone());
         }
         let merged = &node.tree.merged;
@@ -115,10 +100,7 @@ impl VolumeFs {
                 Cached { group: record, version: Some((branch, epoch)) }
             }
         };
-        if cache.groups.len() >= CACHED_GROUPS {
-            cache.groups.clear();
-        }
-        cache.groups.insert(index, cached.clone());
+        cache.insert(index, cached.clone());
         Ok(cached)
     }
 
@@ -388,7 +370,10 @@ impl VolumeFs {
         txn.write_ahead()?;
         if staged.has_ahead() {
             let mut cache = state.groups.lock();
-            cache.get_or_insert_default().groups.extend(staged.ahead.drain(..));
+            let cache = cache.get_or_insert_default();
+            for (index, cached) in staged.ahead.drain(..) {
+                cache.insert(index, cached);
+            }
         }
         for write in staged.rewrites.drain(..) {
             let (segment, page) = (write.page.segment, write.page.page);
@@ -809,10 +794,10 @@ impl NodeState {
     /// says. Without a lower there are no holes, so that no group stores nothing.
     pub(super) fn all_groups(&self) -> Option<Vec<(u64, Group)>> {
         let cache = self.groups.lock();
-        let cached = cache.iter().flat_map(|cache| &cache.groups);
+        let cached = cache.iter().flat_map(|cache| cache.iter());
         let groups: Vec<(u64, Group)> = cached
             .filter(|(_, cached)| cached.group.stored() > 0)
-            .map(|(&index, cached)| (index, cached.group.clone()))
+            .map(|(index, cached)| (index, cached.group.clone()))
             .collect();
         let stored: u64 = groups.iter().map(|(_, group)| group.stored()).sum();
         (stored == self.inode.stored).then_some(groups)
@@ -820,11 +805,7 @@ impl NodeState {
 
     /// Takes a group into memory that was committed.
     pub(super) fn cache_group(&mut self, index: u64, group: Cached) {
-        let cache = self.groups.get_mut().get_or_insert_default();
-        if cache.groups.len() >= CACHED_GROUPS {
-            cache.groups.clear();
-        }
-        cache.groups.insert(index, group);
+        self.groups.get_mut().get_or_insert_default().insert(index, group);
     }
 }
 

@@ -18,6 +18,7 @@ mod copy;
 mod create;
 mod data;
 mod dir;
+mod group_cache;
 mod invalidate;
 mod io;
 mod link;

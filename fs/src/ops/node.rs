@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::Tree;
-use super::data::GroupCache;
+use super::group_cache::GroupCache;
 use super::names::Names;
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;

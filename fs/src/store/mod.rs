@@ -31,6 +31,7 @@ mod gate;
 mod group_sync;
 mod head;
 mod history;
+mod host;
 mod keys;
 mod lock;
 mod name_hash;
@@ -127,7 +128,9 @@ impl Store {
         format::check(dir)?;
         let db = Database::open(&dir.join("db"), options.memory)?;
         let hasher = load_hasher(&db)?;
-        let segments = Segments::open(dir.join("segments"), boot_id()?, &load_marks(&db)?)?;
+        let pages = dir.join("segments");
+        std::fs::create_dir_all(&pages).map_err(|source| io("create", source))?;
+        let segments = Segments::open(pages, boot_id()?, host::flush_of(dir), &load_marks(&db)?)?;
         let store = Arc::new(Store {
             dir: dir.to_owned(),
             counters: Counters::load(&db)?,
@@ -231,7 +234,7 @@ impl Store {
 
     /// Makes durable what a head wrote so far: file data first, then the log.
     pub(crate) fn sync_head(&self, head: &Head) -> Result<(), FsError> {
-        let marks = self.segments.sync(&head.appender).map_err(|error| self.db.poison(error))?;
+        let marks = self.segments.sync_ahead_of_log(&head.appender).map_err(|error| self.db.poison(error))?;
         self.write_marks(&marks)?;
         Ok(self.db.sync_log()?)
     }
@@ -269,7 +272,9 @@ impl Store {
                 SegmentMark { synced_pages, boot }.encode(),
             );
         }
-        self.db.write(batch)
+        self.db.write(batch)?;
+        self.segments.marks_are_stored(marks);
+        Ok(())
     }
 
     /// Returns how large the store is and what its disk has left.

@@ -22,6 +22,9 @@ use super::error::StoreError;
 use super::group_sync::GroupSync;
 use super::record::{PAGE_SIZE, PageRun};
 
+/// Bytes that one call writes. A host filesystem may keep them in one large folio, and ext4 walks all blocks of a folio for each
+/// later write of a page in it: 15 us in one of 1 MiB.
+const PIECE: usize = 64 << 10;
 /// Pages of a full segment: 1 GiB.
 const SEGMENT_PAGES: u32 = 1 << 18;
 
@@ -29,9 +32,20 @@ const SEGMENT_PAGES: u32 = 1 << 18;
 pub(crate) struct Segments {
     dir: PathBuf,
     boot: u128,
+    flush: Flush,
     open: RwLock<HashMap<u32, Arc<Segment>>>,
     /// Larger than the number of every segment file that was found.
     after_found: u32,
+}
+
+/// What makes durable what the host has written to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flush {
+    /// A sync of the segment.
+    Own,
+    /// Also one of the log, if no page was handed out since the segment was synced: both lie on one filesystem that rewrites
+    /// blocks where they are.
+    Shared,
 }
 
 /// One segment file.
@@ -44,6 +58,8 @@ pub(crate) struct Segment {
     sync: GroupSync,
     /// What the stored mark says, or is about to.
     marked_pages: AtomicU32,
+    /// What it says at least.
+    stored_mark: AtomicU32,
     /// The directory entry was synced.
     linked: AtomicBool,
     synced_pages: AtomicU32,
@@ -78,6 +94,7 @@ impl Segments {
     pub(crate) fn open(
         dir: PathBuf,
         boot: u128,
+        flush: Flush,
         marks: &HashMap<u32, (u32, u128)>,
     ) -> Result<Segments, StoreError> {
         std::fs::create_dir_all(&dir).map_err(|source| io("create", &dir, source))?;
@@ -104,6 +121,7 @@ impl Segments {
                 dirty: AtomicBool::new(synced_pages < pages),
                 sync: GroupSync::default(),
                 marked_pages: AtomicU32::new(synced_pages),
+                stored_mark: AtomicU32::new(synced_pages),
                 linked: AtomicBool::new(synced_pages > 0),
                 synced_pages: AtomicU32::new(synced_pages),
                 boot: written_in,
@@ -112,7 +130,7 @@ impl Segments {
             };
             open.insert(id, Arc::new(segment));
         }
-        Ok(Segments { dir, boot, open: RwLock::new(open), after_found })
+        Ok(Segments { dir, boot, flush, open: RwLock::new(open), after_found })
     }
 
     /// Hands out `count` pages in a row, at most 256. A new segment gets the number that `number` returns, or a larger one.
@@ -155,6 +173,7 @@ impl Segments {
             dirty: AtomicBool::new(false),
             sync: GroupSync::default(),
             marked_pages: AtomicU32::new(0),
+            stored_mark: AtomicU32::new(0),
             linked: AtomicBool::new(false),
             synced_pages: AtomicU32::new(0),
             boot: self.boot,
@@ -203,6 +222,23 @@ impl Segments {
         Ok(marks)
     }
 
+    /// As [`Segments::sync`], for who syncs the log next: what was only rewritten in place is written to the disk, and
+    /// durable with the flush that the log's sync ends with.
+    pub(crate) fn sync_ahead_of_log(&self, appender: &Appender) -> Result<Vec<(u32, u32, u128)>, StoreError> {
+        if self.flush == Flush::Own {
+            return self.sync(appender);
+        }
+        let dirty = appender.dirty.lock().clone();
+        for segment in &dirty {
+            if !segment.is_settled() {
+                return self.sync(appender);
+            }
+            segment.write_out()?;
+        }
+        // They stay dirty: who does not sync the log has the flush to do.
+        Ok(Vec::new())
+    }
+
     /// Makes an appender answer for all that is not on the disk yet, whoever wrote it.
     pub(crate) fn note_dirty(&self, appender: &Appender) {
         for segment in self.open.read().values().filter(|segment| segment.dirty.load(Ordering::SeqCst)) {
@@ -233,6 +269,16 @@ impl Segments {
             marks.extend(self.sync_segment(&segment)?);
         }
         Ok(marks)
+    }
+
+    /// Takes note that marks are in the log.
+    pub(crate) fn marks_are_stored(&self, marks: &[(u32, u32, u128)]) {
+        let open = self.open.read();
+        for (segment, synced_pages, _) in marks {
+            if let Some(segment) = open.get(segment) {
+                segment.stored_mark.fetch_max(*synced_pages, Ordering::SeqCst);
+            }
+        }
     }
 
     /// Syncs one segment if it is dirty. Concurrent callers share a sync.
@@ -334,17 +380,37 @@ impl Appender {
 impl Allocated {
     /// Writes the pages, one slice after the other.
     pub(crate) fn write<'b>(&self, pages: impl IntoIterator<Item = &'b [u8]>) -> Result<(), StoreError> {
-        let slices: Vec<IoSlice<'b>> = pages.into_iter().map(IoSlice::new).collect();
-        let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        debug_assert!(total <= self.run.count as usize * PAGE_SIZE);
-        let offset = i64::from(self.run.page) * PAGE_SIZE as i64;
-        let written = nix::sys::uio::pwritev(&self.segment.file, &slices, offset)
+        let mut piece = Vec::new();
+        let (mut length, mut done) = (0, 0);
+        for mut bytes in pages {
+            while !bytes.is_empty() {
+                let (now, later) = bytes.split_at(bytes.len().min(PIECE - length));
+                piece.push(IoSlice::new(now));
+                (length, bytes) = (length + now.len(), later);
+                if length == PIECE {
+                    self.write_piece(&piece, done, length)?;
+                    (length, done) = (0, done + length);
+                    piece.clear();
+                }
+            }
+        }
+        if length > 0 {
+            self.write_piece(&piece, done, length)?;
+        }
+        debug_assert!(done + length <= self.run.count as usize * PAGE_SIZE);
+        Ok(())
+    }
+
+    /// Writes `length` bytes in all, `skip` bytes after the beginning of the run.
+    fn write_piece(&self, slices: &[IoSlice<'_>], skip: usize, length: usize) -> Result<(), StoreError> {
+        let offset = i64::from(self.run.page) * PAGE_SIZE as i64 + skip as i64;
+        let written = nix::sys::uio::pwritev(&self.segment.file, slices, offset)
             .map_err(|errno| io("write", &self.segment.path, errno.into()))?;
         self.segment.dirty.store(true, Ordering::SeqCst);
-        if written < total {
+        if written < length {
             // Rare: a signal, or a disk that just filled up, which the second attempt then tells.
             let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>();
-            self.segment.write(self.run.page, written, bytes.get(written..).unwrap_or_default())?;
+            self.segment.write(self.run.page, skip + written, bytes.get(written..).unwrap_or_default())?;
         }
         Ok(())
     }
@@ -376,6 +442,27 @@ impl Segment {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether the host has on its disk where every page lies that was handed out, and the log that it has.
+    fn is_settled(&self) -> bool {
+        // What was handed out before is in `next`, and pages are below the mark only when their sync is over.
+        let next = self.allocation.lock().next;
+        self.stored_mark.load(Ordering::SeqCst) >= next
+    }
+
+    /// Has the host write to the disk what it has in memory, which may then still be in the disk's own cache.
+    fn write_out(&self) -> Result<(), StoreError> {
+        use std::os::fd::AsRawFd;
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        // SAFETY: the call takes no pointers, and the descriptor is open as long as `self.file`.
+        let done = unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, flags) };
+        match done {
+            0 => Ok(()),
+            _ => Err(io("write out", &self.path, std::io::Error::last_os_error())),
+        }
     }
 
     /// Tells whether nobody appends to it any more and nothing that was handed out is on its way.
@@ -428,7 +515,7 @@ mod tests {
     }
 
     fn segments(dir: &Path, boot: u128, marks: &HashMap<u32, (u32, u128)>) -> Segments {
-        Segments::open(dir.to_owned(), boot, marks).unwrap()
+        Segments::open(dir.to_owned(), boot, Flush::Shared, marks).unwrap()
     }
 
     #[test]
@@ -462,6 +549,32 @@ mod tests {
         let id = slow.run.segment;
         drop(slow);
         assert_eq!(segments.sync(&appender).unwrap(), [(id, 2, 1)]);
+    }
+
+    #[test]
+    fn only_what_is_rewritten_in_place_may_wait_for_the_flush_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path(), 1, &HashMap::new());
+        let appender = Appender::default();
+        let pages = segments.allocate(&appender, 2, number).unwrap();
+        pages.write([&[1; 2 * PAGE_SIZE][..]]).unwrap();
+        let id = pages.run.segment;
+        drop(pages);
+        let segment = segments.get(id).unwrap();
+        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [(id, 2, 1)]);
+        // Not before the log knows: else the page would be suspect after a loss of power.
+        assert!(!segment.is_settled());
+        segments.marks_are_stored(&[(id, 2, 1)]);
+        assert!(!segment.dirty.load(Ordering::SeqCst));
+        segments.rewrite(&appender, id, 0, 0, &[2; PAGE_SIZE]).unwrap();
+        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), []);
+        // Nobody has flushed it yet, so that a sync of its own still has to.
+        assert!(segment.dirty.load(Ordering::SeqCst));
+        let more = segments.allocate(&appender, 1, number).unwrap();
+        assert!(!segment.is_settled());
+        more.write([&[3; PAGE_SIZE][..]]).unwrap();
+        drop(more);
+        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [(id, 3, 1)]);
     }
 
     #[test]
