@@ -8,6 +8,7 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
@@ -22,6 +23,16 @@ use super::keys::{Family, VERSION_LEN};
 pub(crate) const TOUCHED: &str = "touched";
 /// Column family of everything that is not versioned.
 pub(crate) const META: &str = "meta";
+
+/// The column family that RocksDB insists on.
+const EMPTY: &str = "default";
+
+/// Syncs from which on it is worth to make log files to be overwritten.
+const OFTEN: u64 = 64;
+/// How long they are made: about as long as a log becomes before a memtable is full.
+const LOG_BYTES: usize = 8 << 20;
+/// In pieces, or others would wait.
+const LOG_PIECE: usize = 256 << 10;
 
 /// Memory that RocksDB may take.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +54,10 @@ pub(crate) struct Database {
     db: DB,
     poison: OnceLock<String>,
     log_sync: GroupSync,
+    /// Syncs of the log since the database was opened.
+    syncs: AtomicU64,
+    /// Whether there are log files to be overwritten.
+    prepared: AtomicBool,
 }
 
 impl Database {
@@ -54,10 +69,16 @@ impl Database {
             .map(|family| (family.name(), versioned_options(&cache, memory)))
             .chain([(TOUCHED, plain_options(&cache, memory)), (META, plain_options(&cache, memory))])
             // Empty, and always there. RocksDB reserves as much disk for a log as the largest memtable may have.
-            .chain([("default", plain_options(&cache, memory))])
+            .chain([(EMPTY, plain_options(&cache, memory))])
             .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
         let db = DB::open_cf_descriptors(&database_options(memory), dir, families)?;
-        Ok(Database { db, poison: OnceLock::new(), log_sync: GroupSync::default() })
+        Ok(Database {
+            db,
+            poison: OnceLock::new(),
+            log_sync: GroupSync::default(),
+            syncs: AtomicU64::new(0),
+            prepared: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn family(&self, name: &str) -> &ColumnFamily {
@@ -73,7 +94,31 @@ impl Database {
     /// Makes everything written so far durable. Concurrent callers share one sync.
     pub(crate) fn sync_log(&self) -> Result<(), StoreError> {
         self.alive()?;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
         self.log_sync.run(|| self.db.flush_wal(true)).map_err(|error| self.poison(error.into()))
+    }
+
+    /// Once somebody syncs often, makes log files to be overwritten: while a log grows, each of its syncs commits the journal
+    /// of the host, which costs several times what writing it does. RocksDB overwrites old log files by itself,
+    /// but only those that this process has filled.
+    pub(crate) fn prepare_log(&self) -> Result<(), StoreError> {
+        if self.syncs.load(Ordering::Relaxed) < OFTEN || self.prepared.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        // The first file is the one that is written now; it is free once all that it holds is in tables. The second follows it.
+        for _ in 0..2 {
+            for _ in 0..LOG_BYTES / LOG_PIECE {
+                let mut batch = WriteBatch::default();
+                batch.put_log_data(vec![0; LOG_PIECE]);
+                // A record that is not there: the family stays empty.
+                batch.delete_cf(self.family(EMPTY), []);
+                self.write(batch)?;
+            }
+            self.sync_log()?;
+            self.flush()?;
+            self.db.flush_cf(self.family(EMPTY))?;
+        }
+        Ok(())
     }
 
     /// Returns the value of an unversioned key.
@@ -245,6 +290,43 @@ fn table_options(cache: &Cache) -> BlockBasedOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_is_synced_often_overwrites_a_file_and_keeps_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Database::open(dir.path(), MemoryBudget::default()).unwrap();
+        let put = |db: &Database, key: &[u8]| {
+            let mut batch = WriteBatch::default();
+            batch.put_cf(db.family(META), key, b"value");
+            db.write(batch).unwrap();
+        };
+        let newest_log = || {
+            let logs = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+            let newest = logs.filter(|path| path.extension().is_some_and(|found| found == "log")).max();
+            newest.unwrap().metadata().unwrap().len()
+        };
+        {
+            let db = open();
+            put(&db, b"before");
+            for _ in 1..OFTEN {
+                db.sync_log().unwrap();
+            }
+            db.prepare_log().unwrap();
+            assert!(newest_log() < LOG_BYTES as u64, "too early");
+            db.sync_log().unwrap();
+            db.prepare_log().unwrap();
+            assert!(newest_log() >= LOG_BYTES as u64);
+            put(&db, b"after");
+            db.sync_log().unwrap();
+        }
+        let db = open();
+        for key in [&b"before"[..], b"after"] {
+            assert_eq!(db.get_meta(key).unwrap().as_deref(), Some(&b"value"[..]));
+        }
+        let mut left = db.db.raw_iterator_cf(db.family(EMPTY));
+        left.seek_to_first();
+        assert!(!left.valid());
+    }
 
     #[test]
     fn the_successor_follows_every_key_with_the_prefix() {

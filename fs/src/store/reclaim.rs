@@ -135,6 +135,9 @@ fn background(store: &Weak<Store>, signal: &Signal) {
             }
         }
         store.tick_heads();
+        if let Err(error) = store.db.prepare_log() {
+            tracing::error!(%error, "no log files to be overwritten could be made");
+        }
         if let Err(error) = store.reclaim_until_stopped() {
             tracing::error!(%error, "space could not be given back; it will be tried again");
         }
