@@ -14,6 +14,7 @@ pub mod fuse;
 pub mod ids;
 pub mod ops;
 pub mod overlay;
+pub mod request;
 pub mod store;
 
 pub use error::FsError;

@@ -242,14 +242,14 @@ impl Mounts {
 
 /// Mounts, removing first what a killed daemon left there: nobody can want that any more.
 fn mount_over_remains(fs: Arc<VolumeFs>, options: &MountOptions) -> Result<fuse::Mount, ApiError> {
-    match fuse::mount(Arc::clone(&fs), options) {
+    match fuse::mount(Arc::clone(&fs), options, None) {
         Err(MountError::Dead { mountpoint }) => {
             fuse::remove_dead_mount(&mountpoint)?;
             tracing::info!(
                 mountpoint = %mountpoint.display(),
                 "removed the mount of a daemon that is gone"
             );
-            Ok(fuse::mount(fs, options)?)
+            Ok(fuse::mount(fs, options, None)?)
         }
         result => Ok(result?),
     }
