@@ -44,6 +44,7 @@ pub struct MountOptions {
 }
 
 /// How a mount that is being made gets to outlive its process.
+#[derive(Clone)]
 pub struct Succession<'k> {
     /// What a successor will find, kept already.
     pub memory: Arc<SessionMemory>,
