@@ -16,7 +16,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -51,7 +51,6 @@ pub(super) struct Handover {
     suspicious: AtomicBool,
     /// Held to read by every request while there are suspects, to write by a suspect.
     alone: RwLock<()>,
-    replayed: AtomicU64,
     condemned: Mutex<Vec<InFlight>>,
 }
 
@@ -72,7 +71,6 @@ impl Handover {
             threads: AtomicU16::new(0),
             suspicious: AtomicBool::new(false),
             alone: RwLock::default(),
-            replayed: AtomicU64::new(0),
             condemned: Mutex::default(),
         };
         if let Some(death) = death {
@@ -109,13 +107,13 @@ impl Handover {
         std::mem::take(&mut self.condemned.lock())
     }
 
-    /// Returns how many requests were answered from the store.
+    /// Returns how many requests of the session were answered from the store, by whichever process.
     pub(super) fn replayed(&self) -> u64 {
-        self.replayed.load(Ordering::Relaxed)
+        self.memory.replayed()
     }
 
     pub(super) fn count_replayed(&self) {
-        self.replayed.fetch_add(1, Ordering::Relaxed);
+        self.memory.count_replayed();
     }
 
     /// Returns the calling thread's part in the execution of a request; `None` if it is one thread too many, which no session

@@ -14,6 +14,7 @@
 //! | words 8 and 9 | begin and end of the journal, as offsets in the file |
 //! | word 10 | length of the description |
 //! | word 11 | branch that was written when it was mounted, 0 for a snapshot |
+//! | word 12 | how many requests were answered from the store |
 //! | from word 64 | one slot for each thread: the request it executes |
 //! | from word 4672 | requests that were executed when a worker died, and how that counts |
 //! | byte 64 KiB | description: opaque here, at most 64 KiB |
@@ -48,7 +49,7 @@ use crate::ops::{Fact, NodeJournal};
 use crate::request;
 
 /// The version of the layout. A worker that finds another one cannot go on with the mount.
-pub const SESSION_MEMORY_VERSION: u64 = 1;
+pub const SESSION_MEMORY_VERSION: u32 = 1;
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"durdirSM");
 const DESCRIPTION: u64 = 64 << 10;
@@ -69,6 +70,7 @@ const AT_JOURNAL_BEGIN: usize = 8;
 const AT_JOURNAL_END: usize = 9;
 const AT_DESCRIPTION: usize = 10;
 const AT_BRANCH: usize = 11;
+const AT_REPLAYED: usize = 12;
 const SLOTS: usize = 64;
 const SLOT_WORDS: usize = 48;
 const SUSPECTS: usize = SLOTS + SLOT_WORDS * request::THREADS as usize;
@@ -164,7 +166,7 @@ impl SessionMemory {
         let mut session = [0; 8];
         io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut session)?;
         for (at, value) in [
-            (AT_VERSION, SESSION_MEMORY_VERSION),
+            (AT_VERSION, u64::from(SESSION_MEMORY_VERSION)),
             (AT_SESSION, u64::from_ne_bytes(session)),
             (AT_JOURNAL_BEGIN, JOURNAL),
             (AT_JOURNAL_END, JOURNAL),
@@ -186,10 +188,11 @@ impl SessionMemory {
         if memory.load(AT_MAGIC) != MAGIC {
             return Err(SessionMemoryError::NotOne);
         }
-        match memory.load(AT_VERSION) {
-            SESSION_MEMORY_VERSION => Ok(memory),
-            found => Err(SessionMemoryError::OtherVersion { found }),
+        let found = memory.load(AT_VERSION);
+        if found != u64::from(SESSION_MEMORY_VERSION) {
+            return Err(SessionMemoryError::OtherVersion { found });
         }
+        Ok(memory)
     }
 
     fn map(file: File) -> io::Result<SessionMemory> {
@@ -365,6 +368,17 @@ impl SessionMemory {
         }
     }
 
+    /// Returns how many requests were answered from the store since the session began.
+    pub(super) fn replayed(&self) -> u64 {
+        self.load(AT_REPLAYED)
+    }
+
+    pub(super) fn count_replayed(&self) {
+        if let Some(word) = self.words.get(AT_REPLAYED) {
+            word.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn slot(&self, thread: u16) -> Option<&[AtomicU64]> {
         let start = SLOTS + SLOT_WORDS * usize::from(thread);
         self.words.get(start..start + SLOT_WORDS).filter(|_| thread < request::THREADS)
@@ -498,7 +512,7 @@ mod tests {
         file.set_len(JOURNAL).unwrap();
         assert!(matches!(SessionMemory::open(file.into()), Err(SessionMemoryError::NotOne)));
         let memory = SessionMemory::create(None, b"").unwrap();
-        memory.store(AT_VERSION, SESSION_MEMORY_VERSION + 1);
+        memory.store(AT_VERSION, u64::from(SESSION_MEMORY_VERSION) + 1);
         let refused = SessionMemory::open(memory.as_fd().try_clone_to_owned().unwrap());
         assert!(matches!(refused, Err(SessionMemoryError::OtherVersion { found: 2 })));
     }

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use durdir_fs::fuse::SESSION_MEMORY_VERSION;
 use durdir_fs::store::FORMAT_VERSION;
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +16,6 @@ use super::arguments::Arguments;
 use super::start::StartError;
 use crate::exit::ExitClass;
 use crate::supervisor::STATE_VERSION;
-
-/// The version of what the FUSE sessions of one worker leave to the next.
-const SESSION_MEMORY_VERSION: u32 = 1;
 
 /// Variables in which the other version tells what it will hand on.
 const SESSION_MEMORY: &str = "DURDIR_SESSION_MEMORY";

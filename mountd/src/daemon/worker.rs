@@ -1,15 +1,16 @@
 //! The process that serves: opens the store, listens, answers, and puts everything away at the end.
 //!
 //! # Crash consistency
-//! A kill at any point leaves what an unplugged machine would leave less the unsynced: the store
-//! recovers at the next open, dead mount points are detached when they are next mounted or
-//! unmounted, and a stale socket is replaced.
+//! A kill at any point leaves what an unplugged machine would leave less the unsynced: the store recovers at the next open.
+//! What was kept with the keeper, mounts and listening sockets, the next worker goes on with. Without a keeper dead mount
+//! points are detached when they are next mounted or unmounted, and a stale socket is replaced.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durdir_fs::FsError;
+use durdir_fs::fuse::Death;
 use durdir_fs::store::{Store, StoreError, StoreOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use super::{Node, Tally, heartbeat, idle, listeners, log};
 use crate::api::{self, Connections};
 use crate::config::Config;
 use crate::keeper::{Inheritance, Keeper, Predecessor};
-use crate::mounts::Mounts;
+use crate::mounts::{Keep, Mounts};
 use crate::paths::Endpoint;
 use crate::socket;
 
@@ -73,9 +74,11 @@ pub(super) fn run(mut assignment: Assignment) -> Result<(), StartError> {
         Signals::listen()?
     };
     let store = open_store(&assignment)?;
+    // Before anything else: programs on the mounts are waiting.
+    let mounts = take_over_mounts(&store, &mut assignment);
     let node = Arc::new(Node {
         store,
-        mounts: Mounts::default(),
+        mounts,
         endpoint: assignment.endpoint.clone(),
         keeper: assignment.keeper.clone(),
         takeovers: assignment.inheritance.takeovers,
@@ -109,6 +112,28 @@ fn open_store(assignment: &Assignment) -> Result<Arc<Store>, StartError> {
             Err(source) => return Err(StartError::OpenStore { dir: dir.clone(), source }),
             Ok(store) => return Ok(store),
         }
+    }
+}
+
+/// Goes on with the mounts of the predecessor, if there was one.
+fn take_over_mounts(store: &Arc<Store>, assignment: &mut Assignment) -> Mounts {
+    let keeper = Some(&assignment.keeper).filter(|keeper| keeper.is_present());
+    let mounts = Mounts::kept_with(keeper.map(|keeper| Arc::new(keeper.clone()) as Arc<dyn Keep>));
+    let inheritance = &mut assignment.inheritance;
+    let kept = std::mem::take(&mut inheritance.descriptors);
+    inheritance.descriptors = mounts.adopt_all(store, kept, death_of(inheritance.predecessor));
+    mounts
+}
+
+/// Tells a fault of the predecessor's own from a kill, which says nothing of what it was doing.
+fn death_of(predecessor: Predecessor) -> Death {
+    use nix::libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
+    match predecessor {
+        Predecessor::Ended {
+            signal: Some(SIGABRT | SIGBUS | SIGFPE | SIGILL | SIGSEGV | SIGSYS | SIGTRAP),
+            ..
+        } => Death::Crashed,
+        Predecessor::None | Predecessor::Ended { .. } | Predecessor::Unknown => Death::Killed,
     }
 }
 

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::MountPlan;
 use super::registry::{MountView, Source};
 use crate::exit::one_line;
+use crate::keeper::Keeper;
 
 /// Keeps descriptors over the death of this process.
 pub(crate) trait Keep: Send + Sync {
@@ -36,6 +37,16 @@ pub(crate) trait Keep: Send + Sync {
     fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()>;
     /// Closes what is kept under a name.
     fn release(&self, name: &str) -> io::Result<()>;
+}
+
+impl Keep for Keeper {
+    fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        Keeper::keep(self, name, &[descriptor])
+    }
+
+    fn release(&self, name: &str) -> io::Result<()> {
+        Keeper::release(self, name)
+    }
 }
 
 /// What a successor must know to mount the same thing: the description in a session's memory, as JSON.
