@@ -6,6 +6,8 @@ use std::time::Duration;
 use durdir_tests::support::*;
 use nix::sys::signal::Signal;
 
+use crate::served;
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Starts a mountd that cannot serve, in the foreground and on its own; both must say why on one line.
@@ -44,8 +46,7 @@ fn a_start_that_fails_ends_the_supervisor_with_the_code_of_its_class() {
 
 #[test]
 fn a_second_supervisor_leaves_the_first_one_alone() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let daemon = store.daemon();
     let complaint = refused(&store, 4, &[]);
     assert!(complaint.contains(&store.worker_pid().to_string()), "{complaint}");
@@ -61,8 +62,7 @@ fn a_second_supervisor_leaves_the_first_one_alone() {
 fn asking_either_process_to_end_ends_both_and_leaves_no_socket() {
     for ask_worker in [false, true] {
         for signal_sent in [Signal::SIGTERM, Signal::SIGINT] {
-            let store = Store::new();
-            store.create_volume("v");
+            let store = served();
             let pids = store.daemon();
             signal(if ask_worker { pids[1] } else { pids[0] }, signal_sent);
             for pid in pids {
@@ -138,8 +138,7 @@ fn a_worker_whose_supervisor_is_gone_goes_on_and_says_so() {
 #[test]
 fn only_the_owner_reaches_the_sockets() {
     use std::os::unix::fs::PermissionsExt;
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     for name in names_in(store.path()).unwrap() {
         let path = store.path().join(&name);
         let mode = fs::metadata(&path).unwrap().permissions().mode();
@@ -153,6 +152,7 @@ fn a_daemon_on_a_store_with_a_long_path_is_supervised_as_well() {
     let base = Store::new();
     let dir = base.side_dir().join("d".repeat(120)).join("store");
     let store = Store::in_dir(&dir);
+    store.start_daemon([""; 0]);
     store.create_volume("v");
     store.kill_worker(Signal::SIGKILL);
     store.ok(["volume", "show", "v"]);

@@ -7,3 +7,13 @@ mod lifetime;
 mod restart;
 mod systemd;
 mod upgrade;
+
+use durdir_tests::support::Store;
+
+/// Returns a store with a volume `v` and a mountd that does not end by itself.
+fn served() -> Store {
+    let store = Store::new();
+    store.start_daemon([""; 0]);
+    store.create_volume("v");
+    store
+}

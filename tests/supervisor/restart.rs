@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use durdir_tests::support::*;
 use nix::sys::signal::Signal;
 
+use crate::served;
+
 #[test]
 fn whatever_kills_the_worker_the_supervisor_starts_the_next() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let supervisor = store.supervisor_pid();
     let deaths = [Signal::SIGKILL, Signal::SIGSEGV, Signal::SIGABRT, Signal::SIGBUS];
     for (takeovers, signal) in (1..).zip(deaths) {
@@ -30,8 +31,7 @@ fn whatever_kills_the_worker_the_supervisor_starts_the_next() {
 /// The best of some: how long the machine takes for other things is not what is measured here.
 #[test]
 fn calls_are_answered_again_in_well_under_a_second() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let gap = |_| {
         store.kill_worker(Signal::SIGKILL);
         let killed = Instant::now();
@@ -44,15 +44,15 @@ fn calls_are_answered_again_in_well_under_a_second() {
 
 #[test]
 fn clients_that_come_while_there_is_no_worker_wait_and_are_served() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let socket = store.path().join("mountd.sock");
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let knocking = scope.spawn(|| {
             let mut connected = 0;
             while !stop.load(Ordering::SeqCst) {
-                UnixStream::connect(&socket).unwrap_or_else(|err| panic!("after {connected} connections: {err}"));
+                UnixStream::connect(&socket)
+                    .unwrap_or_else(|err| panic!("after {connected} connections: {err}"));
                 connected += 1;
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -114,8 +114,7 @@ fn a_worker_that_hangs_is_replaced_and_the_supervisor_answers_meanwhile() {
 
 #[test]
 fn a_worker_that_cannot_start_for_a_while_is_tried_again_until_it_can() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let supervisor = store.supervisor_pid();
     // What the next worker needs is away: it fails before it is ready, again and again.
     let (format, aside) = (store.path().join("FORMAT"), store.side_dir().join("FORMAT"));

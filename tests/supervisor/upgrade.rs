@@ -8,10 +8,13 @@ use std::time::Duration;
 use durdir_tests::support::*;
 use nix::sys::signal::Signal;
 
+use crate::served;
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn upgrade(store: &Store, program: &Path, limit: &str) -> Finished {
-    let args = ["upgrade".as_ref(), program.as_os_str(), "--limit".as_ref(), limit.as_ref(), "--json".as_ref()];
+    let args =
+        ["upgrade".as_ref(), program.as_os_str(), "--limit".as_ref(), limit.as_ref(), "--json".as_ref()];
     run(&mut store.mountd(args), MINUTE * 2)
 }
 
@@ -65,8 +68,7 @@ fn taken_back(store: &Store, program: &Path, limit: &str, code: i32) -> String {
 
 #[test]
 fn both_processes_become_the_other_version_and_keep_what_was_kept() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let supervisor = store.supervisor_pid();
     let mut programs = Vec::new();
     for number in 1..=3 {
@@ -97,8 +99,7 @@ fn both_processes_become_the_other_version_and_keep_what_was_kept() {
 
 #[test]
 fn nothing_piles_up_over_upgrades() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let program = copy_of_mountd(&store, "mountd-next");
     let open = |pid: i32| names_in(format!("/proc/{pid}/fd")).unwrap().len();
     upgrade(&store, &program, "60s").ok();
@@ -111,8 +112,7 @@ fn nothing_piles_up_over_upgrades() {
 
 #[test]
 fn clients_wait_during_an_upgrade() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let program = copy_of_mountd(&store, "mountd-next");
     std::thread::scope(|scope| {
         let upgrading = scope.spawn(|| upgrade(&store, &program, "60s"));
@@ -128,8 +128,7 @@ fn clients_wait_during_an_upgrade() {
 
 #[test]
 fn the_program_that_ran_is_started_again_though_its_path_is_taken() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let program = copy_of_mountd(&store, "mountd-next");
     upgrade(&store, &program, "60s").ok();
     fs::remove_file(&program).unwrap();
@@ -143,8 +142,7 @@ fn the_program_that_ran_is_started_again_though_its_path_is_taken() {
 
 #[test]
 fn a_program_that_is_no_mountd_is_refused() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     refused(&store, Path::new("/bin/false"), "60s", 1);
     let complaint = refused(&store, Path::new("/bin/true"), "60s", 5);
     assert!(complaint.contains("does not answer as a mountd"), "{complaint}");
@@ -155,16 +153,14 @@ fn a_program_that_is_no_mountd_is_refused() {
 
 #[test]
 fn a_check_that_does_not_end_is_given_up() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let complaint = refused(&store, &script(&store, "exec sleep 1000"), "300ms", 7);
     assert!(complaint.contains("self-check does not end"), "{complaint}");
 }
 
 #[test]
 fn a_version_that_cannot_read_the_store_is_refused() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let format = store.path().join("FORMAT");
     let own = fs::read_to_string(&format).unwrap();
     // To any other mountd the store is of a later format now; the one that runs has read it before.
@@ -186,8 +182,7 @@ fn impostor(store: &Store, instead: &str) -> PathBuf {
 
 #[test]
 fn a_version_whose_worker_does_not_get_ready_is_taken_back() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let complaint = taken_back(&store, &impostor(&store, "exit 3"), "60s", 1);
     assert!(complaint.contains("exit code 3"), "{complaint}");
     let complaint = taken_back(&store, &impostor(&store, "kill -SEGV $$"), "60s", 1);
@@ -197,8 +192,7 @@ fn a_version_whose_worker_does_not_get_ready_is_taken_back() {
 
 #[test]
 fn a_version_whose_worker_hangs_is_taken_back() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     // Longer than the check takes, shorter than anybody would wait.
     let complaint = taken_back(&store, &impostor(&store, "exec sleep 1000"), "5s", 7);
     assert!(complaint.contains("not ready within 5s"), "{complaint}");
@@ -206,8 +200,7 @@ fn a_version_whose_worker_hangs_is_taken_back() {
 
 #[test]
 fn a_script_that_runs_another_mountd_is_upgraded_to() {
-    let store = Store::new();
-    store.create_volume("v");
+    let store = served();
     let program = copy_of_mountd(&store, "mountd-next");
     let wrapper = script(&store, &format!("exec {:?} \"$@\"", program.to_str().unwrap()));
     let supervisor = store.supervisor_pid();
