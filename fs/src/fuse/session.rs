@@ -35,6 +35,7 @@ use super::stats::OpStats;
 use super::transport::{Adoption, MountError, MountOptions, Succession, Transport};
 use super::wire::{self, Device};
 use crate::FsError;
+use crate::failpoint;
 use crate::ops::VolumeFs;
 use crate::request;
 
@@ -63,6 +64,7 @@ impl Transport for Classic {
         let options = &MountOptions { read_only: options.read_only || fs.is_read_only(), ..options.clone() };
         let keep = |device: BorrowedFd<'_>| succession.as_ref().map_or(Ok(()), |by| (by.keep)(device));
         let Attached { device: session_fd, mountpoint, id } = mountpoint::attach(options, &keep)?;
+        failpoint::hit("mount.attached");
         let memory = succession.map(|succession| succession.memory);
         if let Some(memory) = &memory {
             memory.set_device(id);
@@ -76,6 +78,7 @@ impl Transport for Classic {
             raise_read_ahead(id);
             if let Some(memory) = &memory {
                 memory.set_phase(Phase::Serving);
+                failpoint::hit("mount.serving");
             }
             serving.spawn(session, device)
         };

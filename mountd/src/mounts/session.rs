@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use durdir_fs::failpoint;
 use durdir_fs::fuse::{CacheMode, Mount, MountError, Phase, SessionMemory, Succession};
 use durdir_fs::ids::{BranchId, Epoch, SessionId, VolumeId};
 use durdir_fs::store::Store;
@@ -116,6 +117,7 @@ impl Session {
     ) -> io::Result<Session> {
         let memory = Arc::new(SessionMemory::create(branch, &serde_json::to_vec(description)?)?);
         keeper.keep(&memory_name(memory.session()), memory.as_fd())?;
+        failpoint::hit("mount.kept");
         Ok(Session::of(keeper, memory))
     }
 

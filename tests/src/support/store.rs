@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::layout::LowerDir;
+use super::layout::{Layout, LowerDir};
 use super::mount::Mount;
 use super::process::{Finished, nothing, run, signal, wait_for_exit};
 use super::tree::allocated_bytes;
@@ -163,6 +163,13 @@ impl Store {
         self.mount_with(volume, &options)
     }
 
+    /// Makes a volume over a lower with this content, and mounts it.
+    pub fn mount_over_layout(&self, volume: &str, layout: Layout) -> Mount {
+        let lower = Arc::new(layout.build());
+        self.keep(Arc::clone(&lower));
+        self.mount_over(volume, &[lower.path()])
+    }
+
     /// Mounts a snapshot of a volume.
     pub fn mount_snapshot(&self, snapshot: &str) -> Mount {
         let (volume, _) = snapshot.split_once('@').expect("VOLUME@NAME");
@@ -252,6 +259,12 @@ impl Store {
             assert!(wait_for_exit(pid, Duration::from_secs(20)), "the worker {pid} survived {with}");
         }
         pid
+    }
+
+    /// Returns how many workers have gone on where another had died.
+    #[track_caller]
+    pub fn takeovers(&self) -> u64 {
+        self.status()["takeovers"].as_u64().expect("the supervisor counts takeovers")
     }
 
     /// Asks the daemon to end, and waits for it.
