@@ -317,8 +317,8 @@ pub(crate) mod meta {
     pub(crate) const SEGMENT: u8 = 0x24;
     pub(crate) const TIE: u8 = 0x26;
     pub(crate) const DOUBT: u8 = 0x27;
-    pub(crate) const ANSWERED: u8 = 0x28;
-    pub(crate) const FLAG: u8 = 0x29;
+    pub(crate) const ANSWERED: u8 = 0x2a;
+    pub(crate) const FLAG: u8 = 0x2b;
 
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = vec![kind];
