@@ -74,7 +74,7 @@ impl VolumeFs {
         if kill == KillSuid::Yes {
             kill_set_ids(&mut inode);
         }
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let epoch = txn.epoch();
         let admission = txn.commit()?;
         staged.apply(state);

@@ -20,6 +20,7 @@ mod data;
 mod dir;
 mod invalidate;
 mod io;
+mod known_names;
 mod link;
 mod locks;
 mod lookup;

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::Tree;
 use super::data::GroupCache;
+use super::known_names::KnownNames;
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
@@ -29,6 +30,7 @@ pub(crate) struct Node {
     pub(crate) tree: Arc<Tree>,
     /// References the kernel holds.
     lookups: AtomicU64,
+    pub(super) known_names: KnownNames,
     pub(crate) state: RwLock<NodeState>,
 }
 
@@ -216,6 +218,7 @@ impl NodeTable {
             ino,
             tree: tree.clone(),
             lookups: AtomicU64::new(0),
+            known_names: KnownNames::default(),
             state: RwLock::new(NodeState::new(looked)),
         });
         shard.insert(id, node.clone());

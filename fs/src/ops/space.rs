@@ -76,7 +76,7 @@ impl VolumeFs {
         if caller.uid != 0 {
             kill_set_ids(&mut inode);
         }
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let epoch = txn.epoch();
         let admission = txn.commit()?;
         if let Some(staged) = staged {

@@ -93,7 +93,7 @@ impl VolumeFs {
             inode.has_xattrs = true;
             txn.put(&Prefix::xattr(head.tree, node.ino, name), &record, Touch::First);
         }
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let version = (head.branch, txn.epoch());
         txn.commit()?;
         state.accept(inode, version);
@@ -115,7 +115,7 @@ impl VolumeFs {
         inode.has_xattrs = true;
         let mut txn = Txn::begin(&self.store, head)?;
         txn.put(&Prefix::xattr(head.tree, node.ino, name), &Xattr::Removed, Touch::First);
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let version = (head.branch, txn.epoch());
         txn.commit()?;
         state.accept(inode, version);
