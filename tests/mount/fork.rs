@@ -49,7 +49,9 @@ fn fork_does_not_keep_what_was_open_and_had_no_name() {
     assert!(open.read_at(&mut [0; 10], 0).unwrap() == 10, "the origin's is still open");
     drop(open);
     // Gone from the origin by now, and not from the snapshot.
-    eventually("the origin removes it", Duration::from_secs(20), || (used("v") == (102_400, 1)).then_some(()));
+    eventually("the origin removes it", Duration::from_secs(20), || {
+        (used("v") == (102_400, 1)).then_some(())
+    });
     store.fork("v@s", "x");
     drop(store.mount("x"));
     assert_eq!(used("x"), (102_400, 1));

@@ -308,7 +308,9 @@ impl Merged {
             Resolved::File { layer, inode } => (LayerSet::only(layer), inode),
             Resolved::Directory { layers, inode } => (layers, inode),
         };
-        let inode = self.lowers.inode(&path, layers, &inode, after.inode.parent, &after.inode.name);
+        // It was renamed since, perhaps: there it has the place that the lower gives it.
+        let Some(parent) = self.lower_parent_ino(&path)? else { return Ok(None) };
+        let inode = self.lowers.inode(&path, layers, &inode, parent, path.name().unwrap_or_default());
         Ok(Some(Looked { ino: after.ino, inode, version: None }))
     }
 
@@ -335,21 +337,23 @@ impl Merged {
         else {
             return Ok(None);
         };
-        let grandparent = match parent.parent() {
-            None => Ino::ROOT,
-            Some(path) if path.is_root() => Ino::ROOT,
-            Some(path) => match self.lowers.stack.lookup(&path, self.lowers.stack.all())? {
-                Resolved::Directory { layers, inode } => self.lowers.ino(
-                    &self.store,
-                    layers.first().unwrap_or(0),
-                    inode.host_dev,
-                    inode.stamp.host_ino,
-                )?,
-                _ => return Ok(None),
-            },
-        };
+        let Some(grandparent) = self.lower_parent_ino(&parent)? else { return Ok(None) };
         let name = parent.name().unwrap_or_default().to_vec();
         Ok(Some(self.lowers.inode(&parent, layers, &inode, grandparent, &name)))
+    }
+
+    /// Returns the number of the directory in which the lowers have a path.
+    fn lower_parent_ino(&self, path: &LowerPath) -> Result<Option<Ino>, FsError> {
+        let Some(parent) = path.parent().filter(|parent| !parent.is_root()) else {
+            return Ok(Some(Ino::ROOT));
+        };
+        match self.lowers.stack.lookup(&parent, self.lowers.stack.all())? {
+            Resolved::Directory { layers, inode } => {
+                let top = layers.first().unwrap_or(0);
+                self.lowers.ino(&self.store, top, inode.host_dev, inode.stamp.host_ino).map(Some)
+            }
+            Resolved::Absent | Resolved::File { .. } => Ok(None),
+        }
     }
 }
 
