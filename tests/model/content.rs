@@ -149,9 +149,11 @@ mod tests {
         written.write(5000, &[7; 100]);
         written.zero(5000, 100);
         grown.truncate(5100);
-        assert!(written == grown && grown == written);
+        assert_eq!(written, grown);
+        assert_eq!(grown, written);
         written.write(5000, &[7]);
-        assert!(written != grown && grown != written);
+        assert_ne!(written, grown);
+        assert_ne!(grown, written);
     }
 
     #[test]
