@@ -133,3 +133,22 @@ fn regression_a_diff_asks_only_the_lowers_that_a_directory_is_merged_from() {
         ],
     );
 }
+
+/// A page of a lower's file that was made a hole, and nothing else, was a change of the metadata alone.
+#[test]
+fn regression_a_diff_lists_a_hole_in_a_file_of_a_lower_as_modified() {
+    let scenario = Scenario { layers: Layers::One, lower_seed: 20261126599 };
+    replay(
+        scenario,
+        Beside::Nothing,
+        &[
+            Op::Mkdir { dir: 53220, name: Pick::Pool(2), perm: 493, owner: 0 },
+            Op::Create { dir: 47160, name: Pick::Pool(16), perm: 3529, owner: 0 },
+            Op::Snapshot { volumes: 1 },
+            Op::Create { dir: 3385, name: Pick::Pool(17), perm: 511, owner: 0 },
+            Op::Create { dir: 6315, name: Pick::Pool(2), perm: 4095, owner: 0 },
+            Op::Fallocate { file: 0, mode: 16, at: At::Abs(0), len: 4096 },
+            Op::Diff { snapshot: 11250, with: 17976 },
+        ],
+    );
+}

@@ -126,7 +126,11 @@ fn bound(tree: &Merged, other: &Merged, dir: Ino, name: &[u8]) -> Result<Option<
 fn group_difference(old: &Merged, new: &Merged, ino: Ino, group: u64) -> Result<u64, FsError> {
     let pages = |tree: &Merged| -> Result<Group, FsError> {
         let found = tree.view.group(&tree.store.db, ino, group)?;
-        Ok(found.map_or(Group::Removed, |found| found.record))
+        // Nothing is the same as the lower's bytes: a hole that hides some of them differs.
+        Ok(match found.map(|found| found.record) {
+            None | Some(Group::Removed) => Group::base(),
+            Some(group) => group,
+        })
     };
     Ok(match (pages(old)?, pages(new)?) {
         (Group::Pages(a), Group::Pages(b)) => {
