@@ -267,3 +267,26 @@ fn private_daemon_ends_by_itself_when_nothing_is_left_to_do() {
     }
     assert!(store.mount("v").names("/").is_empty());
 }
+
+#[test]
+fn private_daemon_ends_when_its_store_was_removed() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write("file", "x");
+    let pids = store.daemon();
+    let log = File::open(store.path().join("mountd.log")).unwrap();
+    // Moved first: what is removed while mountd works in it may not become empty.
+    let aside = store.side_dir().join("removed");
+    fs::rename(store.path(), &aside).unwrap();
+    fs::remove_dir_all(aside).unwrap();
+    for pid in pids {
+        assert!(wait_for_exit(pid, Duration::from_secs(40)), "mountd still runs");
+    }
+    let log = std::io::read_to_string(log).unwrap();
+    assert!(log.lines().any(|line| line.contains(" ERROR ") && line.contains("removed")), "{log}");
+    // Nothing of it is in the way of a new one.
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains(mount.root().to_str().unwrap()), "{table}");
+    drop(mount);
+    assert!(store.mount("v").names("/").is_empty());
+}

@@ -25,6 +25,10 @@ pub(super) struct Meta {
     pub(super) slots: BTreeMap<TreeId, Vec<u8>>,
     pub(super) usage: BTreeMap<BranchId, Usage>,
     pub(super) orphans: BTreeMap<BranchId, HashSet<Ino>>,
+    /// Orphans that were removed and that snapshots show.
+    pub(super) departed: Vec<(BranchId, Ino)>,
+    /// Epochs that are to be sealed.
+    pub(super) unsealed: HashSet<(BranchId, Epoch)>,
     pub(super) free: Vec<PageRun>,
     /// Pages that were let go of and may be needed by others.
     pub(super) doubted: Vec<(u32, u32)>,
@@ -52,6 +56,8 @@ enum Key {
     Doubt(u32, u32),
     Answered,
     Flag,
+    Seal(BranchId, Epoch),
+    Departed(BranchId, Ino),
 }
 
 /// Reads all of them.
@@ -106,6 +112,8 @@ fn parse(key: &[u8]) -> Option<Key> {
         (meta::DOUBT, 28) => meta::parse_doubt(key).map(|(_, segment, page)| Key::Doubt(segment, page))?,
         (meta::ANSWERED, 16) => Key::Answered,
         (meta::FLAG, 4) => Key::Flag,
+        (meta::SEAL, 12) => long().map(|(branch, epoch)| Key::Seal(branch, Epoch(epoch)))?,
+        (meta::DEPARTED, 12) => long().map(|(branch, ino)| Key::Departed(branch, Ino(ino)))?,
         _ => return None,
     })
 }
@@ -150,6 +158,14 @@ impl Meta {
             Key::Tie(one, _) => {
                 self.tied.insert(one);
                 return value.is_empty().then_some(());
+            }
+            Key::Seal(branch, epoch) => {
+                self.unsealed.insert((branch, epoch));
+                return value.is_empty().then_some(());
+            }
+            Key::Departed(branch, ino) => {
+                self.departed.push((branch, ino));
+                return number().map(drop);
             }
             Key::Doubt(segment, page) => {
                 self.doubted.push((segment, page));

@@ -155,7 +155,7 @@ impl VolumeFs {
         if kill == KillSuid::Yes {
             kill_set_ids(&mut inode);
         }
-        put_inode(&mut txn, target.ino, locked.get(target.ino), &inode)?;
+        put_inode(&mut txn, target, locked.get(target.ino), &inode)?;
         let version = (head.branch, txn.epoch());
         txn.commit(Answer::Count(copied + done * PAGE))?;
         for (ino, index, group) in staged {

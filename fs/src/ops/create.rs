@@ -161,7 +161,7 @@ impl VolumeFs {
             txn.put(&Prefix::xattr(head.tree, ino, name), &Xattr::Value(value), Touch::First);
         }
         txn.put(&Prefix::inode(head.tree, ino), &Some(inode.clone()), Touch::First);
-        put_inode(&mut txn, dir.ino, state, &dir_inode)?;
+        put_inode(&mut txn, &dir, state, &dir_inode)?;
         let version = (head.branch, txn.epoch());
         txn.commit(Answer::Inode(ino))?;
 

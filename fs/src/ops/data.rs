@@ -216,16 +216,20 @@ impl VolumeFs {
         bytes: &mut [u8],
     ) -> Result<(), FsError> {
         let suspect = || self.is_suspect(page);
-        let lost = match page.crc {
+        let crc = match page.crc {
+            Some(crc) => Some(crc),
+            None => self.sealed_crc(node, state, place, page, version)?,
+        };
+        let lost = match crc {
             Some(crc) if crc32c::crc32c(bytes) == crc => return Ok(()),
             Some(_) => suspect(),
-            // Rewritten in place since: if it never reached the disk it is all zeros.
+            // Rewritten in place, and not sealed yet: if it never reached the disk it is all zeros.
             None => bytes.iter().all(|&byte| byte == 0) && suspect(),
         };
         if lost {
             return self.read_older(node, state, place, page, version, bytes);
         }
-        if page.crc.is_none() {
+        if crc.is_none() {
             return Ok(());
         }
         let path = node.tree.merged.path(node.ino, &state.inode).unwrap_or_default();
@@ -239,6 +243,38 @@ impl VolumeFs {
             ),
         }
         .into())
+    }
+
+    /// Returns the checksum that a page got since its epoch ended, if it did: it stands in the version of the epoch that rewrote it.
+    fn sealed_crc(
+        &self,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        (index, position): (u64, usize),
+        page: PageRef,
+        version: Option<(BranchId, Epoch)>,
+    ) -> Result<Option<u32>, FsError> {
+        let merged = &node.tree.merged;
+        let live = node.tree.head.as_ref().is_some_and(|head| head.gate.epoch() == page.epoch);
+        let Some((branch, epoch)) = version.filter(|_| !live) else { return Ok(None) };
+        let mut view = merged.view.before(branch, epoch.next());
+        while let Some(found) = view.group(&self.store.db, node.ino, index)? {
+            let Group::Pages(pages) = &found.record else { break };
+            match pages.get(position) {
+                Some(Page::Data(data)) if data.is_at(page) => {
+                    if let Some(crc) = data.crc {
+                        state.cache_crc(index, position, version, *data);
+                        return Ok(Some(crc));
+                    }
+                }
+                _ => break,
+            }
+            if found.epoch <= page.epoch {
+                break;
+            }
+            view = merged.view.before(found.branch, found.epoch);
+        }
+        Ok(None)
     }
 
     /// Fills a page from the newest version of its group in which it was another one.
@@ -781,6 +817,18 @@ impl Shared {
 }
 
 impl NodeState {
+    /// Adds a checksum that was found to a group in memory.
+    fn cache_crc(&self, index: u64, position: usize, version: Option<(BranchId, Epoch)>, sealed: PageRef) {
+        if let Some(cached) = self.groups.lock().as_mut().and_then(|cache| cache.groups.get_mut(&index))
+            && cached.version == version
+            && let Group::Pages(pages) = &mut cached.group
+            && let Some(Page::Data(data)) = pages.get_mut(position)
+            && data.is_at(sealed)
+        {
+            data.crc = sealed.crc;
+        }
+    }
+
     /// Takes a group into memory that was committed.
     pub(super) fn cache_group(&mut self, index: u64, group: Cached) {
         let cache = self.groups.get_mut().get_or_insert_default();

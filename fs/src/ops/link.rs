@@ -50,8 +50,9 @@ impl VolumeFs {
 
         let mut txn = Txn::begin(&self.store, head)?;
         txn.put(&self.dentry(&dir, bytes), &Dentry::Entry { ino: node.ino, kind: inode.kind }, Touch::First);
-        put_inode(&mut txn, node.ino, locked.get(node.ino), &inode)?;
-        put_inode(&mut txn, dir.ino, locked.get(dir.ino), &dir_inode)?;
+        node.learn_link(&inode, dir.ino, bytes);
+        put_inode(&mut txn, &node, locked.get(node.ino), &inode)?;
+        put_inode(&mut txn, &dir, locked.get(dir.ino), &dir_inode)?;
         let version = (head.branch, txn.epoch());
         txn.commit(Answer::Inode(node.ino))?;
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use super::known_names::is_one_of_several;
 use super::node::NodeRef;
 use super::{Caller, Entry, VolumeFs, check_name};
 use crate::attr::FileKind;
@@ -54,7 +55,14 @@ impl VolumeFs {
         }
         let evictions = self.nodes.evictions();
         match dir.tree.merged.lookup(dir.ino, &state.inode, name)? {
-            Some(looked) => self.nodes.insert(&dir.tree, looked, evictions).map(Some),
+            Some(looked) => {
+                let several = is_one_of_several(&looked, dir.ino, name);
+                let node = self.nodes.insert(&dir.tree, looked, evictions)?;
+                if several {
+                    node.learn_name(dir.ino, &state, name)?;
+                }
+                Ok(Some(node))
+            }
             None => {
                 *state.absent.lock() = Some(name.into());
                 Ok(None)

@@ -22,6 +22,7 @@ mod dir;
 mod invalidate;
 mod io;
 mod journal;
+mod known_names;
 mod link;
 mod locks;
 mod lookup;

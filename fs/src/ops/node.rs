@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::data::GroupCache;
+use super::known_names::KnownNames;
 use super::{Tree, TreeKey};
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
@@ -31,6 +32,7 @@ pub(crate) struct Node {
     lookups: AtomicU64,
     /// The kernel may hold more, from a process that served the mount before.
     inherited: AtomicBool,
+    pub(super) known_names: KnownNames,
     pub(crate) state: RwLock<NodeState>,
 }
 
@@ -254,6 +256,7 @@ impl NodeTable {
             tree: tree.clone(),
             lookups: AtomicU64::new(0),
             inherited: AtomicBool::new(self.inherited.load(Ordering::SeqCst)),
+            known_names: KnownNames::default(),
             state: RwLock::new(NodeState::new(looked)),
         });
         shard.insert(id, node.clone());

@@ -109,6 +109,14 @@ impl Store {
                 invalidator.all_entries();
                 invalidator.inode(NodeId::ROOT);
             }
+            let tree = fs.root.read().clone();
+            match fs.reap_inherited(&tree) {
+                Ok(()) | Err(FsError::Retired) => {}
+                // They are found again when the volume is opened next.
+                Err(error) => {
+                    tracing::warn!(%error, volume, "unlinked inodes of a snapshot could not be removed")
+                }
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! # Crash consistency
 //! The mark of an orphan goes with the last of its records. Opening a volume removes the orphans that a mount
-//! left which could not.
+//! left which could not, and those that it has from the snapshot it began with.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,6 +29,15 @@ const ROOM_WAIT: Duration = Duration::from_millis(1);
 /// Inodes that may wait to be removed: the background gets to them within a second.
 pub(super) const PATIENCE: usize = TOGETHER - 1;
 
+/// Who may still see an inode that is removed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Departs {
+    /// Nobody sees it, or it has names there.
+    Unseen,
+    /// The end of an older epoch, without a name.
+    AsOrphan,
+}
+
 impl VolumeFs {
     /// Removes what died since, if more than `patience` inodes wait.
     pub(super) fn reap_dead(&self, patience: usize) {
@@ -44,8 +53,11 @@ impl VolumeFs {
             let inos: Vec<Ino> = chunk.iter().map(|&(_, ino)| ino).collect();
             for inos in inos.chunks(TOGETHER) {
                 match self.reap(tree, inos) {
+                    Ok(()) => {
+                        self.unlinked.fetch_sub(inos.len() as i64, Ordering::SeqCst);
+                    }
                     // They went with the head that a rollback took away.
-                    Ok(()) | Err(FsError::Retired) => {}
+                    Err(FsError::Retired) => {}
                     // Their marks stay: the next mount tries again.
                     Err(error) => {
                         tracing::warn!(%error, ?inos, volume = %self.volume, "unlinked inodes could not be removed");
@@ -128,6 +140,14 @@ impl VolumeFs {
         for inos in orphans.chunks(TOGETHER) {
             self.reap(tree, inos)?;
         }
+        self.reap_inherited(tree)
+    }
+
+    /// Removes what was an orphan in the snapshot that the tree began with: nobody can have it open here.
+    pub(super) fn reap_inherited(&self, tree: &Tree) -> Result<(), FsError> {
+        for inos in self.store.inherited_orphans(&tree.merged.view)?.chunks(TOGETHER) {
+            self.reap(tree, inos)?;
+        }
         Ok(())
     }
 
@@ -145,20 +165,31 @@ impl VolumeFs {
         let mut txn = Txn::begin_housekeeping(&self.store, head)?;
         for (ino, inode) in found {
             // A fork's name for what died elsewhere keeps an inode alive.
-            if let Some(inode) = inode.filter(|inode| inode.nlink == 0) {
-                self.stage_reap(&mut txn, tree, ino, &inode)?;
+            if let Some(inode) = inode.filter(|inode| inode.nlink == 0)
+                && self.stage_reap(&mut txn, tree, ino, &inode)? == Departs::AsOrphan
+            {
+                txn.put_departed(ino);
             }
             txn.delete_orphan(ino);
         }
         txn.commit(Answer::Done)?;
-        self.unlinked.fetch_sub(inos.len() as i64, Ordering::SeqCst);
         Ok(())
     }
 
-    fn stage_reap(&self, txn: &mut Txn<'_>, tree: &Tree, ino: Ino, inode: &Inode) -> Result<(), FsError> {
+    fn stage_reap(
+        &self,
+        txn: &mut Txn<'_>,
+        tree: &Tree,
+        ino: Ino,
+        inode: &Inode,
+    ) -> Result<Departs, FsError> {
         let head = txn.head();
         let view = &tree.merged.view;
         let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
+        let older = match beneath {
+            Beneath::Nothing => None,
+            _ => view.before(head.branch, txn.epoch()).inode(&self.store.db, ino)?,
+        };
         if inode.kind == FileKind::Regular {
             self.stage_reap_groups(txn, tree, ino, beneath)?;
         }
@@ -172,8 +203,15 @@ impl VolumeFs {
                 txn.erase(&Prefix::xattr(head.tree, ino, &name), &Xattr::Removed, beneath)?;
             }
         }
-        txn.erase(&Prefix::inode(head.tree, ino), &None::<Inode>, beneath)?;
-        txn.charge(Usage { bytes: -i64::try_from(inode.stored).unwrap_or(0), inodes: -1 })
+        let marker = if older.is_some() { Beneath::Something } else { Beneath::Nothing };
+        txn.erase(&Prefix::inode(head.tree, ino), &None::<Inode>, marker)?;
+        txn.charge(Usage { bytes: -i64::try_from(inode.stored).unwrap_or(0), inodes: -1 })?;
+        // What the branch began with is marked where it died.
+        let shown = older.filter(|older| older.branch == head.branch && older.epoch <= head.retained());
+        Ok(match shown.and_then(|older| older.record) {
+            Some(inode) if inode.nlink == 0 => Departs::AsOrphan,
+            _ => Departs::Unseen,
+        })
     }
 
     /// Removes some groups of a large file. Returns how many.

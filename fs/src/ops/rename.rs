@@ -116,7 +116,8 @@ impl VolumeFs {
                     &Dentry::Entry { ino: target.ino, kind: other.kind },
                     Touch::First,
                 );
-                put_inode(&mut txn, target.ino, locked.get(target.ino), &other)?;
+                target.move_name((to.ino, new_bytes), (from.ino, old_bytes));
+                put_inode(&mut txn, target, locked.get(target.ino), &other)?;
                 target_inode = Some(other);
             }
             (target, _) => {
@@ -131,6 +132,7 @@ impl VolumeFs {
                         (_, FileKind::Directory) => return Err(FsError::IsDirectory { ino: target.ino }),
                         _ => {}
                     }
+                    target.forget_name(to.ino, new_bytes);
                     target_inode = Some(self.stage_unlink(&mut txn, target, replaced, now)?);
                 }
                 let beneath = self.beneath_name(&from, locked.get(from.ino), old_bytes)?;
@@ -147,10 +149,11 @@ impl VolumeFs {
             &Dentry::Entry { ino: moved.ino, kind: inode.kind },
             Touch::First,
         );
-        put_inode(&mut txn, moved.ino, locked.get(moved.ino), &inode)?;
-        put_inode(&mut txn, to.ino, locked.get(to.ino), &to_inode)?;
+        moved.move_name((from.ino, old_bytes), (to.ino, new_bytes));
+        put_inode(&mut txn, &moved, locked.get(moved.ino), &inode)?;
+        put_inode(&mut txn, &to, locked.get(to.ino), &to_inode)?;
         if !same_dir {
-            put_inode(&mut txn, from.ino, locked.get(from.ino), &from_inode)?;
+            put_inode(&mut txn, &from, locked.get(from.ino), &from_inode)?;
         }
         let version = (head.branch, txn.epoch());
         txn.commit(Answer::Done)?;

@@ -77,7 +77,7 @@ impl VolumeFs {
         if caller.uid != 0 {
             kill_set_ids(&mut inode);
         }
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let epoch = txn.epoch();
         let admission = txn.commit(Answer::Done)?;
         if let Some(staged) = staged {

@@ -94,7 +94,7 @@ impl VolumeFs {
             inode.has_xattrs = true;
             txn.put(&Prefix::xattr(head.tree, node.ino, name), &record, Touch::First);
         }
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let version = (head.branch, txn.epoch());
         txn.commit(Answer::Done)?;
         state.accept(inode, version);
@@ -116,7 +116,7 @@ impl VolumeFs {
         inode.has_xattrs = true;
         let mut txn = Txn::begin(&self.store, head)?;
         txn.put(&Prefix::xattr(head.tree, node.ino, name), &Xattr::Removed, Touch::First);
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let version = (head.branch, txn.epoch());
         txn.commit(Answer::Done)?;
         state.accept(inode, version);

@@ -7,7 +7,8 @@
 //!
 //! A crash before 3 leaves epochs that ended without a snapshot: nobody can see that, and
 //! what they wrote belongs to the head as before. File data of the cut that was never synced is pushed out right
-//! after, in the background: until then a loss of power can take single pages back to their older content.
+//! after, in the background, and what of it has no checksum is sealed ([`super::seal`]): until then a loss of power can
+//! take single pages back to their older content.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::counters::Counter;
 use super::head::Head;
 use super::record::{Branch, Record, Snapshot};
 use super::registry::{Registry, check_name};
+use super::seal::Ended;
 use super::{META, Store, meta};
 use crate::attr::Timestamp;
 use crate::error::FsError;
@@ -117,7 +119,7 @@ impl Store {
         let start = Instant::now();
         self.record_cut(&parts, id, name)?;
         self.db.sync_log()?;
-        self.seal_later(&moving);
+        self.seal_later(moving.iter().map(|head| Ended::new(head, head.gate.epoch().previous())));
         for live in parts.iter().filter_map(|part| part.head.live()) {
             live.snapshots_changed();
         }
@@ -172,6 +174,8 @@ impl Store {
         for head in heads {
             let branch = Branch { epoch: head.gate.epoch().next(), ..registry.branch(head.branch)?.clone() };
             batch.put_cf(self.db.family(META), meta::branch(head.branch), branch.encode());
+            // Its pages that were rewritten in place get their checksums once it has ended.
+            batch.put_cf(self.db.family(META), meta::seal(head.branch, head.gate.epoch()), []);
             announced.push((head.branch, branch));
         }
         self.db.write(batch)?;

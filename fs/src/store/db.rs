@@ -10,8 +10,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    Options, ReadOptions, SliceTransform, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
+    DBCompressionType, DBRawIterator, Options, ReadOptions, SliceTransform, Snapshot, WriteBatch,
+    WriteOptions,
 };
 
 use super::error::StoreError;
@@ -235,6 +236,12 @@ fn table_options(cache: &Cache) -> BlockBasedOptions {
     table.set_block_cache(cache);
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
+    // In parts of a block's size: the filter of a table with a million keys is larger than a shard of the cache, and would be read
+    // anew by every look-up.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(4 << 10);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_block_size(8 << 10);
     table.set_format_version(5);

@@ -300,6 +300,8 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 /// | 0x24 | segment | segment u32 |
 /// | 0x26 | tie of two groups that share pages | tree u32, ino u64, group u64, other ino u64, other group u64 |
 /// | 0x27 | doubt whether a shared page is needed | tree u32, ino u64, group u64, segment u32, page u32 |
+/// | 0x28 | epoch to be sealed | branch u32, epoch u64 |
+/// | 0x29 | orphan that was removed, and that snapshots show | branch u32, ino u64 |
 pub(crate) mod meta {
     use crate::ids::{BranchId, Epoch, Ino, SessionId, TreeId, VolumeId};
     use crate::request::RequestId;
@@ -319,6 +321,8 @@ pub(crate) mod meta {
     pub(crate) const DOUBT: u8 = 0x27;
     pub(crate) const ANSWERED: u8 = 0x2a;
     pub(crate) const FLAG: u8 = 0x2b;
+    pub(crate) const SEAL: u8 = 0x28;
+    pub(crate) const DEPARTED: u8 = 0x29;
 
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = vec![kind];
@@ -355,8 +359,20 @@ pub(crate) mod meta {
     pub(crate) fn orphans_of(branch: BranchId) -> Vec<u8> {
         key(ORPHAN, &[&branch.0.to_be_bytes()])
     }
+    pub(crate) fn departed(branch: BranchId, ino: Ino) -> Vec<u8> {
+        key(DEPARTED, &[&branch.0.to_be_bytes(), &ino.0.to_be_bytes()])
+    }
+    pub(crate) fn departed_of(branch: BranchId) -> Vec<u8> {
+        key(DEPARTED, &[&branch.0.to_be_bytes()])
+    }
     pub(crate) fn sweep(branch: BranchId, after: Epoch) -> Vec<u8> {
         key(SWEEP, &[&branch.0.to_be_bytes(), &after.0.to_be_bytes()])
+    }
+    pub(crate) fn seal(branch: BranchId, epoch: Epoch) -> Vec<u8> {
+        key(SEAL, &[&branch.0.to_be_bytes(), &epoch.0.to_be_bytes()])
+    }
+    pub(crate) fn seals_of(branch: BranchId) -> Vec<u8> {
+        key(SEAL, &[&branch.0.to_be_bytes()])
     }
     pub(crate) fn free(number: u64) -> Vec<u8> {
         key(FREE, &[&number.to_be_bytes()])

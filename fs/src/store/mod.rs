@@ -36,9 +36,11 @@ mod history;
 mod keys;
 mod lock;
 mod name_hash;
+mod orphans;
 mod reclaim;
 pub mod record;
 mod registry;
+mod seal;
 mod segment;
 mod sharing;
 mod space;
@@ -59,6 +61,7 @@ pub use db::MemoryBudget;
 pub use error::StoreError;
 pub use format::FORMAT_VERSION;
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
+pub use lock::lock_file;
 pub use reclaim::ReclaimReport;
 pub use view::{Versioned, View};
 
@@ -143,6 +146,7 @@ impl Store {
             hasher,
             _lock: lock,
         });
+        store.reclaimer.load_ended(store.stored_to_be_sealed()?);
         if options.background {
             store.reclaimer.start(&store)?;
         }

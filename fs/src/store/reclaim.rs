@@ -27,6 +27,7 @@ use rocksdb::WriteBatch;
 use super::keys::split_version;
 use super::record::{FreeList, Group, PAGE_SIZE, PageRef, PageRun, Record};
 use super::registry::Registry;
+use super::seal::Ended;
 use super::view::View;
 use super::{Family, META, Prefix, PrefixOf, Store, StoreError, TOUCHED, meta, parse_touched, touched_start};
 use crate::error::FsError;
@@ -61,8 +62,10 @@ impl std::ops::AddAssign for ReclaimReport {
 pub(crate) struct Reclaimer {
     thread: Mutex<Option<JoinHandle<()>>>,
     signal: Arc<Signal>,
+    /// One thread seals, and whoever wants all sealed waits for it.
+    pub(super) sealing: Mutex<()>,
     /// One sweep at a time, be it the background's or somebody's who cannot wait.
-    working: Mutex<()>,
+    pub(super) working: Mutex<()>,
     /// Held while a mounted head is kept alive by a sweep alone: who asks whether it is mounted must not be misled.
     pub(crate) borrowing: Mutex<()>,
 }
@@ -77,8 +80,8 @@ struct Signal {
 struct State {
     work: bool,
     stop: bool,
-    /// Heads whose data a cut wants on the disk.
-    seal: Vec<Arc<super::Head>>,
+    /// Epochs that a cut ended: their data is to be on the disk, and sealed.
+    ended: Vec<Ended>,
 }
 
 impl Reclaimer {
@@ -110,29 +113,31 @@ impl Reclaimer {
         }
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Takes over what an earlier process left to be sealed.
+    pub(crate) fn load_ended(&self, ended: Vec<Ended>) {
+        self.signal.state.lock().ended.extend(ended);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
         self.signal.state.lock().stop
     }
 }
 
 fn background(store: &Weak<Store>, signal: &Signal) {
     loop {
-        let seal = {
+        {
             let mut state = signal.state.lock();
-            if !state.stop && !state.work && state.seal.is_empty() {
+            if !state.stop && !state.work && state.ended.is_empty() {
                 signal.changed.wait_for(&mut state, IDLE);
             }
             if state.stop {
                 return;
             }
             state.work = false;
-            std::mem::take(&mut state.seal)
-        };
+        }
         let Some(store) = store.upgrade() else { return };
-        for head in seal {
-            if let Err(error) = store.sync_data(&head.appender) {
-                tracing::error!(%error, branch = %head.branch, "file data of a snapshot could not be synced");
-            }
+        if let Err(error) = store.seal_ended() {
+            tracing::error!(%error, "data of a snapshot could not be synced or sealed; it will be tried again at the next start");
         }
         store.tick_heads();
         if let Err(error) = store.reclaim_until_stopped() {
@@ -177,19 +182,17 @@ impl Store {
         }
     }
 
-    /// Has the data of cut heads pushed to the disk soon.
-    pub(crate) fn seal_later(&self, heads: &[Arc<super::Head>]) {
-        if heads.is_empty() {
-            return;
-        }
-        let mut state = self.reclaimer.signal.state.lock();
-        for head in heads {
-            if !state.seal.iter().any(|waiting| Arc::ptr_eq(waiting, head)) {
-                state.seal.push(head.clone());
-            }
-        }
-        drop(state);
+    /// Has the data of epochs that ended pushed to the disk and sealed soon.
+    pub(crate) fn seal_later(&self, ended: impl Iterator<Item = Ended>) {
+        self.reclaimer.signal.state.lock().ended.extend(ended);
         self.reclaimer.signal.changed.notify_all();
+    }
+
+    /// Pushes the data of all epochs that ended to the disk, and seals them.
+    fn seal_ended(&self) -> Result<(), FsError> {
+        let _sealing = self.reclaimer.sealing.lock();
+        let ended = std::mem::take(&mut self.reclaimer.signal.state.lock().ended);
+        self.sync_and_seal(&ended)
     }
 
     /// Adds to a batch that the epochs of `branch` around `gone`, which stops being retained, are to be swept.
@@ -233,8 +236,9 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back everything that nobody sees any more, and returns when it is done.
+    /// Gives back everything that nobody sees any more, and returns when it is done. What waits to be sealed is sealed first.
     pub fn reclaim(&self) -> Result<ReclaimReport, FsError> {
+        self.seal_ended()?;
         let mut report = self.reclaim_until_stopped()?;
         // What the sweeps freed, and what ordinary deletes left waiting.
         report += self.free_pages()?;
@@ -568,6 +572,7 @@ impl Store {
 
     /// Ends a sweep that was done for a span with this end, unless there is more to it by now.
     fn end_sweep(&self, sweep: &Sweep, done: Option<(Option<Epoch>, bool)>) -> Result<(), FsError> {
+        let spent = self.spent_departures(sweep.branch)?;
         let mut registry = self.registry.write();
         let key = meta::sweep(sweep.branch, sweep.after);
         let stored = self.db.get_meta(&key)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
@@ -583,13 +588,17 @@ impl Store {
         }
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.db.family(META), key);
+        for key in spent {
+            batch.delete_cf(self.db.family(META), key);
+        }
         let unused = registry.branches.contains_key(&sweep.branch)
             && sweep.after == Epoch(0)
             && registry.retained_after(sweep.branch, Epoch(0)).is_none();
         if unused {
             let parent = registry.branch(sweep.branch)?.parent;
             batch.delete_cf(self.db.family(META), meta::branch(sweep.branch));
-            for start in [meta::usage_of(sweep.branch), meta::orphans_of(sweep.branch)] {
+            let of_branch = [meta::usage_of, meta::orphans_of, meta::departed_of, meta::seals_of];
+            for start in of_branch.map(|of| of(sweep.branch)) {
                 self.db.scan(META, &start, &[], |key, _| {
                     batch.delete_cf(self.db.family(META), key);
                     Ok(true)

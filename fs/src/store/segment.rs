@@ -101,7 +101,8 @@ impl Segments {
                 id,
                 path,
                 file,
-                dirty: AtomicBool::new(synced_pages < pages),
+                // Pages that were synced once may have been rewritten in place since.
+                dirty: AtomicBool::new(true),
                 sync: GroupSync::default(),
                 marked_pages: AtomicU32::new(synced_pages),
                 linked: AtomicBool::new(synced_pages > 0),

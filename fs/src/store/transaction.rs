@@ -142,6 +142,12 @@ impl<'a> Txn<'a> {
         self.batch.delete_cf(self.store.db.family(META), meta::orphan(self.head.branch, ino));
     }
 
+    /// Remembers an orphan that is removed now although it was one at the end of an older epoch, which forks may see.
+    pub(crate) fn put_departed(&mut self, ino: Ino) {
+        let key = meta::departed(self.head.branch, ino);
+        self.batch.put_cf(self.store.db.family(META), key, self.epoch().0.to_le_bytes());
+    }
+
     /// Counts bytes and inodes, now; refuses what a quota or the disk does not allow.
     pub(crate) fn charge(&mut self, delta: Usage) -> Result<(), FsError> {
         if delta.bytes > 0 || delta.inodes > 0 {

@@ -5,7 +5,9 @@ mod data;
 mod history;
 mod live;
 mod namespace;
+mod orphans;
 mod records;
+mod sealing;
 mod usage;
 
 use std::ffi::OsStr;
