@@ -47,8 +47,6 @@ fn request_that_kills_every_worker_is_failed_and_its_volume_flagged() {
 
 #[test]
 fn mount_that_was_half_made_is_undone_and_made_again() {
-    let store = Store::new();
-    store.expect_alarm("the worker died");
     for point in ["mount.kept", "mount.attached", "mount.serving"] {
         let store = Store::new();
         store.expect_alarm("the worker died");

@@ -108,7 +108,6 @@ impl<'a> Op<'a> {
             arguments,
         };
         let admitted = requests.handover.as_ref().map(|handover| handover.admit(begun));
-        failpoint::hit(asked.kind.before_it());
         Self { asked, requests, admitted }
     }
 
@@ -163,7 +162,10 @@ impl<'a> Op<'a> {
     pub(super) fn run<T>(&self, work: impl FnOnce() -> Result<T, FsError>) -> Result<T, Failure> {
         let result = match &self.admitted {
             Some(Err(Condemned)) => Err(Failure::Condemned),
-            Some(Ok(_)) | None => match catch_unwind(AssertUnwindSafe(work)) {
+            Some(Ok(_)) | None => match catch_unwind(AssertUnwindSafe(|| {
+                failpoint::hit(self.asked.kind.before_it());
+                work()
+            })) {
                 Ok(result) => result.map_err(Failure::Fs),
                 Err(_) => Err(Failure::Panicked),
             },
