@@ -103,8 +103,17 @@ fn run(arguments: Arguments) -> Result<ExitCode, StartError> {
     if arguments.self_check {
         return self_check::run(&arguments);
     }
+    // Started through a descriptor, and then called after its number.
+    nix::sys::prctl::set_name(c"mountd")
+        .map_err(|errno| StartError::System { what: "take a name", source: errno.into() })?;
     if let Some(state) = arguments.resume_supervisor {
         return supervisor::resume(arguments, state);
+    }
+    if arguments.worker.is_some() {
+        // Its supervisor receives signals otherwise, and a mask is inherited.
+        nix::sys::signal::SigSet::empty()
+            .thread_set_mask()
+            .map_err(|errno| StartError::System { what: "unblock signals", source: errno.into() })?;
     }
     // First of all, before anything is opened and any thread is started.
     let (keeper, inheritance) =

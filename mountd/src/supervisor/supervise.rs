@@ -355,7 +355,7 @@ impl Supervisor {
 
     /// Refuses what a client wants.
     pub(super) fn refuse(&self, client: Option<UnixStream>, exit: ExitClass, message: &str) {
-        tracing::warn!(message, "upgrade failed");
+        tracing::warn!(why = message, "upgrade failed");
         if let Some(client) = client {
             answer(client, &Answer::Failed { exit: exit.code(), message: message.to_owned() });
         }
