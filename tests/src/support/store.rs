@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::layout::LowerDir;
 use super::mount::Mount;
-use super::process::{Finished, nothing, run};
+use super::process::{Finished, nothing, run, signal, wait_for_exit};
 use super::tree::allocated_bytes;
 use super::{daemon, mount};
 
@@ -188,7 +189,26 @@ impl Store {
         allocated_bytes(self.path())
     }
 
-    /// Returns the process ids of the daemon; none where it is not running.
+    /// Returns a `mountd` command with these arguments, for this store.
+    pub fn mountd<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(binary("mountd"));
+        command.args(args).arg("--store").arg(self.path()).stdin(nothing());
+        command
+    }
+
+    /// Starts a mountd that runs on its own; returns once it is ready.
+    pub fn start_daemon<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) {
+        run(&mut self.mountd(args), LIMIT).ok();
+    }
+
+    /// Returns what the supervisor says of itself and of its worker.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let finished = run(&mut self.mountd(["status", "--json"]), LIMIT).ok();
+        serde_json::from_slice(&finished.stdout).unwrap()
+    }
+
+    /// Returns the process ids of the daemon, that of the supervisor first; none where it is not running.
     pub fn daemon(&self) -> Vec<i32> {
         daemon::pids_of(self.path())
     }
@@ -197,6 +217,41 @@ impl Store {
     pub fn kill_daemon(&self) {
         assert!(!self.daemon().is_empty(), "no mountd runs for {}", self.path().display());
         daemon::kill(self.path());
+    }
+
+    /// Returns the process id of the worker, the process that serves.
+    ///
+    /// # Panics
+    /// When there is not exactly one, which must never be.
+    #[track_caller]
+    pub fn worker_pid(&self) -> i32 {
+        let pids = daemon::workers_of(self.path());
+        assert_eq!(pids.len(), 1, "workers of {}", self.path().display());
+        pids[0]
+    }
+
+    /// Returns the process id of the supervisor.
+    #[track_caller]
+    pub fn supervisor_pid(&self) -> i32 {
+        let workers = daemon::workers_of(self.path());
+        let supervisors: Vec<i32> = self.daemon().into_iter().filter(|pid| !workers.contains(pid)).collect();
+        assert_eq!(supervisors.len(), 1, "supervisors of {}", self.path().display());
+        supervisors[0]
+    }
+
+    /// Ends the worker with a signal, as a crash would, and waits until it is gone. The supervisor starts the next.
+    /// Returns the pid that the worker had.
+    #[track_caller]
+    pub fn kill_worker(&self, with: Signal) -> i32 {
+        let pid = self.worker_pid();
+        self.expect_alarm("the worker died");
+        signal(pid, with);
+        if !wait_for_exit(pid, Duration::from_millis(200)) {
+            // Rust's handler lets the first SIGSEGV and SIGBUS pass, expecting the instruction to cause it once more.
+            signal(pid, with);
+            assert!(wait_for_exit(pid, Duration::from_secs(20)), "the worker {pid} survived {with}");
+        }
+        pid
     }
 
     /// Asks the daemon to end, and waits for it.
