@@ -154,13 +154,13 @@ async fn serve(
     let api = api::serve(Arc::clone(node), listener, connections.clone(), stopped.clone())
         .map_err(|source| StartError::Listen { socket: path.clone(), source })?;
     let metrics = metrics
-        .map(|listener| api::serve_http(Arc::clone(node), listener, stopped))
+        .map(|listener| api::serve_http(Arc::clone(node), listener, stopped.clone()))
         .transpose()
         .map_err(|source| StartError::System { what: "serve metrics", source })?;
     let api = tokio::spawn(api);
     let_go_of_the_rest(node, &mut assignment.inheritance);
     announce(node, assignment)?;
-    let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(node)));
+    let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(node), stopped));
 
     let idle = idle::watch(Arc::clone(node), connections, assignment.idle);
     tokio::pin!(idle);
@@ -194,9 +194,14 @@ async fn serve(
     }
     if let Some(metrics) = metrics {
         metrics.abort();
+        // Cancelled, as it should be; what matters is that it holds nothing of the store any more.
+        drop(metrics.await);
     }
-    // Signs of life go on: unmounting may take as long as the grace.
-    drop(heartbeat);
+    if tokio::time::timeout(LAST_CALLS, heartbeat).await.is_err() {
+        tracing::warn!(limit = ?LAST_CALLS, "the last look into the store did not end in time");
+    }
+    // Unmounting may take as long as the grace. This ends with the runtime.
+    drop(tokio::spawn(heartbeat::beat_to_the_end(node.keeper.clone())));
     Ok(ending)
 }
 

@@ -16,6 +16,7 @@ use super::layout::{Layout, LowerDir};
 use super::mount::Mount;
 use super::process::{Finished, nothing, run, signal, wait_for_exit};
 use super::tree::allocated_bytes;
+use super::wait::eventually;
 use super::{daemon, mount};
 
 /// Longer than any command should take, `gc` of a full store included.
@@ -232,7 +233,10 @@ impl Store {
     /// When there is not exactly one, which must never be.
     #[track_caller]
     pub fn worker_pid(&self) -> i32 {
-        let pids = daemon::workers_of(self.path());
+        // Between two there is none for a moment.
+        let pids = eventually("a worker", Duration::from_secs(20), || {
+            Some(daemon::workers_of(self.path())).filter(|pids| !pids.is_empty())
+        });
         assert_eq!(pids.len(), 1, "workers of {}", self.path().display());
         pids[0]
     }
