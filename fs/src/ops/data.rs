@@ -218,7 +218,10 @@ impl VolumeFs {
         let suspect = || self.is_suspect(page);
         let lost = match page.crc {
             Some(crc) if crc32c::crc32c(bytes) == crc => return Ok(()),
-            Some(_) => suspect(),
+            Some(_) if suspect() => true,
+            // On the disk before, and rewritten in place: the record that says so went with the power.
+            Some(_) if self.store.segments.is_loose(page.segment, page.epoch) => return Ok(()),
+            Some(_) => false,
             // Rewritten in place since: if it never reached the disk it is all zeros.
             None => bytes.iter().all(|&byte| byte == 0) && suspect(),
         };

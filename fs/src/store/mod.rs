@@ -141,6 +141,7 @@ impl Store {
             hasher,
             _lock: lock,
         });
+        store.loosen_segments()?;
         if options.background {
             store.reclaimer.start(&store)?;
         }
@@ -250,23 +251,29 @@ impl Store {
 
     /// Returns the number of a new segment. Its mark is stored before any record can refer to it: in another boot its
     /// pages are suspect until they were synced in this one.
-    pub(crate) fn new_segment(&self, at_least: u32) -> Result<u32, StoreError> {
+    pub(crate) fn new_segment(&self, branch: BranchId, at_least: u32) -> Result<u32, StoreError> {
         let segment = self.counters.next_segment(&self.db, at_least)?;
-        self.write_marks(&[(segment, 0, self.segments.boot())])?;
+        let mark = SegmentMark { synced_pages: 0, branch, loose_from: None, boot: self.segments.boot() };
+        self.write_marks(&[(segment, mark)])?;
         Ok(segment)
     }
 
-    fn write_marks(&self, marks: &[(u32, u32, u128)]) -> Result<(), StoreError> {
+    /// Notes what may have been rewritten in place before the host lost its power, before anything is sealed in this boot.
+    fn loosen_segments(&self) -> Result<(), StoreError> {
+        let registry = self.registry.read();
+        let sealed = |branch| registry.pinned_up_to(branch, Epoch(u64::MAX)).unwrap_or(Epoch(0));
+        let marks = self.segments.loosen(sealed);
+        drop(registry);
+        self.write_marks(&marks)
+    }
+
+    fn write_marks(&self, marks: &[(u32, SegmentMark)]) -> Result<(), StoreError> {
         if marks.is_empty() {
             return Ok(());
         }
         let mut batch = WriteBatch::default();
-        for &(segment, synced_pages, boot) in marks {
-            batch.put_cf(
-                self.db.family(META),
-                meta::segment(segment),
-                SegmentMark { synced_pages, boot }.encode(),
-            );
+        for (segment, mark) in marks {
+            batch.put_cf(self.db.family(META), meta::segment(*segment), mark.encode());
         }
         self.db.write(batch)
     }
@@ -305,13 +312,13 @@ fn load_hasher(db: &Database) -> Result<NameHasher, FsError> {
     Ok(NameHasher::new(key))
 }
 
-fn load_marks(db: &Database) -> Result<HashMap<u32, (u32, u128)>, StoreError> {
+fn load_marks(db: &Database) -> Result<HashMap<u32, SegmentMark>, StoreError> {
     let mut marks = HashMap::new();
     db.scan(META, &[meta::SEGMENT], &[], |key, value| {
         let (Some(id), Some(mark)) = (meta::tail_u32(key), SegmentMark::decode(value)) else {
             return Err(StoreError::Corrupt { what: "segment record".into() });
         };
-        marks.insert(id, (mark.synced_pages, mark.boot));
+        marks.insert(id, mark);
         Ok(true)
     })?;
     Ok(marks)

@@ -155,8 +155,9 @@ impl<'a> Txn<'a> {
     /// Hands out pages in this head's segment. They are given back if the transaction is not committed.
     pub(crate) fn allocate(&mut self, count: u32) -> Result<&Allocated, FsError> {
         let store = self.store;
-        let number = |at_least| store.new_segment(at_least);
-        let allocated = store.segments.allocate(&self.head.appender, count, number)?;
+        let branch = self.head.branch;
+        let number = |at_least| store.new_segment(branch, at_least);
+        let allocated = store.segments.allocate(&self.head.appender, branch, count, number)?;
         self.allocated.push(allocated);
         Ok(self.allocated.last().expect("something was pushed just now"))
     }

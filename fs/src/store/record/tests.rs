@@ -115,7 +115,11 @@ fn golden_bytes_of_every_record() {
         ("usage", UsageV1 { bytes: -1, inodes: 2 }.encode()),
         ("lower slot", LowerSlotV1 { lower: 1, device: 2, high_bits: 3 }.encode()),
         ("free list", FreeListV1 { runs: vec![PageRun { segment: 1, page: 2, count: 3 }] }.encode()),
-        ("segment mark", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
+        ("segment mark v1", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
+        (
+            "segment mark",
+            SegmentMarkV2 { synced_pages: 9, branch: BranchId(2), loose_from: Some(Epoch(7)), boot: 10 }.encode(),
+        ),
     ];
     let seen = lines.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect::<String>();
     assert_eq!(seen, include_str!("golden.txt"), "\nthe bytes of a stored record changed:\n{seen}");
@@ -126,6 +130,14 @@ fn records_survive_the_round_trip() {
     assert_eq!(Record::decode(&Some(inode()).encode()), Some(Some(inode())));
     assert_eq!(Group::decode(&group().encode()), Some(group()));
     assert_eq!(Group::decode(&Group::base().encode()), Some(Group::base()));
+}
+
+#[test]
+fn an_old_mark_is_read_and_believes_no_checksum() {
+    let old = SegmentMarkV1 { synced_pages: 9, boot: 10 };
+    let read = SegmentMark::decode(&old.encode()).unwrap();
+    assert_eq!((read.synced_pages, read.boot, read.loose_from), (9, 10, Some(Epoch(0))));
+    assert_eq!(SegmentMark::decode(&read.encode()), Some(read));
 }
 
 #[test]
