@@ -75,6 +75,14 @@ class Disk:
         self.image, self.entries, self.area = image, entries, area
         self.applied = 0
 
+    def unflushed_before(self):
+        """For each moment, how many writes wait for a flush then."""
+        counts = [0]
+        for entry in self.entries:
+            waits = bool(entry.data) and entry.offset < self.area
+            counts.append(0 if entry.flags & FLUSH else counts[-1] + waits)
+        return counts
+
     def _apply(self, descriptor, entry, keep=None, piece=1 << 30):
         if entry.offset >= self.area:
             return

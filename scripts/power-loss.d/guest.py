@@ -21,8 +21,8 @@ echo 30 >/proc/sys/vm/dirty_expire_centisecs
 seed=$(sed 's/.*durdir.seed=\\([0-9]*\\).*/\\1/' /proc/cmdline)
 first=$(sed 's/.*durdir.first=\\([0-9]*\\).*/\\1/' /proc/cmdline)
 mount -t ext4 /dev/vda /mnt || echo "guest: the disk cannot be mounted"
-mountd --store /mnt/store --foreground &
-until durdir --store /mnt/store volume ls >/dev/null 2>&1; do sleep 0.1; done
+mountd --store /mnt/store --foreground 2>&1 | tee /tmp/mountd.log &
+until grep -q "mountd is ready" /tmp/mountd.log 2>/dev/null; do sleep 0.1; done
 power-guest /dev/vda {area} $seed $first
 echo "guest: the workload ended"
 sleep 1000

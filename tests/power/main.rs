@@ -35,13 +35,13 @@ pub(crate) struct Volume {
     pub(crate) name: &'static str,
     /// Part of the tag of its writers.
     number: u16,
-    /// How often its writers sync, in a thousand steps. The volumes share a log, but not their data: where one syncs seldom, the log
-    /// gets ahead of its data.
-    syncs: u64,
 }
 
-const VOLUMES: [Volume; 2] =
-    [Volume { name: "a", number: 0, syncs: 60 }, Volume { name: "b", number: 1, syncs: 8 }];
+const VOLUMES: [Volume; 2] = [Volume { name: "a", number: 0 }, Volume { name: "b", number: 1 }];
+
+/// How often the writers of each volume sync, in a thousand steps. The volumes share a log, but not their data: where one syncs
+/// seldom, the log gets ahead of its data.
+const SYNCS: [[u64; 2]; 4] = [[60, 8], [4, 30], [4, 4], [20, 1]];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -63,16 +63,15 @@ fn main() {
             let name = format!("{}{number}", volume.name);
             let directory = mountpoint(volume).join(&name);
             let random = Random::new(seed ^ (u64::from(volume.number) << 40) ^ (u64::from(number) << 32));
+            let syncs = SYNCS[(seed % 4) as usize][usize::from(volume.number)];
             let tag = u32::from(volume.number) << 16 | u32::from(number);
             workers.push(std::thread::spawn(move || {
-                writer::Writer::new(&outside, name, directory, tag, random, volume.syncs, first).run()
+                writer::Writer::new(&outside, name, directory, tag, random, syncs, first).run()
             }));
         }
     }
     let history = outside.clone();
-    workers.push(std::thread::spawn(move || {
-        history::run(&history, Random::new(seed ^ 0x5eed << 48), first)
-    }));
+    workers.push(std::thread::spawn(move || history::run(&history, Random::new(seed ^ 0x5eed << 48), first)));
     for worker in workers {
         // A worker ends only by failing, and has told it.
         worker.join().expect("workers do not panic");

@@ -32,10 +32,7 @@ impl Tree {
             let mut inside: Vec<_> = fs::read_dir(entry.path())?.collect::<io::Result<_>>()?;
             inside.sort_by_key(fs::DirEntry::file_name);
             for entry in inside {
-                tree.add_found(
-                    format!("{name}/{}", entry.file_name().to_string_lossy()),
-                    &entry.metadata()?,
-                );
+                tree.add_found(format!("{name}/{}", entry.file_name().to_string_lossy()), &entry.metadata()?);
             }
         }
         tree.next = tree.sizes.keys().max().map_or(0, |last| last + 1);
@@ -104,7 +101,8 @@ impl Tree {
             return;
         }
         let inside = format!("{from}/");
-        let moved: Vec<String> = self.names.keys().filter(|path| path.starts_with(&inside)).cloned().collect();
+        let moved: Vec<String> =
+            self.names.keys().filter(|path| path.starts_with(&inside)).cloned().collect();
         for path in moved {
             if let Some(file) = self.names.remove(&path) {
                 self.names.insert(format!("{to}/{}", path.trim_start_matches(&inside)), file);

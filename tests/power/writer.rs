@@ -22,14 +22,40 @@ const MOST_DIRECTORIES: usize = 4;
 /// What a writer does next. Paths are relative to its directory.
 enum Step {
     Create(String),
-    Write { path: String, offset: u64, length: u64 },
-    Truncate { path: String, size: u64 },
-    Punch { path: String, offset: u64, length: u64 },
-    Copy { from: String, from_offset: u64, to: String, to_offset: u64, length: u64 },
+    Write {
+        path: String,
+        offset: u64,
+        length: u64,
+    },
+    Truncate {
+        path: String,
+        size: u64,
+    },
+    Punch {
+        path: String,
+        offset: u64,
+        length: u64,
+    },
+    Copy {
+        from: String,
+        from_offset: u64,
+        to: String,
+        to_offset: u64,
+        length: u64,
+    },
     /// Also over an existing file.
-    Rename { from: String, to: String },
-    Exchange { one: String, other: String },
-    Link { from: String, to: String },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Exchange {
+        one: String,
+        other: String,
+    },
+    Link {
+        from: String,
+        to: String,
+    },
     Unlink(String),
     MakeDirectory(String),
     RemoveDirectory(String),

@@ -231,6 +231,7 @@ impl Store {
 
     /// Makes durable what a head wrote so far: file data first, then the log.
     pub(crate) fn sync_head(&self, head: &Head) -> Result<(), FsError> {
+        self.db.note_sync();
         let marks = self.segments.sync(&head.appender).map_err(|error| self.db.poison(error))?;
         self.write_marks(&marks)?;
         Ok(self.db.sync_log()?)
@@ -244,6 +245,7 @@ impl Store {
 
     /// Makes everything durable.
     pub(crate) fn sync_all(&self) -> Result<(), FsError> {
+        self.db.note_sync();
         let marks = self.segments.sync_all().map_err(|error| self.db.poison(error))?;
         self.write_marks(&marks)?;
         Ok(self.db.sync_log()?)

@@ -13,8 +13,8 @@ use std::fs::File;
 use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
@@ -60,8 +60,21 @@ pub(crate) struct Segment {
 #[derive(Default)]
 struct Allocation {
     next: u32,
-    /// First pages of runs that were handed out and are not written yet.
-    unwritten: Vec<u32>,
+    /// Runs that were handed out, by their first page, and whose operation is not done.
+    underway: Vec<Underway>,
+}
+
+struct Underway {
+    page: u32,
+    written: bool,
+}
+
+impl Allocation {
+    /// Every page below this one was written.
+    fn written_up_to(&self) -> u32 {
+        let unwritten = self.underway.iter().filter(|run| !run.written).map(|run| run.page);
+        unwritten.min().unwrap_or(self.next)
+    }
 }
 
 /// The place where one head appends, and what it wrote since its last sync.
@@ -116,7 +129,7 @@ impl Segments {
                 branch: mark.branch,
                 loose_from: mark.loose_from.map_or_else(OnceLock::new, OnceLock::from),
                 active: AtomicBool::new(false),
-                allocation: Mutex::new(Allocation { next: pages, unwritten: Vec::new() }),
+                allocation: Mutex::new(Allocation { next: pages, underway: Vec::new() }),
             };
             open.insert(id, Arc::new(segment));
         }
@@ -139,7 +152,7 @@ impl Segments {
                 if allocation.next.saturating_add(count) <= SEGMENT_PAGES {
                     let run = PageRun { segment: segment.id, page: allocation.next, count };
                     allocation.next += count;
-                    allocation.unwritten.push(run.page);
+                    allocation.underway.push(Underway { page: run.page, written: false });
                     drop(allocation);
                     appender.note(segment);
                     return Ok(Allocated { segment: segment.clone(), run });
@@ -199,6 +212,14 @@ impl Segments {
         })
     }
 
+    /// Tells whether the page is beyond the reach of a loss of power.
+    pub(crate) fn is_safe(&self, segment: u32, page: u32) -> bool {
+        self.open
+            .read()
+            .get(&segment)
+            .is_none_or(|segment| page < segment.synced_pages.load(Ordering::SeqCst))
+    }
+
     /// Tells whether the checksum of a page may be that of bytes that were rewritten in place since: its epoch was not sealed
     /// when the boot ended that wrote it.
     pub(crate) fn is_loose(&self, segment: u32, epoch: Epoch) -> bool {
@@ -229,7 +250,7 @@ impl Segments {
         appender.dirty.lock().retain(|segment| {
             segment.active.load(Ordering::SeqCst)
                 || segment.dirty.load(Ordering::SeqCst)
-                || !segment.allocation.lock().unwritten.is_empty()
+                || !segment.allocation.lock().underway.is_empty()
         });
         Ok(marks)
     }
@@ -272,10 +293,7 @@ impl Segments {
             if !segment.dirty.swap(false, Ordering::SeqCst) {
                 return Ok(());
             }
-            let safe = {
-                let allocation = segment.allocation.lock();
-                allocation.unwritten.iter().copied().min().unwrap_or(allocation.next)
-            };
+            let safe = segment.allocation.lock().written_up_to();
             segment.file.sync_data().map_err(|source| {
                 segment.dirty.store(true, Ordering::SeqCst);
                 io("sync", &segment.path, source)
@@ -320,7 +338,7 @@ impl Segments {
         let mut unlinked = Vec::new();
         for segment in candidates {
             let metadata = segment.file.metadata().map_err(|source| io("stat", &segment.path, source))?;
-            if metadata.blocks() == 0 && segment.allocation.lock().unwritten.is_empty() {
+            if metadata.blocks() == 0 && segment.allocation.lock().underway.is_empty() {
                 self.open.write().remove(&segment.id);
                 std::fs::remove_file(&segment.path).map_err(|source| io("unlink", &segment.path, source))?;
                 unlinked.push(segment.id);
@@ -377,6 +395,10 @@ impl Allocated {
             let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>();
             self.segment.write(self.run.page, written, bytes.get(written..).unwrap_or_default())?;
         }
+        let mut allocation = self.segment.allocation.lock();
+        if let Some(run) = allocation.underway.iter_mut().find(|run| run.page == self.run.page) {
+            run.written = true;
+        }
         Ok(())
     }
 }
@@ -385,7 +407,7 @@ impl Drop for Allocated {
     fn drop(&mut self) {
         let mut allocation = self.segment.allocation.lock();
         let page = self.run.page;
-        allocation.unwritten.retain(|&first| first != page);
+        allocation.underway.retain(|run| run.page != page);
     }
 }
 
@@ -420,7 +442,7 @@ impl Segment {
 
     /// Tells whether nobody appends to it any more and nothing that was handed out is on its way.
     pub(crate) fn is_quiet(&self) -> bool {
-        !self.active.load(Ordering::SeqCst) && self.allocation.lock().unwritten.is_empty()
+        !self.active.load(Ordering::SeqCst) && self.allocation.lock().underway.is_empty()
     }
 
     /// Returns the next run of pages, from `page` on, for which the host stores anything.
@@ -506,7 +528,6 @@ mod tests {
         assert_eq!(segments.sync(&appender).unwrap(), []);
         slow.write([&[2; PAGE_SIZE][..]]).unwrap();
         let id = slow.run.segment;
-        drop(slow);
         assert_eq!(segments.sync(&appender).unwrap(), [(id, mark(2))]);
     }
 

@@ -39,6 +39,7 @@ pub(crate) struct Txn<'a> {
     committed: bool,
     purpose: Purpose,
     doubts: bool,
+    data_first: bool,
 }
 
 /// What a transaction is for.
@@ -67,6 +68,7 @@ impl<'a> Txn<'a> {
             committed: false,
             purpose: Purpose::Change,
             doubts: false,
+            data_first: false,
         })
     }
 
@@ -193,11 +195,20 @@ impl<'a> Txn<'a> {
         }
     }
 
+    /// Has the commit wait until the data is on the disk: the records take the place of some without which nobody could fall
+    /// back to what was there before.
+    pub(crate) fn data_first(&mut self) {
+        self.data_first = true;
+    }
+
     /// Writes everything. The records survive the death of the process from here on.
     ///
     /// The epoch is held open until the admission that is returned goes: pages of the epoch may be rewritten in place meanwhile.
     pub(crate) fn commit(mut self) -> Result<Admission<'a>, FsError> {
         let (store, head, epoch) = (self.store, self.head, self.epoch());
+        if self.data_first {
+            store.sync_data(&head.appender)?;
+        }
         let mut batch = std::mem::take(&mut self.batch);
         let freed = std::mem::take(&mut self.freed);
         let free_number = (!freed.is_empty()).then(|| store.freer.number());

@@ -118,7 +118,8 @@ fn golden_bytes_of_every_record() {
         ("segment mark v1", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
         (
             "segment mark",
-            SegmentMarkV2 { synced_pages: 9, branch: BranchId(2), loose_from: Some(Epoch(7)), boot: 10 }.encode(),
+            SegmentMarkV2 { synced_pages: 9, branch: BranchId(2), loose_from: Some(Epoch(7)), boot: 10 }
+                .encode(),
         ),
     ];
     let seen = lines.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect::<String>();
