@@ -5,6 +5,7 @@ mod data;
 mod history;
 mod live;
 mod namespace;
+mod power;
 mod records;
 mod usage;
 
