@@ -1,6 +1,6 @@
 """Runs durdir in guests, takes their power away, and checks what is left: power_loss.py SCRATCH KEPT ROUNDS STATES SEED [until-failure].
 
-A round is a guest with a seed of its own. It works for some seconds and is killed; from the record of its disk's writes
+A round is a guest with a seed of its own. It is killed after some hundred steps; from the record of its disk's writes
 come STATES states that a loss of power may have left, each of them is checked. Every third round goes on from such a
 state with a second boot. DURDIR, MOUNTD, POWER_GUEST and KERNEL (an unpacked kernel package) come from the environment.
 
@@ -27,6 +27,9 @@ DISK_BYTES = 384 << 20
 AREA_BYTES = 64 << 20
 WRITERS = {"a0": 0x00000, "a1": 0x00001, "b0": 0x10000, "b1": 0x10001}
 STEPS_PER_BOOT = 10_000_000
+LINES_OF_SET_UP = 2
+# Of work in a boot: on a machine that is busy with other things a guest does not get far.
+MOST_SECONDS = 25
 
 
 def run(*command):
@@ -252,12 +255,14 @@ class Round:
         image, record, console = self.path("guest.img"), self.path("record"), self.path("console")
         copy_sparse(base, image)
         begun = time.monotonic()
-        running = guest.Guest(os.environ["KERNEL"], self.initramfs, image, record, console, self.seed + boot,
+        last_line = int(80 * 30 ** self.source.random())
+        running = guest.Guest(os.environ["KERNEL"], self.initramfs, image, record, console, DISK_BYTES, self.seed + boot,
                               boot * STEPS_PER_BOOT)
         try:
-            running.wait_for_work()
+            if not running.wait_for(LINES_OF_SET_UP, 300):
+                raise SystemExit(f"the guest did not begin its work:\n{running.console_text()}")
             started = time.monotonic()
-            time.sleep(self.source.uniform(3, 15))
+            running.wait_for(last_line, MOST_SECONDS)
         finally:
             running.kill()
         worked = time.monotonic() - started

@@ -360,6 +360,8 @@ impl Store {
             self.end_sweep(sweep, None)?;
             return Ok(report);
         };
+        // Then `secure` below, which locks hold up, finds something to do only where a program wrote meanwhile.
+        self.sync_all()?;
         self.walk(sweep, span.keep, |prefixes| {
             if !span.live {
                 report += self.sweep_batch(sweep, &span, prefixes)?;

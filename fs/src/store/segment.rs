@@ -27,6 +27,9 @@ use crate::ids::{BranchId, Epoch};
 /// Pages of a full segment: 1 GiB.
 const SEGMENT_PAGES: u32 = 1 << 18;
 
+/// The boot of a segment without a mark.
+const NO_BOOT: u128 = 0;
+
 /// All segments of a store.
 pub(crate) struct Segments {
     dir: PathBuf,
@@ -113,7 +116,8 @@ impl Segments {
             let length = file.metadata().map_err(|source| io("stat", &path, source))?.len();
             let pages = u32::try_from(length.div_ceil(PAGE_SIZE as u64)).unwrap_or(u32::MAX);
             // A segment without a mark was made by a process that died before its first record: of no boot we know.
-            let unknown = SegmentMark { synced_pages: 0, branch: BranchId(0), loose_from: None, boot: 0 };
+            let unknown =
+                SegmentMark { synced_pages: 0, branch: BranchId(0), loose_from: None, boot: NO_BOOT };
             let mark = marks.get(&id).copied().unwrap_or(unknown);
             let synced_pages = mark.synced_pages;
             let segment = Segment {
@@ -231,7 +235,9 @@ impl Segments {
     /// before this one. `sealed` returns the newest sealed epoch of a branch. Returns the marks that became true.
     pub(crate) fn loosen(&self, sealed: impl Fn(BranchId) -> Epoch) -> Vec<(u32, SegmentMark)> {
         let mut marks = Vec::new();
-        for segment in self.open.read().values().filter(|segment| segment.boot != self.boot) {
+        // Nothing refers to a segment that has no mark: its number may be behind the counter, and it gets none.
+        let earlier = |segment: &&Arc<Segment>| segment.boot != self.boot && segment.boot != NO_BOOT;
+        for segment in self.open.read().values().filter(earlier) {
             if segment.loose_from.set(sealed(segment.branch).next()).is_ok() {
                 marks.push((segment.id, segment.mark()));
             }
@@ -557,6 +563,7 @@ mod tests {
         let loosened = next.loosen(|branch| if branch == BRANCH { Epoch(4) } else { Epoch(9) });
         assert_eq!(loosened, [(id, SegmentMark { loose_from: Some(Epoch(5)), ..mark(1) })]);
         assert_eq!((next.is_loose(id, Epoch(4)), next.is_loose(id, Epoch(5))), (false, true));
+        std::fs::write(dir.path().join("000000ff.seg"), [1; PAGE_SIZE]).unwrap();
         // Sealed since, but the old boot's bytes are what they are.
         let later = segments(dir.path(), 3, &loosened.into_iter().collect());
         assert_eq!(later.loosen(|_| Epoch(8)), []);
