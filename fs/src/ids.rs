@@ -49,6 +49,10 @@ identity! {
     /// One volume of a store, whatever it is named.
     VolumeId(u32)
 }
+identity! {
+    /// One mount, from the moment it is made until it is gone, whichever processes serve it. Random.
+    SessionId(u64)
+}
 
 impl Ino {
     /// The root directory of every volume.

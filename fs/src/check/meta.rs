@@ -7,7 +7,8 @@ use hashbrown::{HashMap, HashSet};
 use super::{Check, Issue, Repair, repair};
 use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
 use crate::store::record::{
-    Branch, FreeList, LowerSlot, PageRun, Record, SegmentMark, Snapshot, Usage, Volume,
+    Answered, Branch, Flag, FreeList, LowerSlot, PageRun, Record, SegmentMark, Snapshot, Usage, Volume,
+    WriterState,
 };
 use crate::store::{META, StoreError, hex, meta};
 
@@ -49,6 +50,8 @@ enum Key {
     Segment(u32),
     Tie(Place, Place),
     Doubt(u32, u32),
+    Answered,
+    Flag,
 }
 
 /// Reads all of them.
@@ -101,6 +104,8 @@ fn parse(key: &[u8]) -> Option<Key> {
             Key::Tie((TreeId(tree), Ino(ino), group), meta::parse_tie(key)?)
         }
         (meta::DOUBT, 28) => meta::parse_doubt(key).map(|(_, segment, page)| Key::Doubt(segment, page))?,
+        (meta::ANSWERED, 16) => Key::Answered,
+        (meta::FLAG, 4) => Key::Flag,
         _ => return None,
     })
 }
@@ -127,7 +132,11 @@ impl Meta {
                 LowerSlot::decode(value)?;
                 self.slots.entry(tree).or_default().push(slot);
             }
-            Key::Usage(branch) => *self.usage.entry(branch).or_default() += Usage::decode(value)?,
+            Key::Usage(branch) => {
+                *self.usage.entry(branch).or_default() += WriterState::decode(value)?.usage;
+            }
+            Key::Answered => return Answered::decode(value).map(drop),
+            Key::Flag => return Flag::decode(value).map(drop),
             Key::Orphan(branch, ino) => {
                 self.orphans.entry(branch).or_default().insert(ino);
                 return value.is_empty().then_some(());

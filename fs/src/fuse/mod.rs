@@ -8,6 +8,7 @@
 //!  session.rs     the classic transport: fuser on /dev/fuse
 //!  adapter.rs     decode, call, answer ── reply.rs ── errno.rs, stats.rs
 //!  sync_pool.rs   where an fsync waits
+//!  handover.rs    what a worker that dies leaves to the next ── session_memory.rs ── words.rs
 //!  wire.rs        what fuser cannot say ── invalidate.rs
 //! ```
 //!
@@ -17,22 +18,27 @@ mod adapter;
 mod affinity;
 mod errno;
 mod fusermount;
+mod handover;
 mod invalidate;
 mod mount;
 mod mount_table;
 mod mountpoint;
 mod reply;
 mod session;
+mod session_memory;
 mod stats;
 mod sync_pool;
 mod transport;
 mod wire;
+mod words;
 
+pub use handover::Death;
 pub use mount::Mount;
 pub use mount_table::DeviceId;
 pub use mountpoint::remove_dead_mount;
 pub use session::Classic;
+pub use session_memory::{InFlight, Phase, SESSION_MEMORY_VERSION, SessionMemory, SessionMemoryError};
 pub use stats::{OpKind, OpSummary};
-pub use transport::{CacheMode, MountError, MountOptions, Transport, mount};
+pub use transport::{Adoption, CacheMode, MountError, MountOptions, Succession, Transport, adopt, mount};
 
 pub(crate) use mount_table::unescape;

@@ -22,6 +22,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::mount_table::{DeviceId, MountTable};
 use super::mountpoint;
+use super::reply::Requests;
 use super::stats::{OpStats, OpSummary};
 use super::transport::MountError;
 
@@ -34,6 +35,7 @@ pub struct Mount {
     device: DeviceId,
     transport: &'static str,
     stats: Arc<OpStats>,
+    requests: Arc<Requests>,
     end: Arc<SessionEnd>,
     server: Mutex<Option<JoinHandle<()>>>,
 }
@@ -44,10 +46,11 @@ impl Mount {
         device: DeviceId,
         transport: &'static str,
         stats: Arc<OpStats>,
+        requests: Arc<Requests>,
         end: Arc<SessionEnd>,
         server: JoinHandle<()>,
     ) -> Self {
-        Self { mountpoint, device, transport, stats, end, server: Mutex::new(Some(server)) }
+        Self { mountpoint, device, transport, stats, requests, end, server: Mutex::new(Some(server)) }
     }
 
     /// Returns the mountpoint, absolute and without symbolic links.
@@ -73,6 +76,11 @@ impl Mount {
     /// Returns what its operations have cost so far.
     pub fn stats(&self) -> Vec<OpSummary> {
         self.stats.summary()
+    }
+
+    /// Returns how many requests were answered from the store that a predecessor had executed.
+    pub fn replayed(&self) -> u64 {
+        self.requests.replayed()
     }
 
     /// Tells whether requests are still answered, also if the mount is no longer at its mountpoint.

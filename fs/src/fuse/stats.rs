@@ -31,6 +31,20 @@ macro_rules! operations {
                     $(OpKind::$variant => $name,)*
                 }
             }
+
+            /// Returns the failpoint between a request's arrival and its execution.
+            pub(super) fn before_it(self) -> &'static str {
+                match self {
+                    $(OpKind::$variant => concat!("fuse.", $name, ".before"),)*
+                }
+            }
+
+            /// Returns the failpoint between a request's execution and its answer.
+            pub(super) fn after_it(self) -> &'static str {
+                match self {
+                    $(OpKind::$variant => concat!("fuse.", $name, ".after"),)*
+                }
+            }
         }
     };
 }

@@ -7,6 +7,7 @@ use super::{Caller, VolumeFs};
 use crate::attr::{Attr, FileKind, SetAttr, Timestamp};
 use crate::error::FsError;
 use crate::ids::{Ino, NodeId};
+use crate::request::Answer;
 use crate::store::record::{Inode, Usage};
 use crate::store::{Prefix, Touch, Txn};
 
@@ -76,7 +77,7 @@ impl VolumeFs {
 
         put_inode(&mut txn, node.ino, state, &inode)?;
         let epoch = txn.epoch();
-        let admission = txn.commit()?;
+        let admission = txn.commit(Answer::Done)?;
         if let Some(truncated) = truncated {
             truncated.apply(state);
         }

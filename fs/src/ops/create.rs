@@ -10,6 +10,7 @@ use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::{Ino, NodeId};
 use crate::overlay::merged::Looked;
+use crate::request::Answer;
 use crate::store::record::{Dentry, Inode, Usage, Xattr};
 use crate::store::{Prefix, Touch, Txn};
 
@@ -162,13 +163,13 @@ impl VolumeFs {
         txn.put(&Prefix::inode(head.tree, ino), &Some(inode.clone()), Touch::First);
         put_inode(&mut txn, dir.ino, state, &dir_inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Inode(ino))?;
 
         state.accept(dir_inode, version);
         state.names_changed();
         let looked = Looked { ino, inode, version: Some(version) };
         let node = self.nodes.insert(&dir.tree, looked, self.nodes.evictions())?;
-        Ok(self.entry(&node))
+        self.entry(&node)
     }
 
     fn inherit(

@@ -7,6 +7,7 @@ use super::locks::Locked;
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::Txn;
 
 /// Whether a write takes the set-id bits away.
@@ -45,10 +46,29 @@ impl VolumeFs {
 
     /// Writes all of `data`, or nothing.
     pub fn write(&self, node: NodeId, offset: u64, data: &[u8], kill: KillSuid) -> Result<(), FsError> {
-        self.with_room(|| self.write_once(node, offset, data, kill))
+        self.write_answering(node, offset, data, kill, Answer::Count(data.len() as u64))
     }
 
-    fn write_once(&self, node: NodeId, offset: u64, data: &[u8], kill: KillSuid) -> Result<(), FsError> {
+    /// Writes all of `data`, or nothing, as all or a part of a request that is answered with `answer`.
+    pub(super) fn write_answering(
+        &self,
+        node: NodeId,
+        offset: u64,
+        data: &[u8],
+        kill: KillSuid,
+        answer: Answer,
+    ) -> Result<(), FsError> {
+        self.with_room(|| self.write_once(node, offset, data, kill, answer))
+    }
+
+    fn write_once(
+        &self,
+        node: NodeId,
+        offset: u64,
+        data: &[u8],
+        kill: KillSuid,
+        answer: Answer,
+    ) -> Result<(), FsError> {
         let node = self.node(node)?;
         let head = self.writable(&node)?;
         let end = offset
@@ -76,7 +96,7 @@ impl VolumeFs {
         }
         put_inode(&mut txn, node.ino, state, &inode)?;
         let epoch = txn.epoch();
-        let admission = txn.commit()?;
+        let admission = txn.commit(answer)?;
         staged.apply(state);
         drop(admission);
         state.accept(inode, (head.branch, epoch));

@@ -9,6 +9,7 @@ use super::{Entry, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::record::Dentry;
 use crate::store::{Touch, Txn};
 
@@ -52,13 +53,13 @@ impl VolumeFs {
         put_inode(&mut txn, node.ino, locked.get(node.ino), &inode)?;
         put_inode(&mut txn, dir.ino, locked.get(dir.ino), &dir_inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Inode(node.ino))?;
 
         locked.get(node.ino).accept(inode, version);
         let state = locked.get(dir.ino);
         state.accept(dir_inode, version);
         state.names_changed();
         drop(locked);
-        Ok(self.entry(&node))
+        self.entry(&node)
     }
 }

@@ -16,21 +16,22 @@ impl VolumeFs {
         }
         let dir = self.node(parent)?;
         match self.find_child(&dir, name)? {
-            Some(child) => Ok(self.entry(&child)),
+            Some(child) => self.entry(&child),
             None => Err(FsError::NotFound),
         }
     }
 
     /// Takes back `count` references.
     pub fn forget(&self, node: NodeId, count: u64) {
-        self.nodes.forget(node, count);
+        self.forget_node(node, count);
+        self.tidy_journal();
         self.reap_dead(super::reap::PATIENCE);
     }
 
     /// Counts a reference and describes the node.
-    pub(super) fn entry(&self, node: &NodeRef<'_>) -> Entry {
-        node.count_lookup();
-        Entry { node: node.id, generation: 0, attr: node.attr() }
+    pub(super) fn entry(&self, node: &NodeRef<'_>) -> Result<Entry, FsError> {
+        self.refer(node)?;
+        Ok(Entry { node: node.id, generation: 0, attr: node.attr() })
     }
 
     /// Finds the node that a name leads to, without counting a reference.

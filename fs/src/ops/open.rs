@@ -1,13 +1,12 @@
 //! Opening volumes and snapshots, and turning an open volume to another point of its history.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::node::NodeTable;
-use super::{Tree, VolumeFs};
+use super::{Tree, TreeKey, VolumeFs};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
 use crate::overlay::lowers::Lowers;
@@ -17,6 +16,20 @@ use crate::store::{Head, LiveHead, Store};
 impl Store {
     /// Opens the head of a volume. While it is open, a second call returns the same.
     pub fn open_head(self: &Arc<Self>, volume: &str) -> Result<Arc<VolumeFs>, FsError> {
+        self.open_head_for(volume, None)
+    }
+
+    /// Opens the head of a volume to go on with a mount of it, which began when the volume wrote `branch`. What
+    /// the kernel may still refer to stays: see [`VolumeFs::adopt`].
+    pub fn reopen_head(self: &Arc<Self>, volume: &str, branch: BranchId) -> Result<Arc<VolumeFs>, FsError> {
+        self.open_head_for(volume, Some(branch))
+    }
+
+    fn open_head_for(
+        self: &Arc<Self>,
+        volume: &str,
+        mounted: Option<BranchId>,
+    ) -> Result<Arc<VolumeFs>, FsError> {
         let head = self.head_of_volume(volume)?;
         // Two openers at once get one file system: whoever comes second finds it here.
         let _opening = head.opening.lock();
@@ -36,10 +49,16 @@ impl Store {
             view: self.head_view(&head)?,
             lowers: Arc::new(Lowers::open(self, record.tree, &record.lowers)?),
         };
-        let tree = Arc::new(Tree { id: 0, merged, head: Some(head.clone()) });
+        let key = match mounted {
+            Some(branch) if branch != head.branch => TreeKey::RolledBack(head.branch),
+            Some(_) | None => TreeKey::Mounted,
+        };
+        let tree = Arc::new(Tree { key, merged, head: Some(head.clone()) });
         let fs = Arc::new(VolumeFs::new(self, volume, tree.clone()));
         fs.keep_root()?;
-        fs.reap_orphans(&tree)?;
+        if mounted.is_none() {
+            fs.reap_orphans(&tree)?;
+        }
         let live: Weak<dyn LiveHead> = Arc::<VolumeFs>::downgrade(&fs) as Weak<dyn LiveHead>;
         head.set_live(live);
         Ok(fs)
@@ -62,7 +81,8 @@ impl Store {
             self.registry.write().viewed.remove(&key);
         })?;
         let merged = Merged { store: self.clone(), view, lowers: Arc::new(lowers) };
-        let mut fs = VolumeFs::new(self, snapshot, Arc::new(Tree { id: 0, merged, head: None }));
+        let mut fs =
+            VolumeFs::new(self, snapshot, Arc::new(Tree { key: TreeKey::Mounted, merged, head: None }));
         fs.pinned = Some(key);
         fs.keep_root()?;
         Ok(Arc::new(fs))
@@ -104,7 +124,8 @@ impl Store {
         let lowers = root.merged.lowers.clone();
         self.rollback_head(volume, snapshot, |head, view| {
             let merged = Merged { store: self.clone(), view, lowers };
-            *root = Arc::new(Tree { id: fs.next_tree_id(), merged, head: Some(head.clone()) });
+            *root =
+                Arc::new(Tree { key: TreeKey::RolledBack(head.branch), merged, head: Some(head.clone()) });
             head.set_live(Arc::<VolumeFs>::downgrade(fs) as Weak<dyn LiveHead>);
         })?;
         fs.nodes.clear();
@@ -122,6 +143,8 @@ impl VolumeFs {
             browsed: Mutex::default(),
             pinned: None,
             invalidator: RwLock::default(),
+            journal: OnceLock::new(),
+            adopted: OnceLock::new(),
             unlinked: Default::default(),
         }
     }
@@ -130,11 +153,6 @@ impl VolumeFs {
     fn keep_root(&self) -> Result<(), FsError> {
         self.node(NodeId::ROOT)?.count_lookup();
         Ok(())
-    }
-
-    pub(super) fn next_tree_id(&self) -> u64 {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        NEXT.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Returns the newest epoch of the head and whether there is one.

@@ -12,6 +12,7 @@ use super::{Tree, VolumeFs};
 use crate::attr::FileKind;
 use crate::error::FsError;
 use crate::ids::Ino;
+use crate::request::Answer;
 use crate::store::record::{GROUP_SIZE, Group, Inode, Usage, Xattr};
 use crate::store::{Beneath, Head, META, Prefix, StoreError, Txn, meta};
 
@@ -149,7 +150,7 @@ impl VolumeFs {
             }
             txn.delete_orphan(ino);
         }
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
         self.unlinked.fetch_sub(inos.len() as i64, Ordering::SeqCst);
         Ok(())
     }
@@ -180,7 +181,7 @@ impl VolumeFs {
         let mut txn = Txn::begin_housekeeping(&self.store, head)?;
         let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
         let count = self.stage_reap_groups(&mut txn, tree, ino, beneath)?;
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
         Ok(count)
     }
 

@@ -13,6 +13,7 @@ use super::{Caller, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::record::{Dentry, Inode};
 use crate::store::{Beneath, Txn};
 
@@ -70,7 +71,7 @@ impl VolumeFs {
         }
         put_inode(&mut txn, dir.ino, locked.get(dir.ino), &dir_inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
 
         self.count_unlinked(&inode);
         locked.get(child.ino).accept(inode, version);

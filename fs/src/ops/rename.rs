@@ -17,6 +17,7 @@ use super::{Caller, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::{Ino, NodeId};
+use crate::request::Answer;
 use crate::store::record::Dentry;
 use crate::store::{Touch, Txn};
 
@@ -156,7 +157,7 @@ impl VolumeFs {
             put_inode(&mut txn, from.ino, locked.get(from.ino), &from_inode)?;
         }
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
 
         locked.get(moved.ino).accept(inode, version);
         if let (Some(target), Some(inode)) = (&target, target_inode) {

@@ -10,6 +10,7 @@ use super::{Caller, NAME_MAX, VolumeFs};
 use crate::attr::Timestamp;
 use crate::error::FsError;
 use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::record::Xattr;
 use crate::store::{Prefix, Touch, Txn};
 
@@ -95,7 +96,7 @@ impl VolumeFs {
         }
         put_inode(&mut txn, node.ino, state, &inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
         state.accept(inode, version);
         Ok(())
     }
@@ -117,7 +118,7 @@ impl VolumeFs {
         txn.put(&Prefix::xattr(head.tree, node.ino, name), &Xattr::Removed, Touch::First);
         put_inode(&mut txn, node.ino, state, &inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
         state.accept(inode, version);
         Ok(())
     }

@@ -312,6 +312,29 @@ impl Merged {
         Ok(Some(Looked { ino: after.ino, inode, version: None }))
     }
 
+    /// Returns an inode that the store has no record of, which was found at `path` before; `None` if something else is
+    /// there now.
+    pub(crate) fn at_in_lower(
+        &self,
+        ino: Ino,
+        parent: Ino,
+        path: &LowerPath,
+        among: LayerSet,
+    ) -> Result<Option<Looked>, FsError> {
+        let (layers, inode) = match self.lowers.stack.lookup(path, among)? {
+            Resolved::Absent => return Ok(None),
+            Resolved::File { layer, inode } => (LayerSet::only(layer), inode),
+            Resolved::Directory { layers, inode } => (layers, inode),
+        };
+        let top = layers.first().unwrap_or(0);
+        if self.lowers.ino(&self.store, top, inode.host_dev, inode.stamp.host_ino)? != ino {
+            return Ok(None);
+        }
+        let name = path.name().unwrap_or_default();
+        let inode = self.lowers.inode(path, layers, &inode, parent, name);
+        Ok(Some(Looked { ino, inode, version: None }))
+    }
+
     /// Looks a name up in a directory that this view has no record of: its lowers' word, if `other` saw where it is.
     pub(crate) fn lookup_in_lower(&self, dir: &Looked, name: &[u8]) -> Result<Option<Ino>, FsError> {
         match self.as_in_lower(dir)? {

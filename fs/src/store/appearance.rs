@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::record::Flag;
 use crate::attr::Timestamp;
 use crate::ids::{Epoch, VolumeId};
 
@@ -39,6 +40,8 @@ pub struct VolumeInfo {
     pub quota_inodes: Option<u64>,
     /// When it was made.
     pub created: Timestamp,
+    /// What a person should know of it.
+    pub flag: Option<Flag>,
 }
 
 /// A snapshot.

@@ -10,7 +10,7 @@ use rocksdb::WriteBatch;
 use super::appearance::VolumeInfo;
 use super::counters::Counter;
 use super::head::Head;
-use super::record::{Branch, Record, Usage, Volume};
+use super::record::{Branch, Record, Usage, Volume, WriterState};
 use super::view::View;
 use super::{META, Store, meta};
 use crate::attr::Timestamp;
@@ -106,7 +106,11 @@ impl Store {
     ) -> Branch {
         let record = Branch { tree, volume, parent: Some(parent), epoch };
         batch.put_cf(self.db.family(META), meta::branch(branch), record.encode());
-        batch.put_cf(self.db.family(META), meta::usage(branch, 0), usage.encode());
+        batch.put_cf(
+            self.db.family(META),
+            meta::usage(branch, 0),
+            WriterState { usage, answered: None }.encode(),
+        );
         record
     }
 }

@@ -301,7 +301,8 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 /// | 0x26 | tie of two groups that share pages | tree u32, ino u64, group u64, other ino u64, other group u64 |
 /// | 0x27 | doubt whether a shared page is needed | tree u32, ino u64, group u64, segment u32, page u32 |
 pub(crate) mod meta {
-    use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
+    use crate::ids::{BranchId, Epoch, Ino, SessionId, TreeId, VolumeId};
+    use crate::request::RequestId;
 
     pub(crate) const HASH_KEY: &[u8] = &[0x02];
     pub(crate) const COUNTER: u8 = 0x03;
@@ -316,6 +317,8 @@ pub(crate) mod meta {
     pub(crate) const SEGMENT: u8 = 0x24;
     pub(crate) const TIE: u8 = 0x26;
     pub(crate) const DOUBT: u8 = 0x27;
+    pub(crate) const ANSWERED: u8 = 0x28;
+    pub(crate) const FLAG: u8 = 0x29;
 
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = vec![kind];
@@ -360,6 +363,15 @@ pub(crate) mod meta {
     }
     pub(crate) fn segment(id: u32) -> Vec<u8> {
         key(SEGMENT, &[&id.to_be_bytes()])
+    }
+    pub(crate) fn flag(volume: VolumeId) -> Vec<u8> {
+        key(FLAG, &[&volume.0.to_be_bytes()])
+    }
+    pub(crate) fn answered(request: RequestId) -> Vec<u8> {
+        key(ANSWERED, &[&request.session.0.to_be_bytes(), &request.unique.to_be_bytes()])
+    }
+    pub(crate) fn answered_in(session: SessionId) -> Vec<u8> {
+        key(ANSWERED, &[&session.0.to_be_bytes()])
     }
 
     pub(crate) fn ties_of((tree, ino, group): (TreeId, Ino, u64)) -> Vec<u8> {

@@ -17,12 +17,14 @@
 //! - Nothing but the commit of a transaction, a cut, or a change of the registry writes to RocksDB, and
 //!   each is one batch.
 
+mod answers;
 mod appearance;
 mod changes;
 mod counters;
 mod cut;
 mod db;
 mod error;
+mod flags;
 mod fork;
 mod format;
 mod freer;
@@ -74,7 +76,7 @@ use db::Database;
 use freer::Freer;
 use lock::StoreLock;
 use reclaim::Reclaimer;
-use record::{Record, SegmentMark, Usage};
+use record::{Record, SegmentMark, WriterState};
 use registry::Registry;
 use segment::Segments;
 use space::Space;
@@ -179,10 +181,10 @@ impl Store {
         head.set_quota(volume_record.quota_bytes, volume_record.quota_inodes);
         head.set_first_new_ino(self.counters.peek_ino());
         self.db.scan(META, &meta::usage_of(branch), &[], |key, value| {
-            let (Some(writer), Some(usage)) = (meta::tail_writer(key), Usage::decode(value)) else {
+            let (Some(writer), Some(state)) = (meta::tail_writer(key), WriterState::decode(value)) else {
                 return Err(StoreError::Corrupt { what: format!("usage of branch {branch}") });
             };
-            head.load_usage(usize::from(writer), usage);
+            head.load_writer(usize::from(writer), state);
             Ok(true)
         })?;
         let mut changed = false;

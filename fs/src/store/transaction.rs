@@ -12,11 +12,12 @@ use super::db::{META, TOUCHED};
 use super::gate::Admission;
 use super::head::Head;
 use super::keys::{Prefix, meta};
-use super::record::{FreeList, PageRef, PageRun, Record, Usage};
+use super::record::{Answered, FreeList, PageRef, PageRun, Record, Usage};
 use super::segment::Allocated;
 use super::sharing::Place;
 use crate::error::FsError;
 use crate::ids::{Epoch, Ino};
+use crate::request::{self, Answer, Executing};
 
 /// Whether the epoch's index has to learn of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -201,10 +202,11 @@ impl<'a> Txn<'a> {
         self.data_first = true;
     }
 
-    /// Writes everything. The records survive the death of the process from here on.
+    /// Writes everything, and with it what the request is answered with that the thread executes, if it is one. The
+    /// records survive the death of the process from here on.
     ///
     /// The epoch is held open until the admission that is returned goes: pages of the epoch may be rewritten in place meanwhile.
-    pub(crate) fn commit(mut self) -> Result<Admission<'a>, FsError> {
+    pub(crate) fn commit(mut self, answer: Answer) -> Result<Admission<'a>, FsError> {
         let (store, head, epoch) = (self.store, self.head, self.epoch());
         if self.data_first {
             store.sync_data(&head.appender)?;
@@ -222,15 +224,20 @@ impl<'a> Txn<'a> {
         }
         // A failed write stops the store, but may be in the log: pages it refers to stay.
         self.committed = true;
-        if self.charged == Usage::default() {
+        // What only tidies up may run within a request, but answers nothing.
+        let executing = request::executing().filter(|_| self.purpose == Purpose::Change);
+        if self.charged == Usage::default() && executing.is_none() {
             store.db.write(batch)?;
         } else {
-            let (index, mut writer) = head.writer();
-            let mut sum = *writer;
-            sum += self.charged;
-            batch.put_cf(store.db.family(META), meta::usage(head.branch, index), sum.encode());
+            let (index, mut writer) = head.writer(executing.map(|executing| executing.thread));
+            let mut state = *writer;
+            state.usage += self.charged;
+            if let Some(Executing { request, .. }) = executing {
+                state.answered = Some(Answered { request, answer });
+            }
+            batch.put_cf(store.db.family(META), meta::usage(head.branch, index), state.encode());
             store.db.write(batch)?;
-            *writer = sum;
+            *writer = state;
         }
         head.commit_usage(epoch, self.charged);
         if let Some(number) = free_number {

@@ -86,6 +86,7 @@ impl Store {
             quota_bytes: volume.quota_bytes,
             quota_inodes: volume.quota_inodes,
             created: volume.created,
+            flag: self.volume_flag(id)?,
         })
     }
 
@@ -116,6 +117,7 @@ impl Store {
             .collect();
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.db.family(META), meta::volume(id));
+        batch.delete_cf(self.db.family(META), meta::flag(id));
         for &(branch, epoch) in &snapshots {
             batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
         }

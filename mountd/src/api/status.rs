@@ -91,9 +91,10 @@ fn classify_mount(error: &MountError) -> ExitClass {
         | MountError::InsideVolume { .. }
         // fusermount3 says why: not the owner's directory, user_allow_other is off.
         | MountError::Refused { .. } => ExitClass::Refused,
-        MountError::Unusable { .. } | MountError::NoFuse { .. } | MountError::Failed { .. } => {
-            ExitClass::Failed
-        }
+        MountError::Unusable { .. }
+        | MountError::NoFuse { .. }
+        | MountError::CannotAdopt { .. }
+        | MountError::Failed { .. } => ExitClass::Failed,
     }
 }
 
@@ -137,7 +138,7 @@ fn classify_fs(error: &FsError) -> ExitClass {
         | FsError::NoXattr
         | FsError::XattrTooBig
         | FsError::NoData => ExitClass::Failed,
-        FsError::NoSpace | FsError::QuotaExceeded { .. } => ExitClass::Failed,
+        FsError::NoSpace | FsError::QuotaExceeded { .. } | FsError::Session { .. } => ExitClass::Failed,
         FsError::Lower(error) => classify_lower(error),
         FsError::Store(error) => classify_store(error),
     }

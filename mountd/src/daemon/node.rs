@@ -8,6 +8,7 @@ use tonic::{Response, Status};
 
 use super::Tally;
 use crate::api::{ApiError, report};
+use crate::keeper::Keeper;
 use crate::mounts::Mounts;
 use crate::paths::Endpoint;
 
@@ -16,6 +17,10 @@ pub(crate) struct Node {
     pub(crate) store: Arc<Store>,
     pub(crate) mounts: Mounts,
     pub(crate) endpoint: Endpoint,
+    /// Who keeps descriptors for the next worker.
+    pub(crate) keeper: Keeper,
+    /// How many workers were replaced before this one.
+    pub(crate) takeovers: u64,
     /// Whether this mountd ends when nothing is mounted.
     pub(crate) private: bool,
     pub(crate) started: Instant,

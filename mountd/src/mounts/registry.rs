@@ -181,6 +181,15 @@ impl Registry {
         mounted.collect()
     }
 
+    /// Returns how many requests were answered from the store, of all mounts that are served.
+    pub(super) fn replayed(&self) -> u64 {
+        let replayed = self.records.iter().map(|record| match &record.phase {
+            Phase::Mounted(live) => live.replayed(),
+            Phase::Transition => 0,
+        });
+        replayed.sum()
+    }
+
     /// Shows a volume under its new name.
     pub(super) fn renamed(&mut self, volume: VolumeId, name: &str) {
         for record in &mut self.records {
@@ -235,6 +244,9 @@ mod tests {
         }
         fn stats(&self) -> Vec<OpSummary> {
             Vec::new()
+        }
+        fn replayed(&self) -> u64 {
+            0
         }
         fn mountpoint(&self) -> &Path {
             &self.mountpoint

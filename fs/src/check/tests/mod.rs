@@ -20,7 +20,7 @@ use super::{CheckReport, Repair, check};
 use crate::VolumeFs;
 use crate::ids::{BranchId, Epoch, Ino, NodeId, TreeId};
 use crate::ops::{Caller, KillSuid, SetXattr};
-use crate::store::record::{Dentry, Group, Inode, PageRef, Record, Usage};
+use crate::store::record::{Dentry, Group, Inode, PageRef, Record, Usage, WriterState};
 use crate::store::{META, Prefix, Store, StoreOptions, TOUCHED, VolumeSpec, meta};
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -162,7 +162,11 @@ impl Fixture {
 
     /// Adds to what is counted, as if it had been all the time.
     fn count(&self, bytes: i64, inodes: i64) {
-        self.put(META, &meta::usage(BRANCH, 15), &Usage { bytes, inodes }.encode());
+        self.put(
+            META,
+            &meta::usage(BRANCH, 15),
+            &WriterState { usage: Usage { bytes, inodes }, answered: None }.encode(),
+        );
     }
 }
 

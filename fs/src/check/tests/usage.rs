@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::record::Snapshot;
+use crate::store::record::{Snapshot, WriterState};
 
 #[test]
 fn wrong_usage() {
@@ -36,6 +36,6 @@ fn wrong_snapshot_usage() {
 #[test]
 fn usage_without_branch() {
     let fixture = Fixture::filled();
-    fixture.put(META, &meta::usage(BranchId(99), 0), &Usage::default().encode());
+    fixture.put(META, &meta::usage(BranchId(99), 0), &WriterState::default().encode());
     assert_eq!(fixture.kinds(), ["usage-without-branch"]);
 }

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::attr::{FileKind, Timestamp};
-use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
+use crate::ids::{BranchId, Epoch, Ino, SessionId, TreeId, VolumeId};
+use crate::request::{Answer, RequestId};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -64,6 +65,17 @@ fn group() -> Group {
     GroupV1::Pages(pages)
 }
 
+fn request() -> RequestId {
+    RequestId { session: SessionId(3), unique: 4 }
+}
+
+fn answering(answer: Answer) -> WriterState {
+    WriterStateV1 {
+        usage: UsageV1 { bytes: -1, inodes: 2 },
+        answered: Some(AnsweredV1 { request: request(), answer }),
+    }
+}
+
 /// One line per record: a change here is a change of the format and needs a new version.
 #[test]
 fn golden_bytes_of_every_record() {
@@ -112,7 +124,10 @@ fn golden_bytes_of_every_record() {
             }
             .encode(),
         ),
-        ("usage", UsageV1 { bytes: -1, inodes: 2 }.encode()),
+        ("writer", WriterStateV1 { usage: UsageV1 { bytes: -1, inodes: 2 }, answered: None }.encode()),
+        ("writer that answered", answering(Answer::Inode(Ino(5))).encode()),
+        ("answered", AnsweredV1 { request: request(), answer: Answer::Count(6) }.encode()),
+        ("flag", FlagV1 { since: time(1), count: 2, what: "w".into() }.encode()),
         ("lower slot", LowerSlotV1 { lower: 1, device: 2, high_bits: 3 }.encode()),
         ("free list", FreeListV1 { runs: vec![PageRun { segment: 1, page: 2, count: 3 }] }.encode()),
         ("segment mark v1", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
@@ -131,6 +146,11 @@ fn records_survive_the_round_trip() {
     assert_eq!(Record::decode(&Some(inode()).encode()), Some(Some(inode())));
     assert_eq!(Group::decode(&group().encode()), Some(group()));
     assert_eq!(Group::decode(&Group::base().encode()), Some(Group::base()));
+    for answer in [Answer::Done, Answer::Inode(Ino(5)), Answer::Count(6)] {
+        assert_eq!(WriterState::decode(&answering(answer).encode()), Some(answering(answer)));
+    }
+    let silent = WriterState { answered: None, ..answering(Answer::Done) };
+    assert_eq!(WriterState::decode(&silent.encode()), Some(silent));
 }
 
 #[test]
@@ -162,5 +182,7 @@ proptest! {
         Branch::decode(&bytes);
         Snapshot::decode(&bytes);
         FreeList::decode(&bytes);
+        WriterState::decode(&bytes);
+        Answered::decode(&bytes);
     }
 }
