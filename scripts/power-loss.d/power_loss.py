@@ -329,7 +329,7 @@ class Round:
 
 
 def main(scratch, kept, rounds, states, seed, until=None):
-    initramfs = os.path.join(scratch, "initramfs.gz")
+    initramfs = os.path.join(scratch, "initramfs")
     guest.make_initramfs(initramfs, scratch, os.environ["KERNEL"],
                          [os.environ[name] for name in ("DURDIR", "MOUNTD", "POWER_GUEST")], DISK_BYTES)
     fresh = make_disk(scratch)
