@@ -94,13 +94,23 @@ pub(crate) struct Allocated {
 }
 
 impl Segments {
-    /// Opens the directory. `marks` are the stored sync marks by segment.
+    /// Opens the directory. `marks` are the stored sync marks by segment. Where the file of one of an earlier boot is missing, its
+    /// making was lost: an empty one takes its place, in which every page is lost.
     pub(crate) fn open(
         dir: PathBuf,
         boot: u128,
         marks: &HashMap<u32, SegmentMark>,
     ) -> Result<Segments, StoreError> {
         std::fs::create_dir_all(&dir).map_err(|source| io("create", &dir, source))?;
+        for (id, _) in marks.iter().filter(|(_, mark)| mark.boot != boot) {
+            let path = dir.join(format!("{id:08x}.seg"));
+            File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(|source| io("create", &path, source))?;
+        }
         let mut open = HashMap::new();
         let mut after_found = marks.keys().max().map_or(1, |last| last + 1);
         for entry in std::fs::read_dir(&dir).map_err(|source| io("list", &dir, source))? {
@@ -334,11 +344,13 @@ impl Segments {
     /// Unlinks segments that nobody appends to and that hold no page. Returns which.
     pub(crate) fn unlink_empty(&self) -> Result<Vec<u32>, StoreError> {
         use std::os::unix::fs::MetadataExt;
+        // One of an earlier boot may be empty because its pages were lost. Records refer to them, and readers find out by it.
+        let known = |segment: &Segment| segment.boot == self.boot || segment.boot == NO_BOOT;
         let candidates: Vec<_> = self
             .open
             .read()
             .values()
-            .filter(|segment| !segment.active.load(Ordering::SeqCst))
+            .filter(|segment| !segment.active.load(Ordering::SeqCst) && known(segment))
             .cloned()
             .collect();
         let mut unlinked = Vec::new();
@@ -568,6 +580,21 @@ mod tests {
         let later = segments(dir.path(), 3, &loosened.into_iter().collect());
         assert_eq!(later.loosen(|_| Epoch(8)), []);
         assert!(later.is_loose(id, Epoch(5)));
+    }
+
+    #[test]
+    fn a_segment_whose_pages_were_lost_stays_and_one_that_was_lost_itself_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("00000001.seg"), b"").unwrap();
+        let marks = HashMap::from([(1, mark(0)), (2, mark(0))]);
+        let segments = segments(dir.path(), 2, &marks);
+        assert_eq!(segments.unlink_empty().unwrap(), [] as [u32; 0]);
+        for id in [1, 2] {
+            let mut bytes = [1; 8];
+            segments.get(id).unwrap().read(3, 0, &mut bytes).unwrap();
+            assert_eq!(bytes, [0; 8]);
+            assert!(segments.is_suspect(id, 3));
+        }
     }
 
     #[test]
