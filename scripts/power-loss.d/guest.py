@@ -1,6 +1,7 @@
 """The guest: a stock kernel, busybox, durdir and the workload in memory, and one disk. Emulated, so it needs no KVM."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -9,6 +10,8 @@ from disk import SECTOR
 
 MODULES = ["drivers/virtio/virtio_ring", "drivers/virtio/virtio", "drivers/virtio/virtio_pci_modern_dev",
            "drivers/virtio/virtio_pci_legacy_dev", "drivers/virtio/virtio_pci", "drivers/block/virtio_blk", "fs/fuse/fuse"]
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 # Dirty pages are written out early and without a flush, as they would be on a busy machine after half a minute.
 INIT = """#!/bin/busybox sh
@@ -19,6 +22,7 @@ mount -t devtmpfs dev /dev
 for module in {modules}; do insmod /modules/$module.ko; done
 echo 10 >/proc/sys/vm/dirty_writeback_centisecs
 echo 30 >/proc/sys/vm/dirty_expire_centisecs
+echo "guest: boot $(cat {boot_id})"
 seed=$(sed 's/.*durdir.seed=\\([0-9]*\\).*/\\1/' /proc/cmdline)
 first=$(sed 's/.*durdir.first=\\([0-9]*\\).*/\\1/' /proc/cmdline)
 mount -t ext4 /dev/vda /mnt || echo "guest: the disk cannot be mounted"
@@ -58,7 +62,7 @@ def make_initramfs(target, scratch, kernel, programs, area):
         install(os.path.join(kernel, "lib/modules", release, "kernel", module + ".ko"),
                 f"/modules/{os.path.basename(module)}.ko")
     with open(root + "/init", "w") as init:
-        init.write(INIT.format(modules=" ".join(os.path.basename(module) for module in MODULES), area=area))
+        init.write(INIT.format(modules=" ".join(os.path.basename(module) for module in MODULES), area=area, boot_id=BOOT_ID))
     os.chmod(root + "/init", 0o755)
     names = subprocess.run(["find", "."], cwd=root, check=True, capture_output=True).stdout
     archive = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=root, input=names, check=True,
@@ -111,6 +115,9 @@ class Guest:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         os.close(self.image)
+
+    def boot_id(self):
+        return re.search(r"guest: boot (\S+)", self.console_text()).group(1)
 
     def console_text(self):
         with open(self.console, errors="replace") as console:

@@ -4,6 +4,9 @@ A round is a guest with a seed of its own. It is killed after some hundred steps
 come STATES states that a loss of power may have left, each of them is checked. Every third round goes on from such a
 state with a second boot. DURDIR, MOUNTD, POWER_GUEST and KERNEL (an unpacked kernel package) come from the environment.
 
+With REBOOT_UNNOTICED in the environment durdir is made to believe that the power never went, so that whatever was recorded is
+taken for safe: the contract must be seen broken then.
+
 The disk is at DISK here as in the guest, since volumes remember where their lowers are. So this program wants a mount namespace
 of its own.
 """
@@ -76,8 +79,9 @@ def trees_of_fresh_disk():
 class Mounted:
     """A disk image on the host, with a mountd of our own on the store in it."""
 
-    def __init__(self, image, scratch):
-        self.image, self.scratch = image, scratch
+    def __init__(self, image, scratch, boot):
+        """`boot`: the boot that this one is made to look like, if any."""
+        self.image, self.scratch, self.boot = image, scratch, boot
         self.store = os.path.join(DISK, "store")
         self.log = os.path.join(scratch, "mountd.log")
         self.mounts = []
@@ -86,6 +90,10 @@ class Mounted:
     def __enter__(self):
         run("mount", "-o", "loop", self.image, DISK)
         try:
+            if self.boot is not None:
+                with open(os.path.join(self.scratch, "boot"), "w") as file:
+                    file.write(self.boot + "\n")
+                run("mount", "--bind", file.name, guest.BOOT_ID)
             with open(self.log, "wb") as log:
                 self.daemon = subprocess.Popen([os.environ["MOUNTD"], "--store", self.store, "--foreground"],
                                                stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -140,6 +148,8 @@ class Mounted:
             except subprocess.TimeoutExpired:
                 self.daemon.kill()
                 self.daemon.wait()
+        if os.path.ismount(guest.BOOT_ID):
+            unmount(guest.BOOT_ID)
         unmount(DISK)
 
 
@@ -154,11 +164,11 @@ class State:
         self.problems, self.heads, self.snapshots = [], {}, {}
 
 
-def check_state(image, scratch, moment, tears, kept_snapshots):
+def check_state(image, scratch, boot, moment, tears, kept_snapshots):
     """Opens the store in an image and compares all it shows with the contract."""
     state = State()
     try:
-        with Mounted(image, scratch) as mounted:
+        with Mounted(image, scratch, boot) as mounted:
             # Pages that were written for a record that was lost are nobody's: the one thing there may be to repair.
             _check_fsck(mounted, state, {"leaked-pages"}, "--repair")
             _check_trees(mounted, state, moment, tears, kept_snapshots)
@@ -265,6 +275,7 @@ class Round:
             running.wait_for(last_line, MOST_SECONDS)
         finally:
             running.kill()
+        self.believed_boot = running.boot_id() if "REBOOT_UNNOTICED" in os.environ else None
         worked = time.monotonic() - started
         entries = read_record(record)
         told = contract.Told(list(lines(entries, DISK_BYTES)), trees)
@@ -297,7 +308,7 @@ class Round:
             unflushed = disk.lose_power(cut, mode, random.Random(self.source.random()), kept_state)
             copy_sparse(kept_state, checked)
             moment = contract.Moment(told, told.position_of_cut(cut))
-            state = check_state(checked, self.scratch, moment, mode.tears_pages, snapshots)
+            state = check_state(checked, self.scratch, self.believed_boot, moment, mode.tears_pages, snapshots)
             label = f"write {cut} of {len(entries)}, {unflushed} unflushed, {mode}"
             if state.problems:
                 self.fail(boot, number, cut, label, state.problems, base)
