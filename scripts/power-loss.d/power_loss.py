@@ -95,7 +95,7 @@ class Mounted:
                     file.write(self.boot + "\n")
                 run("mount", "--bind", file.name, guest.BOOT_ID)
             with open(self.log, "wb") as log:
-                self.daemon = subprocess.Popen([os.environ["MOUNTD"], "--store", self.store, "--foreground"],
+                self.daemon = subprocess.Popen([os.environ["MOUNTD"], "--store", self.store, "--foreground", "--no-supervisor"],
                                                stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             self._wait()
         except BaseException:
