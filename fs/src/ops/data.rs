@@ -19,7 +19,7 @@ use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino};
 use crate::overlay::merged::Merged;
 use crate::store::record::{GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef, Usage};
-use crate::store::{Beneath, Prefix, StoreError, Touch, Txn, Versioned};
+use crate::store::{Beneath, Head, Prefix, StoreError, Touch, Txn, Versioned};
 
 /// A file of up to this many bytes lies in its record.
 pub(super) const INLINE_MAX: u64 = 2048;
@@ -39,6 +39,9 @@ pub(crate) struct GroupCache {
 pub(super) struct Cached {
     group: Group,
     version: Option<(BranchId, Epoch)>,
+    /// How many syncs had begun when all of this content was new; 0 where that is not known. If no other began since,
+    /// nobody was promised to find any of it after a loss of power.
+    born: u64,
 }
 
 /// What a change leaves to be done after its commit.
@@ -93,12 +96,12 @@ impl VolumeFs {
             return Ok(cached.clone());
         }
         let cached = match merged.view.group(&merged.store.db, ino, index)? {
-            None => Cached { group: Group::base(), version: None },
+            None => Cached { group: Group::base(), version: None, born: 0 },
             Some(Versioned { record: Group::Removed, branch, epoch }) => {
-                Cached { group: Group::base(), version: Some((branch, epoch)) }
+                Cached { group: Group::base(), version: Some((branch, epoch)), born: 0 }
             }
             Some(Versioned { record, branch, epoch }) => {
-                Cached { group: record, version: Some((branch, epoch)) }
+                Cached { group: record, version: Some((branch, epoch)), born: 0 }
             }
         };
         if cache.groups.len() >= CACHED_GROUPS {
@@ -222,7 +225,10 @@ impl VolumeFs {
         };
         let lost = match crc {
             Some(crc) if crc32c::crc32c(bytes) == crc => return Ok(()),
-            Some(_) => suspect(),
+            Some(_) if suspect() => true,
+            // On the disk before, and rewritten in place: the record that says so went with the power.
+            Some(_) if self.store.segments.is_loose(page.segment, page.epoch) => return Ok(()),
+            Some(_) => false,
             // Rewritten in place, and not sealed yet: if it never reached the disk it is all zeros.
             None => bytes.iter().all(|&byte| byte == 0) && suspect(),
         };
@@ -603,7 +609,7 @@ impl VolumeFs {
                 }
             }
         }
-        plan.ahead.extend(ahead.map(|group| (index, Cached { group, version: before.version })));
+        plan.ahead.extend(ahead.map(|group| (index, Cached { group, ..before.clone() })));
         plan.groups.push(Planned { index, before, group: Group::Pages(pages), changed });
         Ok(())
     }
@@ -673,6 +679,12 @@ impl VolumeFs {
         let head = txn.head();
         let prefix = Prefix::extent(head.tree, ino, index);
         let current = (head.branch, txn.epoch());
+        let syncs = self.store.db.syncs();
+        let fresh = before.version.is_none() || group == Group::base();
+        let born = if fresh { syncs } else { before.born };
+        if before.version == Some(current) && before.born != syncs {
+            self.keep_fallback(txn, ino, index, &before, &group)?;
+        }
         if group == Group::base() {
             let beneath = match before.version {
                 None => Beneath::Nothing,
@@ -682,11 +694,69 @@ impl VolumeFs {
             };
             txn.erase(&prefix, &Group::Removed, beneath)?;
             let version = if beneath == Beneath::Nothing { None } else { Some(current) };
-            return Ok(Cached { group, version });
+            return Ok(Cached { group, version, born });
         }
         let touch = if before.version == Some(current) { Touch::Again } else { Touch::First };
         txn.put(&prefix, &group, touch);
-        Ok(Cached { group, version: Some(current) })
+        Ok(Cached { group, version: Some(current), born })
+    }
+
+    /// Looks whether a reader that finds a new page lost would still come upon what was there before it. The record of that
+    /// is about to be replaced, so that only versions of older epochs are left. If it would not, the new page goes to the disk first.
+    fn keep_fallback(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        index: u64,
+        before: &Cached,
+        group: &Group,
+    ) -> Result<(), FsError> {
+        let Group::Pages(pages) = group else { return Ok(()) };
+        let (head, place) = (txn.head(), |data: &PageRef| (data.segment, data.page));
+        let mut older: Option<Option<Group>> = None;
+        for (position, page) in pages.iter().enumerate() {
+            let Page::Data(new) = page else { continue };
+            let found = match &before.group {
+                Group::Pages(pages) => pages.get(position).copied().unwrap_or_default(),
+                Group::Inline(bytes) if position == 0 && !bytes.is_empty() => return Ok(txn.data_first()),
+                Group::Inline(_) | Group::Removed => Page::Base,
+            };
+            match found {
+                Page::Data(old) if place(&old) == place(new) => {}
+                // A snapshot has it too.
+                Page::Data(old) if !old.shared && old.epoch <= head.retained() => {}
+                Page::Data(_) => return Ok(txn.data_first()),
+                // Zeros, or the lower: an older version must not shine through.
+                Page::Hole | Page::Base if head.is_new(ino) => {}
+                Page::Hole | Page::Base => {
+                    let older = match &mut older {
+                        Some(older) => older,
+                        none => none.insert(self.group_before(head, ino, index, txn.epoch())?),
+                    };
+                    let same = match older {
+                        None | Some(Group::Removed) => found == Page::Base,
+                        Some(Group::Pages(pages)) => pages.get(position) == Some(&found),
+                        Some(Group::Inline(bytes)) => position > 0 || bytes.is_empty(),
+                    };
+                    if !same {
+                        return Ok(txn.data_first());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the group as a head saw it before an epoch began.
+    fn group_before(
+        &self,
+        head: &Head,
+        ino: Ino,
+        index: u64,
+        epoch: Epoch,
+    ) -> Result<Option<Group>, FsError> {
+        let view = self.store.head_view(head)?.before(head.branch, epoch);
+        Ok(view.group(&self.store.db, ino, index)?.map(|found| found.record))
     }
 
     /// Stages that the file ends at `size`.
@@ -721,8 +791,12 @@ impl VolumeFs {
                     self.release(txn, node.ino, index, Page::Data(page));
                 }
                 inode.stored = inode.stored.saturating_sub(record.stored());
-                let before = Cached { group: record, version: Some((branch, epoch)) };
-                self.stage_group(txn, node.ino, index, before, Group::base(), true)?;
+                let before = Cached { group: record, version: Some((branch, epoch)), born: 0 };
+                let cached = self.stage_group(txn, node.ino, index, before, Group::base(), true)?;
+                // Whoever writes the file anew will want to know that its zeros are new.
+                if staged.groups.len() < CACHED_GROUPS / 2 {
+                    staged.groups.push((index, cached));
+                }
             }
             staged.forget_all = true;
             // Within the last group pages go, and the rest of the last page becomes zeros.

@@ -77,6 +77,10 @@ impl VolumeFs {
         if mode == RenameMode::Replace && target.is_some() && moved.state.read().inode.stored > INLINE_MAX {
             self.store.sync_data(&head.appender)?;
         }
+        if mode == RenameMode::Replace && target.is_some() {
+            // From here on the content counts as durable.
+            self.store.db.note_sync();
+        }
         let all: Vec<&NodeRef<'_>> = [&from, &to, &moved].into_iter().chain(target.as_ref()).collect();
         let mut locked = Locked::all(&all);
         if (locked.get(from.ino).names_changed, locked.get(to.ino).names_changed) != seen {

@@ -8,6 +8,7 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
@@ -44,6 +45,7 @@ pub(crate) struct Database {
     db: DB,
     poison: OnceLock<String>,
     log_sync: GroupSync,
+    syncs: AtomicU64,
 }
 
 impl Database {
@@ -58,7 +60,7 @@ impl Database {
             .chain([("default", plain_options(&cache, memory))])
             .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
         let db = DB::open_cf_descriptors(&database_options(memory), dir, families)?;
-        Ok(Database { db, poison: OnceLock::new(), log_sync: GroupSync::default() })
+        Ok(Database { db, poison: OnceLock::new(), log_sync: GroupSync::default(), syncs: AtomicU64::new(1) })
     }
 
     pub(crate) fn family(&self, name: &str) -> &ColumnFamily {
@@ -74,7 +76,18 @@ impl Database {
     /// Makes everything written so far durable. Concurrent callers share one sync.
     pub(crate) fn sync_log(&self) -> Result<(), StoreError> {
         self.alive()?;
+        self.note_sync();
         self.log_sync.run(|| self.db.flush_wal(true)).map_err(|error| self.poison(error.into()))
+    }
+
+    /// Counts a sync that is about to begin: what was written before may be on the disk from now on.
+    pub(crate) fn note_sync(&self) {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Returns how many syncs began so far: never 0, and more than before as soon as something may have become durable.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::SeqCst)
     }
 
     /// Returns the value of an unversioned key.

@@ -147,6 +147,7 @@ impl Store {
             _lock: lock,
         });
         store.reclaimer.load_ended(store.stored_to_be_sealed()?);
+        store.loosen_segments()?;
         if options.background {
             store.reclaimer.start(&store)?;
         }
@@ -236,6 +237,7 @@ impl Store {
 
     /// Makes durable what a head wrote so far: file data first, then the log.
     pub(crate) fn sync_head(&self, head: &Head) -> Result<(), FsError> {
+        self.db.note_sync();
         let marks = self.segments.sync(&head.appender).map_err(|error| self.db.poison(error))?;
         self.write_marks(&marks)?;
         Ok(self.db.sync_log()?)
@@ -249,6 +251,7 @@ impl Store {
 
     /// Makes everything durable.
     pub(crate) fn sync_all(&self) -> Result<(), FsError> {
+        self.db.note_sync();
         let marks = self.segments.sync_all().map_err(|error| self.db.poison(error))?;
         self.write_marks(&marks)?;
         Ok(self.db.sync_log()?)
@@ -256,23 +259,29 @@ impl Store {
 
     /// Returns the number of a new segment. Its mark is stored before any record can refer to it: in another boot its
     /// pages are suspect until they were synced in this one.
-    pub(crate) fn new_segment(&self, at_least: u32) -> Result<u32, StoreError> {
+    pub(crate) fn new_segment(&self, branch: BranchId, at_least: u32) -> Result<u32, StoreError> {
         let segment = self.counters.next_segment(&self.db, at_least)?;
-        self.write_marks(&[(segment, 0, self.segments.boot())])?;
+        let mark = SegmentMark { synced_pages: 0, branch, loose_from: None, boot: self.segments.boot() };
+        self.write_marks(&[(segment, mark)])?;
         Ok(segment)
     }
 
-    fn write_marks(&self, marks: &[(u32, u32, u128)]) -> Result<(), StoreError> {
+    /// Notes what may have been rewritten in place before the host lost its power, before anything is sealed in this boot.
+    fn loosen_segments(&self) -> Result<(), StoreError> {
+        let registry = self.registry.read();
+        let sealed = |branch| registry.pinned_up_to(branch, Epoch(u64::MAX)).unwrap_or(Epoch(0));
+        let marks = self.segments.loosen(sealed);
+        drop(registry);
+        self.write_marks(&marks)
+    }
+
+    fn write_marks(&self, marks: &[(u32, SegmentMark)]) -> Result<(), StoreError> {
         if marks.is_empty() {
             return Ok(());
         }
         let mut batch = WriteBatch::default();
-        for &(segment, synced_pages, boot) in marks {
-            batch.put_cf(
-                self.db.family(META),
-                meta::segment(segment),
-                SegmentMark { synced_pages, boot }.encode(),
-            );
+        for (segment, mark) in marks {
+            batch.put_cf(self.db.family(META), meta::segment(*segment), mark.encode());
         }
         self.db.write(batch)
     }
@@ -311,13 +320,13 @@ fn load_hasher(db: &Database) -> Result<NameHasher, FsError> {
     Ok(NameHasher::new(key))
 }
 
-fn load_marks(db: &Database) -> Result<HashMap<u32, (u32, u128)>, StoreError> {
+fn load_marks(db: &Database) -> Result<HashMap<u32, SegmentMark>, StoreError> {
     let mut marks = HashMap::new();
     db.scan(META, &[meta::SEGMENT], &[], |key, value| {
         let (Some(id), Some(mark)) = (meta::tail_u32(key), SegmentMark::decode(value)) else {
             return Err(StoreError::Corrupt { what: "segment record".into() });
         };
-        marks.insert(id, (mark.synced_pages, mark.boot));
+        marks.insert(id, mark);
         Ok(true)
     })?;
     Ok(marks)

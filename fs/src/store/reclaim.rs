@@ -364,6 +364,8 @@ impl Store {
             self.end_sweep(sweep, None)?;
             return Ok(report);
         };
+        // Then `secure` below, which locks hold up, finds something to do only where a program wrote meanwhile.
+        self.sync_all()?;
         self.walk(sweep, span.keep, |prefixes| {
             if !span.live {
                 report += self.sweep_batch(sweep, &span, prefixes)?;
@@ -497,12 +499,34 @@ impl Store {
         Ok(freed.into_values().collect())
     }
 
+    /// Has data on the disk before older versions go: a reader would fall back to them if the power went first.
+    fn secure(&self, sweep: &Sweep, prefix: &Prefix, kept: Epoch) -> Result<(), FsError> {
+        if prefix.family != Family::Extent {
+            return Ok(());
+        }
+        let tree = self.registry.read().branch(sweep.branch)?.tree;
+        let group = View::new(tree, vec![(sweep.branch, kept)]).load::<Group>(&self.db, prefix)?;
+        let safe = |page: PageRef| self.segments.is_safe(page.segment, page.page) || self.is_old(page);
+        if group.is_some_and(|group| !group.record.refs().all(safe)) {
+            self.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Tells whether a page is of an earlier boot: what became of it is decided.
+    fn is_old(&self, page: PageRef) -> bool {
+        self.segments.is_suspect(page.segment, page.page)
+    }
+
     fn sweep_batch(&self, sweep: &Sweep, span: &Span, prefixes: &[Prefix]) -> Result<ReclaimReport, FsError> {
         let mut batch = WriteBatch::default();
         let mut runs = Vec::new();
         let mut versions = 0;
         for prefix in prefixes {
             let (kept, dropped) = self.versions(sweep, span, prefix)?;
+            if let (Some(kept), false) = (kept, dropped.is_empty()) {
+                self.secure(sweep, prefix, kept)?;
+            }
             for page in self.freed(sweep, span, prefix, &dropped)? {
                 match prefix.parse() {
                     // The mark came with the copy: versions older than that do not have it.

@@ -40,6 +40,7 @@ pub(crate) struct Txn<'a> {
     committed: bool,
     purpose: Purpose,
     doubts: bool,
+    data_first: bool,
 }
 
 /// What a transaction is for.
@@ -68,6 +69,7 @@ impl<'a> Txn<'a> {
             committed: false,
             purpose: Purpose::Change,
             doubts: false,
+            data_first: false,
         })
     }
 
@@ -162,8 +164,9 @@ impl<'a> Txn<'a> {
     /// Hands out pages in this head's segment. They are given back if the transaction is not committed.
     pub(crate) fn allocate(&mut self, count: u32) -> Result<&Allocated, FsError> {
         let store = self.store;
-        let number = |at_least| store.new_segment(at_least);
-        let allocated = store.segments.allocate(&self.head.appender, count, number)?;
+        let branch = self.head.branch;
+        let number = |at_least| store.new_segment(branch, at_least);
+        let allocated = store.segments.allocate(&self.head.appender, branch, count, number)?;
         self.allocated.push(allocated);
         Ok(self.allocated.last().expect("something was pushed just now"))
     }
@@ -199,12 +202,21 @@ impl<'a> Txn<'a> {
         }
     }
 
+    /// Has the commit wait until the data is on the disk: the records take the place of some without which nobody could fall
+    /// back to what was there before.
+    pub(crate) fn data_first(&mut self) {
+        self.data_first = true;
+    }
+
     /// Writes everything, and with it what the request is answered with that the thread executes, if it is one. The
     /// records survive the death of the process from here on.
     ///
     /// The epoch is held open until the admission that is returned goes: pages of the epoch may be rewritten in place meanwhile.
     pub(crate) fn commit(mut self, answer: Answer) -> Result<Admission<'a>, FsError> {
         let (store, head, epoch) = (self.store, self.head, self.epoch());
+        if self.data_first {
+            store.sync_data(&head.appender)?;
+        }
         let mut batch = std::mem::take(&mut self.batch);
         let freed = std::mem::take(&mut self.freed);
         let free_number = (!freed.is_empty()).then(|| store.freer.number());

@@ -6,6 +6,7 @@ mod history;
 mod live;
 mod namespace;
 mod orphans;
+mod power;
 mod records;
 mod sealing;
 mod usage;

@@ -27,7 +27,7 @@ pub type LowerSlot = LowerSlotV1;
 /// The newest version.
 pub type FreeList = FreeListV1;
 /// The newest version.
-pub type SegmentMark = SegmentMarkV1;
+pub type SegmentMark = SegmentMarkV2;
 
 /// A volume: a name for the head of a branch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -338,14 +338,58 @@ impl Record for FreeListV1 {
     }
 }
 
-/// How much of a segment is known to be on the disk.
+/// How much of a segment is known to be on the disk, and how far its checksums are to be believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SegmentMarkV1 {
+pub struct SegmentMarkV2 {
     /// Pages below this one were synced at least once since they were allocated.
     pub synced_pages: u32,
+    /// The branch whose head appends to the segment.
+    pub branch: BranchId,
+    /// The first epoch that was not sealed when a boot of the host ended. Pages of it and of later ones may have been rewritten in
+    /// place by an operation whose record, which takes the checksum away, was lost with the power.
+    pub loose_from: Option<Epoch>,
     /// The boot of the host that wrote the segment: in another boot, what lies above
     /// `synced_pages` may have been lost with the power.
     pub boot: u128,
+}
+
+impl Record for SegmentMarkV2 {
+    fn encode(&self) -> Vec<u8> {
+        Writer::version(2)
+            .u32(self.synced_pages)
+            .u32(self.branch.0)
+            .u64(self.loose_from.map_or(u64::MAX, |epoch| epoch.0))
+            .rest(&self.boot.to_le_bytes())
+            .finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.first() == Some(&1) {
+            return SegmentMarkV1::decode(bytes).map(SegmentMarkV2::from);
+        }
+        let mut reader = Reader::version(bytes, 2)?;
+        let (synced_pages, branch) = (reader.u32()?, BranchId(reader.u32()?));
+        let loose_from = Some(Epoch(reader.u64()?)).filter(|epoch| epoch.0 != u64::MAX);
+        let boot = u128::from_le_bytes(reader.rest().try_into().ok()?);
+        Some(SegmentMarkV2 { synced_pages, branch, loose_from, boot })
+    }
+}
+
+/// A mark as it was before power was taken away in tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentMarkV1 {
+    /// As in [`SegmentMarkV2`].
+    pub synced_pages: u32,
+    /// As in [`SegmentMarkV2`].
+    pub boot: u128,
+}
+
+/// Nobody knows whose the segment was and what was sealed when: every one of its checksums may be out of date.
+impl From<SegmentMarkV1> for SegmentMarkV2 {
+    fn from(old: SegmentMarkV1) -> SegmentMarkV2 {
+        let (synced_pages, boot) = (old.synced_pages, old.boot);
+        SegmentMarkV2 { synced_pages, branch: BranchId(0), loose_from: Some(Epoch(0)), boot }
+    }
 }
 
 impl Record for SegmentMarkV1 {

@@ -15,8 +15,8 @@ pub use group::{GROUP_SIZE, Group, GroupV1, PAGE_SIZE, PAGES_PER_GROUP, Page, Pa
 pub use inode::{Inode, InodeV1, LowerRef, LowerRefV1};
 pub use meta::{
     Answered, AnsweredV1, Branch, BranchV1, Flag, FlagV1, FreeList, FreeListV1, LowerSlot, LowerSlotV1,
-    PageRun, SegmentMark, SegmentMarkV1, Snapshot, SnapshotV1, Usage, UsageV1, Volume, VolumeV1, WriterState,
-    WriterStateV1,
+    PageRun, SegmentMark, SegmentMarkV1, SegmentMarkV2, Snapshot, SnapshotV1, Usage, UsageV1, Volume,
+    VolumeV1, WriterState, WriterStateV1,
 };
 pub use xattr::{Xattr, XattrV1};
 

@@ -130,7 +130,12 @@ fn golden_bytes_of_every_record() {
         ("flag", FlagV1 { since: time(1), count: 2, what: "w".into() }.encode()),
         ("lower slot", LowerSlotV1 { lower: 1, device: 2, high_bits: 3 }.encode()),
         ("free list", FreeListV1 { runs: vec![PageRun { segment: 1, page: 2, count: 3 }] }.encode()),
-        ("segment mark", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
+        ("segment mark v1", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
+        (
+            "segment mark",
+            SegmentMarkV2 { synced_pages: 9, branch: BranchId(2), loose_from: Some(Epoch(7)), boot: 10 }
+                .encode(),
+        ),
     ];
     let seen = lines.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect::<String>();
     assert_eq!(seen, include_str!("golden.txt"), "\nthe bytes of a stored record changed:\n{seen}");
@@ -146,6 +151,14 @@ fn records_survive_the_round_trip() {
     }
     let silent = WriterState { answered: None, ..answering(Answer::Done) };
     assert_eq!(WriterState::decode(&silent.encode()), Some(silent));
+}
+
+#[test]
+fn an_old_mark_is_read_and_believes_no_checksum() {
+    let old = SegmentMarkV1 { synced_pages: 9, boot: 10 };
+    let read = SegmentMark::decode(&old.encode()).unwrap();
+    assert_eq!((read.synced_pages, read.boot, read.loose_from), (9, 10, Some(Epoch(0))));
+    assert_eq!(SegmentMark::decode(&read.encode()), Some(read));
 }
 
 #[test]
