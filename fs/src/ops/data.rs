@@ -718,14 +718,20 @@ impl VolumeFs {
             let Page::Data(new) = page else { continue };
             let found = match &before.group {
                 Group::Pages(pages) => pages.get(position).copied().unwrap_or_default(),
-                Group::Inline(bytes) if position == 0 && !bytes.is_empty() => return Ok(txn.data_first()),
+                Group::Inline(bytes) if position == 0 && !bytes.is_empty() => {
+                    txn.data_first();
+                    return Ok(());
+                }
                 Group::Inline(_) | Group::Removed => Page::Base,
             };
             match found {
                 Page::Data(old) if place(&old) == place(new) => {}
                 // A snapshot has it too.
                 Page::Data(old) if !old.shared && old.epoch <= head.retained() => {}
-                Page::Data(_) => return Ok(txn.data_first()),
+                Page::Data(_) => {
+                    txn.data_first();
+                    return Ok(());
+                }
                 // Zeros, or the lower: an older version must not shine through.
                 Page::Hole | Page::Base if head.is_new(ino) => {}
                 Page::Hole | Page::Base => {
@@ -739,7 +745,8 @@ impl VolumeFs {
                         Some(Group::Inline(bytes)) => position > 0 || bytes.is_empty(),
                     };
                     if !same {
-                        return Ok(txn.data_first());
+                        txn.data_first();
+                        return Ok(());
                     }
                 }
             }
