@@ -9,6 +9,7 @@ pub mod attr;
 pub mod check;
 pub mod drain;
 pub mod error;
+pub mod failpoint;
 pub mod fuse;
 pub mod ids;
 pub mod ops;
