@@ -7,7 +7,7 @@ use hashbrown::{HashMap, HashSet};
 use super::{Check, Issue, Repair, repair};
 use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
 use crate::store::record::{
-    Branch, FreeList, LowerSlot, PageRun, Record, SegmentMark, Snapshot, Usage, Volume,
+    Branch, FreeList, LowerSlot, PageRun, Record, Reply, SegmentMark, Snapshot, Usage, Volume,
 };
 use crate::store::{META, StoreError, hex, meta};
 
@@ -49,6 +49,7 @@ enum Key {
     Segment(u32),
     Tie(Place, Place),
     Doubt(u32, u32),
+    Reply,
 }
 
 /// Reads all of them.
@@ -101,6 +102,7 @@ fn parse(key: &[u8]) -> Option<Key> {
             Key::Tie((TreeId(tree), Ino(ino), group), meta::parse_tie(key)?)
         }
         (meta::DOUBT, 28) => meta::parse_doubt(key).map(|(_, segment, page)| Key::Doubt(segment, page))?,
+        (meta::REPLY, 16) => Key::Reply,
         _ => return None,
     })
 }
@@ -142,6 +144,7 @@ impl Meta {
                 self.tied.insert(one);
                 return value.is_empty().then_some(());
             }
+            Key::Reply => return Reply::decode(value).map(drop),
             Key::Doubt(segment, page) => {
                 self.doubted.push((segment, page));
                 return value.is_empty().then_some(());

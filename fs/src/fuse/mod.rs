@@ -30,7 +30,7 @@ mod wire;
 
 pub use mount::Mount;
 pub use mount_table::DeviceId;
-pub use mountpoint::remove_dead_mount;
+pub use mountpoint::{has_dead_mount, remove_dead_mount};
 pub use session::Classic;
 pub use stats::{OpKind, OpSummary};
 pub use transport::{CacheMode, MountError, MountOptions, Transport, mount};

@@ -300,8 +300,9 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 /// | 0x24 | segment | segment u32 |
 /// | 0x26 | tie of two groups that share pages | tree u32, ino u64, group u64, other ino u64, other group u64 |
 /// | 0x27 | doubt whether a shared page is needed | tree u32, ino u64, group u64, segment u32, page u32 |
+/// | 0x30 | reply to a request of the control plane | id [u8; 16] |
 pub(crate) mod meta {
-    use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
+    use crate::ids::{BranchId, Epoch, Ino, RequestId, TreeId, VolumeId};
 
     pub(crate) const HASH_KEY: &[u8] = &[0x02];
     pub(crate) const COUNTER: u8 = 0x03;
@@ -316,6 +317,7 @@ pub(crate) mod meta {
     pub(crate) const SEGMENT: u8 = 0x24;
     pub(crate) const TIE: u8 = 0x26;
     pub(crate) const DOUBT: u8 = 0x27;
+    pub(crate) const REPLY: u8 = 0x30;
 
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = vec![kind];
@@ -392,6 +394,13 @@ pub(crate) mod meta {
         let segment = u32::from_be_bytes(key.get(21..25)?.try_into().ok()?);
         let page = u32::from_be_bytes(key.get(25..29)?.try_into().ok()?);
         Some(((TreeId(tree), Ino(ino), group), segment, page))
+    }
+
+    pub(crate) fn reply(id: RequestId) -> Vec<u8> {
+        key(REPLY, &[&id.0])
+    }
+    pub(crate) fn parse_reply(key: &[u8]) -> Option<RequestId> {
+        Some(RequestId(key.get(1..)?.try_into().ok()?))
     }
 
     pub(crate) fn tail_u32(key: &[u8]) -> Option<u32> {

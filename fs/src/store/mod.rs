@@ -37,6 +37,7 @@ mod name_hash;
 mod reclaim;
 pub mod record;
 mod registry;
+mod replies;
 mod segment;
 mod sharing;
 mod space;
@@ -58,6 +59,7 @@ pub use error::StoreError;
 pub use format::FORMAT_VERSION;
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
 pub use reclaim::ReclaimReport;
+pub use replies::{KEPT_FOR, KEPT_MOST, Known, Receipt, RequestKey};
 pub use view::{Versioned, View};
 
 pub(crate) use db::{META, TOUCHED};
@@ -76,6 +78,7 @@ use lock::StoreLock;
 use reclaim::Reclaimer;
 use record::{Record, SegmentMark, Usage};
 use registry::Registry;
+use replies::Replies;
 use segment::Segments;
 use space::Space;
 
@@ -108,6 +111,7 @@ pub struct Store {
     heads: Mutex<HashMap<BranchId, Arc<Head>>>,
     pub(crate) space: Space,
     pub(crate) freer: Freer,
+    pub(crate) replies: Replies,
     reclaimer: Reclaimer,
     // Last, so that it is released when everything else is closed.
     _lock: StoreLock,
@@ -135,6 +139,7 @@ impl Store {
             heads: Mutex::default(),
             space: Space::new(dir.to_owned()),
             freer: Freer::load(&db)?,
+            replies: Replies::load(&db)?,
             reclaimer: Reclaimer::default(),
             db,
             segments,

@@ -32,6 +32,7 @@ pub(super) fn node_metrics(node: &Node) -> Result<Vec<Metric>, ApiError> {
         counter("cuts", "Cuts taken.", node.tally.cuts()),
         counter("cut_held_us", "Time for which cuts held operations.", node.tally.held_us()),
         counter("drained_inodes", "Files written out before cuts.", node.tally.drained_inodes()),
+        counter("replayed_requests", "Requests answered from the record.", node.tally.replayed()),
         gauge("mounts", "Volumes and snapshots mounted.", count(node.mounts.all().len())),
         gauge("uptime_s", "Age of this daemon.", node.started.elapsed().as_secs()),
         gauge("segment_bytes", "File data on the disk.", usage.segment_bytes),

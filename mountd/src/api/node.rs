@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{checking, convert, metrics};
+use super::{Ticket, checking, convert, metrics};
 use crate::daemon::Node;
 use crate::proto::node_server::Node as NodeCalls;
 use crate::proto::{
@@ -37,21 +37,29 @@ impl NodeCalls for NodeService {
     }
 
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let repair = request.into_inner().repair;
-        let work = move |node: &Node| Ok(checking::check(&node.store, repair)?);
-        self.node.answer("fsck", work).await
+        if !request.get_ref().repair {
+            let work = |node: &Node| Ok(checking::check(&node.store, false)?);
+            return self.node.answer("fsck", work).await;
+        }
+        // What is mended is no issue any more: told again, it must come from the record.
+        let work = |node: &Node, _: CheckRequest, ticket: Ticket<'_>| {
+            Ok(ticket.done(checking::check(&node.store, true)?))
+        };
+        self.node.perform("fsck --repair", request, work).await
     }
 
     async fn collect_garbage(
         &self,
         request: Request<CollectGarbageRequest>,
     ) -> Result<Response<CollectGarbageResponse>, Status> {
-        let dry_run = request.into_inner().dry_run;
-        let work = move |node: &Node| {
-            let report = if dry_run { node.store.reclaimable()? } else { node.store.reclaim()? };
-            Ok(convert::reclaimed(report))
+        if request.get_ref().dry_run {
+            let work = |node: &Node| Ok(convert::reclaimed(node.store.reclaimable()?));
+            return self.node.answer("gc --dry-run", work).await;
+        }
+        let work = |node: &Node, _: CollectGarbageRequest, ticket: Ticket<'_>| {
+            Ok(ticket.done(convert::reclaimed(node.store.reclaim()?)))
         };
-        self.node.answer("gc", work).await
+        self.node.perform("gc", request, work).await
     }
 
     async fn get_stats(

@@ -7,7 +7,7 @@ use super::arguments::{Arguments, Command, GlobalArgs};
 use super::error::CliError;
 use super::output::Output;
 use super::{check, fork, log, mount, shell, snapshot, stats, volume};
-use crate::client::{Client, ClientError, Patience};
+use crate::client::{Client, ClientError, Connection, Patience};
 use crate::exit::one_line;
 use crate::paths::Endpoint;
 use crate::usage;
@@ -53,13 +53,14 @@ impl Session {
 }
 
 /// Makes a call; `action` says in the words of the command what it is for.
-pub(super) async fn call<T>(
+pub(super) async fn call<Q: Clone, T>(
     client: &Client,
     patience: Patience,
     action: impl FnOnce() -> String,
-    request: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    request: Q,
+    send: impl AsyncFn(&Connection, tonic::Request<Q>) -> Result<tonic::Response<T>, tonic::Status>,
 ) -> Result<T, CliError> {
-    client.call(patience, request).await.map_err(|source| failed(action, source))
+    client.call(patience, request, send).await.map_err(|source| failed(action, source))
 }
 
 /// Returns the error of a call.

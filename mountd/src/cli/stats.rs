@@ -80,7 +80,10 @@ pub(super) async fn stats(session: &Session, arguments: StatsArgs) -> Result<(),
         None => "stats".to_owned(),
     };
     let request = GetStatsRequest { volume: arguments.volume.clone() };
-    let answer = call(&client, Patience::Usual, action, client.node().get_stats(request)).await?;
+    let answer = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.node().get_stats(request).await
+    })
+    .await?;
     let document = Stats::from(answer);
     session.output.print(&document, || text(&document))
 }

@@ -9,6 +9,7 @@ pub(crate) struct Tally {
     cuts: AtomicU64,
     held_nanos: AtomicU64,
     drained_inodes: AtomicU64,
+    replayed: AtomicU64,
 }
 
 impl Tally {
@@ -18,6 +19,16 @@ impl Tally {
         let held = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX);
         self.held_nanos.fetch_add(held, Ordering::Relaxed);
         self.drained_inodes.fetch_add(drained, Ordering::Relaxed);
+    }
+
+    /// Counts a request that was answered from the record.
+    pub(crate) fn count_replay(&self) {
+        self.replayed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how many requests were answered from the record.
+    pub(crate) fn replayed(&self) -> u64 {
+        self.replayed.load(Ordering::Relaxed)
     }
 
     /// Returns cuts taken.

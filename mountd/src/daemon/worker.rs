@@ -20,7 +20,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use super::idle::Ending;
 use super::start::{StartError, report_ready};
 use super::{Node, Tally, idle};
-use crate::api::{self, Connections};
+use crate::api::{self, Connections, InFlight};
 use crate::config::{Config, LogFormat};
 use crate::mounts::Mounts;
 use crate::paths::Endpoint;
@@ -70,6 +70,7 @@ pub(super) fn run(assignment: Assignment) -> Result<(), StartError> {
         private: assignment.idle.is_some(),
         started: Instant::now(),
         tally: Tally::default(),
+        in_flight: InFlight::default(),
     });
     let served = runtime.block_on(serve(&node, &assignment, signals, log_filter));
     put_away(&node);

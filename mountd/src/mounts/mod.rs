@@ -25,4 +25,4 @@ mod shutdown;
 
 pub(crate) use mounting::{Mounts, Selector};
 pub(crate) use plan::{MountPlan, cache_name};
-pub(crate) use registry::MountView;
+pub(crate) use registry::{MountView, Source};

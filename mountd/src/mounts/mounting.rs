@@ -158,24 +158,29 @@ impl Mounts {
         }
     }
 
+    /// Returns what `selector` names.
+    pub(crate) fn selected(&self, selector: &Selector) -> Vec<MountView> {
+        self.views(|view| selector.matches(view))
+    }
+
+    /// Returns what is mounted at a place, and is up.
+    pub(crate) fn mounted_at(&self, mountpoint: &Path) -> Option<MountView> {
+        self.registry().mounted_at(mountpoint).cloned()
+    }
+
+    /// Tells whether a killed daemon left something mounted at `mountpoint`.
+    pub(crate) fn has_remains(&self, mountpoint: &Path) -> Result<bool, ApiError> {
+        remains(fuse::has_dead_mount(mountpoint))
+    }
+
     /// Removes what a killed daemon left mounted at `mountpoint`, and tells whether it had.
     pub(crate) fn remove_remains(&self, mountpoint: &Path) -> Result<bool, ApiError> {
-        match fuse::remove_dead_mount(mountpoint) {
-            Ok(removed) => {
-                if removed {
-                    let mountpoint = mountpoint.display();
-                    tracing::info!(%mountpoint, "removed the mount of a daemon that is gone");
-                }
-                Ok(removed)
-            }
-            // There is nothing, so there is nothing dead.
-            Err(
-                MountError::Missing { .. }
-                | MountError::NotDirectory { .. }
-                | MountError::InsideVolume { .. },
-            ) => Ok(false),
-            Err(error) => Err(error.into()),
+        let removed = remains(fuse::remove_dead_mount(mountpoint))?;
+        if removed {
+            let mountpoint = mountpoint.display();
+            tracing::info!(%mountpoint, "removed the mount of a daemon that is gone");
         }
+        Ok(removed)
     }
 
     /// Forgets mounts that others have unmounted.
@@ -237,6 +242,16 @@ impl Mounts {
 
     fn views(&self, wanted: impl Fn(&MountView) -> bool) -> Vec<MountView> {
         self.registry().select(wanted).into_iter().map(|(_, view)| view).collect()
+    }
+}
+
+fn remains(found: Result<bool, MountError>) -> Result<bool, ApiError> {
+    match found {
+        // There is nothing, so there is nothing dead.
+        Err(
+            MountError::Missing { .. } | MountError::NotDirectory { .. } | MountError::InsideVolume { .. },
+        ) => Ok(false),
+        found => Ok(found?),
     }
 }
 

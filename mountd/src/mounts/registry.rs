@@ -137,6 +137,12 @@ impl Registry {
         records.map(|record| (record.slot, record.view.clone())).collect()
     }
 
+    /// Returns what is mounted at a place.
+    pub(super) fn mounted_at(&self, mountpoint: &Path) -> Option<&MountView> {
+        let mut mounted = self.records.iter().filter(|record| matches!(record.phase, Phase::Mounted(_)));
+        mounted.find(|record| record.view.mountpoint == mountpoint).map(|record| &record.view)
+    }
+
     /// Removes and returns mounts that are no longer served.
     pub(super) fn take_dead(&mut self) -> Vec<(MountView, Arc<dyn LiveMount>)> {
         let mut dead = Vec::new();

@@ -8,6 +8,7 @@ mod dentry;
 mod group;
 mod inode;
 mod meta;
+mod reply;
 mod xattr;
 
 pub use dentry::{Dentry, DentryV1};
@@ -17,6 +18,7 @@ pub use meta::{
     Branch, BranchV1, FreeList, FreeListV1, LowerSlot, LowerSlotV1, PageRun, SegmentMark, SegmentMarkV1,
     Snapshot, SnapshotV1, Usage, UsageV1, Volume, VolumeV1,
 };
+pub use reply::{OutcomeV1, Reply, ReplyV1};
 pub use xattr::{Xattr, XattrV1};
 
 /// A record that RocksDB stores.

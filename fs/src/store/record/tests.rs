@@ -64,6 +64,10 @@ fn group() -> Group {
     GroupV1::Pages(pages)
 }
 
+fn reply(outcome: OutcomeV1) -> Reply {
+    ReplyV1 { stored: time(7), fingerprint: std::array::from_fn(|at| at as u8), outcome }
+}
+
 /// One line per record: a change here is a change of the format and needs a new version.
 #[test]
 fn golden_bytes_of_every_record() {
@@ -116,6 +120,9 @@ fn golden_bytes_of_every_record() {
         ("lower slot", LowerSlotV1 { lower: 1, device: 2, high_bits: 3 }.encode()),
         ("free list", FreeListV1 { runs: vec![PageRun { segment: 1, page: 2, count: 3 }] }.encode()),
         ("segment mark", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
+        ("reply begun", reply(OutcomeV1::Begun(b"i".to_vec())).encode()),
+        ("reply done", reply(OutcomeV1::Done(b"a".to_vec())).encode()),
+        ("reply refused", reply(OutcomeV1::Refused(b"e".to_vec())).encode()),
     ];
     let seen = lines.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect::<String>();
     assert_eq!(seen, include_str!("golden.txt"), "\nthe bytes of a stored record changed:\n{seen}");
@@ -126,6 +133,10 @@ fn records_survive_the_round_trip() {
     assert_eq!(Record::decode(&Some(inode()).encode()), Some(Some(inode())));
     assert_eq!(Group::decode(&group().encode()), Some(group()));
     assert_eq!(Group::decode(&Group::base().encode()), Some(Group::base()));
+    for outcome in [OutcomeV1::Begun, OutcomeV1::Done, OutcomeV1::Refused] {
+        let reply = reply(outcome(Vec::new()));
+        assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+    }
 }
 
 #[test]
@@ -149,5 +160,6 @@ proptest! {
         Branch::decode(&bytes);
         Snapshot::decode(&bytes);
         FreeList::decode(&bytes);
+        Reply::decode(&bytes);
     }
 }
