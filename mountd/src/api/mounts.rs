@@ -7,14 +7,18 @@
 //! | stored | found | then |
 //! |---|---|---|
 //! | nothing | | nothing was done: begin |
-//! | intent to mount | nothing mounted there, or a dead mount | mount: a daemon that is gone took its mounts with it |
+//! | intent to mount, also one that was carried out | nothing mounted there, or a dead mount | mount: a daemon that is gone took its mounts with it |
 //! | intent to mount | the same volume or snapshot, mounted there the same way | that mount is the answer: a successor took it over |
 //! | intent to mount | something else there, or the head mounted elsewhere | somebody else came first: a conflict, and what the intent began with is taken back |
+//! | intent that was carried out | the same | a conflict; nothing is taken back, programs may have used it |
 //! | intent to mount, of a volume that the call made | no such volume | somebody removed it since: not found |
 //! | intent to unmount | still mounted | unmount |
 //! | intent to unmount | a dead mount | remove it |
 //! | intent to unmount | nothing | it is gone, as was asked: the answer is the stored list |
 //! | answer or refusal | | that |
+//!
+//! That something is mounted is a state and no event, so a mount that is up leaves an intent that was carried out and no
+//! answer: who asks again wants to use it.
 //!
 //! A volume that a call makes, or a quota that it changes, is in one batch with the intent; taking it back after a failed mount
 //! is in one batch with the refusal.
@@ -84,14 +88,16 @@ fn mount(node: &Node, request: MountRequest, ticket: Ticket<'_>) -> Result<Done<
             return Err(ApiError::NotForSnapshots { what: "a quota" });
         }
         let mounted = mount_snapshot(node, &ticket, &request.volume, snapshot, plan)?;
-        return Ok(ticket.done(MountResponse { mount: Some(mount_view(&mounted)), created: false }));
+        let answer = MountResponse { mount: Some(mount_view(&mounted)), created: false };
+        return Ok(ticket.done_as(answer, &MountIntent { mounted: true, ..MountIntent::default() }));
     }
     let intent = match ticket.begun::<MountIntent>()? {
         Some(intent) => intent,
         None => begin_mount(node, &ticket, &request, &spec)?,
     };
     let mounted = mount_as_begun(node, &ticket, &request.volume, plan, &intent)?;
-    Ok(ticket.done(MountResponse { mount: Some(mount_view(&mounted)), created: intent.created }))
+    let answer = MountResponse { mount: Some(mount_view(&mounted)), created: intent.created };
+    Ok(ticket.done_as(answer, &MountIntent { mounted: true, ..intent }))
 }
 
 /// Makes the volume, or changes its quotas, as the request says, and stores the intent to mount it in the same batch.
@@ -108,12 +114,12 @@ fn begin_mount(
             let (bytes, inodes) =
                 (request.quota_bytes.map(convert::limit), request.quota_inodes.map(convert::limit));
             if bytes.is_none() && inodes.is_none() {
-                let intent = MountIntent { created: false, quota: None };
+                let intent = MountIntent::default();
                 ticket.begin(&intent)?;
                 intent
             } else {
                 let before = QuotaBefore { bytes: info.quota_bytes, inodes: info.quota_inodes };
-                let intent = MountIntent { created: false, quota: Some(before) };
+                let intent = MountIntent { quota: Some(before), ..MountIntent::default() };
                 let (bytes, inodes) =
                     (bytes.unwrap_or(info.quota_bytes), inodes.unwrap_or(info.quota_inodes));
                 node.store.set_quota(volume, bytes, inodes, ticket.begin_with(&intent))?;
@@ -121,7 +127,7 @@ fn begin_mount(
             }
         }
         Err(FsError::VolumeNotFound { .. }) if request.create => {
-            let intent = MountIntent { created: true, quota: None };
+            let intent = MountIntent { created: true, ..MountIntent::default() };
             node.store.create_volume(volume, spec, ticket.begin_with(&intent))?;
             intent
         }
@@ -149,7 +155,10 @@ pub(super) fn mount_as_begun(
         return Ok(mounted);
     }
     let mounted = node.mounts.mount_head(&node.store, volume, plan).inspect_err(|error| {
-        let taken_back = if intent.created {
+        let taken_back = if intent.mounted {
+            // Programs have had it since.
+            Ok(())
+        } else if intent.created {
             node.store.remove_volume(volume, ticket.refuse_with(error))
         } else if let Some(QuotaBefore { bytes, inodes }) = intent.quota {
             node.store.set_quota(volume, bytes, inodes, ticket.refuse_with(error)).map(drop)
@@ -199,7 +208,9 @@ fn mount_snapshot(
     if let Some(mounted) = mounted {
         return Ok(mounted);
     }
-    ticket.begin(&MountIntent { created: false, quota: None })?;
+    if ticket.begun::<MountIntent>()?.is_none() {
+        ticket.begin(&MountIntent::default())?;
+    }
     failpoint::hit("mount.after-intent");
     let mounted = node.mounts.mount_snapshot(&node.store, volume.id, &info, plan)?;
     failpoint::hit("mount.after-mount");

@@ -172,13 +172,24 @@ impl<'a> Ticket<'a> {
     /// Stores what was done outside the store.
     pub(crate) fn done<T: Message>(self, answer: T) -> Done<T> {
         let bytes = answer.encode_to_vec();
-        if bytes.len() <= LARGEST_KEPT
-            && let Err(error) = self.store.keep_reply(self.key, OutcomeV1::Done(bytes))
-        {
+        if bytes.len() <= LARGEST_KEPT {
+            self.keep(OutcomeV1::Done(bytes));
+        }
+        Done(answer)
+    }
+
+    /// Stores an intent that was carried out, in place of its answer: if the request comes again, what it asked for is
+    /// looked at anew.
+    pub(crate) fn done_as<T>(self, answer: T, intent: &impl Message) -> Done<T> {
+        self.keep(OutcomeV1::Begun(intent.encode_to_vec()));
+        Done(answer)
+    }
+
+    fn keep(&self, outcome: OutcomeV1) {
+        if let Err(error) = self.store.keep_reply(self.key, outcome) {
             // It is done, and its client is told so; only were the daemon killed now, it would be done again.
             tracing::error!(error = crate::exit::one_line(&error), "an answer could not be recorded");
         }
-        Done(answer)
     }
 }
 

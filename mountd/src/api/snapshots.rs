@@ -150,11 +150,16 @@ fn fork(node: &Node, request: ForkRequest, ticket: Ticket<'_>) -> Result<Done<Fo
         );
     };
     let plan = node.mounts.plan(options)?;
-    let intent = MountIntent { created: true, quota: None };
-    if ticket.begun::<MountIntent>()?.is_none() {
-        node.store.fork(&snapshot, &volume, ticket.begin_with(&intent))?;
-    }
+    let intent = match ticket.begun::<MountIntent>()? {
+        Some(intent) => intent,
+        None => {
+            let intent = MountIntent { created: true, ..MountIntent::default() };
+            node.store.fork(&snapshot, &volume, ticket.begin_with(&intent))?;
+            intent
+        }
+    };
     let mounted = mount_as_begun(node, &ticket, &volume, plan, &intent)?;
     let info = node.store.volume(&volume)?;
-    Ok(ticket.done(ForkResponse { volume: Some(show(node, info)), mount: Some(mount_view(&mounted)) }))
+    let answer = ForkResponse { volume: Some(show(node, info)), mount: Some(mount_view(&mounted)) };
+    Ok(ticket.done_as(answer, &MountIntent { mounted: true, ..intent }))
 }

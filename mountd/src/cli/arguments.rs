@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
 
 use super::check::{FsckArgs, GcArgs};
 use super::fork::ForkArgs;
@@ -48,6 +49,10 @@ pub(super) struct GlobalArgs {
         help_heading = "Global options"
     )]
     pub(super) timeout: Option<Duration>,
+    /// Do what the command changes at most once for this UUID, however often it is run within an hour: a script that was
+    /// interrupted runs it again, and gets the result that it got, or would have got
+    #[arg(long, global = true, value_name = "UUID", help_heading = "Global options")]
+    pub(super) request_id: Option<Uuid>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -211,6 +216,7 @@ mod tests {
             "version",
             "--store /s --json -v volume ls",
             "--store /a --store /b --timeout 1s volume ls --timeout 2s",
+            "snapshot create web --request-id 0194c1f0-6f2a-7b3c-8d4e-5f6071829304",
             "volume ls --store /s --socket /s/x --json -v --timeout 5s",
         ] {
             let words = std::iter::once("durdir").chain(line.split(' '));
@@ -233,6 +239,7 @@ mod tests {
             "fork @1 web2",
             "volume set-quota web --bytes -1",
             "volume set-quota web",
+            "volume ls --request-id 17",
             "nonsense",
         ] {
             let words = std::iter::once("durdir").chain(line.split(' '));

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::arguments::{Arguments, Command, GlobalArgs};
 use super::error::CliError;
 use super::output::Output;
@@ -17,6 +19,7 @@ pub(super) struct Session {
     pub(super) endpoint: Endpoint,
     pub(super) output: Output,
     timeout: Option<Duration>,
+    request_id: Option<Uuid>,
     verbose: bool,
 }
 
@@ -28,13 +31,14 @@ impl Session {
             endpoint,
             output: Output::new(global.json),
             timeout: global.timeout,
+            request_id: global.request_id,
             verbose: global.verbose,
         })
     }
 
     /// Returns a connection to the mountd of the store, which is started if none runs.
     pub(super) async fn connect(&self) -> Result<Client, CliError> {
-        let client = Client::connect(&self.endpoint, self.timeout).await?;
+        let client = Client::connect(&self.endpoint, self.timeout).await?.with_request_id(self.request_id);
         self.say(|| {
             let hello = client.hello();
             let kind = if hello.private { "private mountd" } else { "mountd" };

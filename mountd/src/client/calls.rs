@@ -21,6 +21,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::{ClientError, Connection, autostart};
 use crate::paths::Endpoint;
 use crate::proto::{HelloResponse, REQUEST_ID_KEY};
@@ -47,6 +49,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Client {
     endpoint: Endpoint,
     limit: Option<Duration>,
+    /// Given by the user for the one request of a command; else each request gets its own.
+    id: Option<Uuid>,
     connection: Mutex<Connection>,
 }
 
@@ -63,7 +67,13 @@ impl Client {
                 Err(error) => retry.after(error).await?,
             }
         };
-        Ok(Client { endpoint: endpoint.clone(), limit, connection: Mutex::new(connection) })
+        Ok(Client { endpoint: endpoint.clone(), limit, id: None, connection: Mutex::new(connection) })
+    }
+
+    /// Gives all requests of this client the same id: for a command that makes one.
+    #[must_use]
+    pub fn with_request_id(self, id: Option<Uuid>) -> Client {
+        Client { id, ..self }
     }
 
     /// Connects to the mountd of a store if one runs.
@@ -71,7 +81,7 @@ impl Client {
         let Some(stream) = autostart::try_connect(endpoint)? else { return Ok(None) };
         let connection = Connection::over(stream, endpoint, HELLO).await?;
         let connection = Mutex::new(connection);
-        Ok(Some(Client { endpoint: endpoint.clone(), limit: None, connection }))
+        Ok(Some(Client { endpoint: endpoint.clone(), limit: None, id: None, connection }))
     }
 
     /// What the daemon said of itself.
@@ -123,7 +133,7 @@ impl Client {
             Patience::Usual => Some(self.limit.unwrap_or(USUAL)),
             Patience::Unlimited => self.limit,
         };
-        let id = uuid::Uuid::new_v4().to_string();
+        let id = self.id.unwrap_or_else(Uuid::new_v4).to_string();
         let id: tonic::metadata::AsciiMetadataValue = id.parse().expect("a UUID is plain ASCII");
         let mut retry = Retry::within(limit);
         loop {
@@ -223,7 +233,7 @@ impl Retry {
 
 /// Returns a random time between half of `pause` and all of it.
 fn jittered(pause: Duration) -> Duration {
-    let random = u32::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().expect("it has 16 bytes"));
+    let random = u32::from_le_bytes(*Uuid::new_v4().as_bytes().first_chunk().expect("it has 16 bytes"));
     pause.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
 }
 
