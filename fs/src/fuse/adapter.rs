@@ -340,6 +340,7 @@ impl Filesystem for Adapter {
             buffer.clear();
             op.finish(reply, move || {
                 self.fs.read(node, offset, size as usize, buffer)?;
+                self.stats.count_bytes(OpKind::Read, buffer.len());
                 Ok(buffer.as_slice())
             });
         });
@@ -365,6 +366,7 @@ impl Filesystem for Adapter {
         };
         op.finish(reply, || {
             self.fs.write(node, offset, data, kill)?;
+            self.stats.count_bytes(OpKind::Write, data.len());
             // One request carries `MAX_WRITE` bytes at most.
             Ok(data.len() as u32)
         });

@@ -6,7 +6,7 @@
 //!  mount.rs       a mount from outside: unmount, abort, wait for its end     no fuser type
 //!  mountpoint.rs  attaching to a directory and detaching, as root (or fusermount.rs)
 //!  session.rs     the classic transport: fuser on /dev/fuse
-//!  adapter.rs     decode, call, answer ── reply.rs ── errno.rs, stats.rs
+//!  adapter.rs     decode, call, answer ── reply.rs ── errno.rs, stats.rs, in_flight.rs
 //!  sync_pool.rs   where an fsync waits
 //!  wire.rs        what fuser cannot say ── invalidate.rs
 //! ```
@@ -17,6 +17,7 @@ mod adapter;
 mod affinity;
 mod errno;
 mod fusermount;
+mod in_flight;
 mod invalidate;
 mod mount;
 mod mount_table;
@@ -28,11 +29,12 @@ mod sync_pool;
 mod transport;
 mod wire;
 
+pub use in_flight::OldestRequest;
 pub use mount::Mount;
 pub use mount_table::DeviceId;
 pub use mountpoint::{has_dead_mount, remove_dead_mount};
 pub use session::Classic;
-pub use stats::{OpKind, OpSummary};
+pub use stats::{Histogram, OpKind, OpSummary};
 pub use transport::{CacheMode, MountError, MountOptions, Transport, mount};
 
 pub(crate) use mount_table::unescape;

@@ -25,10 +25,10 @@ use tracing::Level;
 use super::errno::{errno, severity};
 use super::stats::{OpKind, OpStats, Outcome};
 use super::wire::{BLOCK_SIZE, Device, Payload, TimeToLive};
-use crate::FsError;
 use crate::attr::{Attr, FileKind};
 use crate::ids::NodeId;
 use crate::ops::{Caller, DirEntry, Entry, Sink, StatFs};
+use crate::{FsError, failpoint};
 
 /// A created file is kept in the page cache, and its `close` is not announced: there is no handle.
 const CREATED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
@@ -96,6 +96,12 @@ impl<'a> Op<'a> {
 
     /// Runs `work` and reports how it went; the caller answers.
     pub(super) fn run<T>(self, work: impl FnOnce() -> Result<T, FsError>) -> Result<T, Failure> {
+        let Asked { kind, since, .. } = self.asked;
+        let busy = self.stats.in_flight().enter(kind, since);
+        let work = || {
+            failpoint::hit(kind.failpoint());
+            work()
+        };
         let result = match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => result.map_err(Failure::Fs),
             Err(_) => Err(Failure::Panicked),
@@ -104,7 +110,8 @@ impl<'a> Op<'a> {
             Ok(_) => Outcome::Done,
             Err(failure) => self.log(failure),
         };
-        self.stats.count(self.asked.kind, self.asked.since.elapsed(), outcome);
+        self.stats.count(kind, since.elapsed(), outcome);
+        drop(busy);
         result
     }
 

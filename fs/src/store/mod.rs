@@ -282,6 +282,9 @@ impl Store {
         Ok(StoreUsage {
             segment_bytes: self.segments.bytes(),
             table_bytes: self.db.table_bytes(),
+            cache_bytes: self.db.cache_bytes(),
+            memtable_bytes: self.db.memtable_bytes(),
+            quarantined: self.replies.unreadable(),
             disk_bytes,
             disk_available,
         })

@@ -91,7 +91,10 @@ impl<'a, T> Receipt<'a, T> {
 
 /// Which records there are, oldest first.
 #[derive(Default)]
-pub(crate) struct Replies(Mutex<Index>);
+pub(crate) struct Replies {
+    index: Mutex<Index>,
+    unreadable: u64,
+}
 
 #[derive(Default)]
 struct Index {
@@ -123,14 +126,23 @@ impl Replies {
     /// Looks for all records. What does not parse is left for `fsck` to report, and harms nobody but who asks for it.
     pub(crate) fn load(db: &Database) -> Result<Replies, StoreError> {
         let mut index = Index::default();
+        let mut unreadable = 0;
         db.scan(META, &[meta::REPLY], &[], |key, value| {
             match (meta::parse_reply(key), Reply::decode(value)) {
                 (Some(id), Some(reply)) => index.put(id, reply.stored),
-                _ => tracing::error!(key = hex(key), "the record of a request cannot be read"),
+                _ => {
+                    unreadable += 1;
+                    tracing::error!(key = hex(key), "the record of a request cannot be read");
+                }
             }
             Ok(true)
         })?;
-        Ok(Replies(Mutex::new(index)))
+        Ok(Replies { index: Mutex::new(index), unreadable })
+    }
+
+    /// Returns how many could not be read when the store was opened.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.unreadable
     }
 }
 
@@ -182,13 +194,13 @@ impl Store {
 
     /// Returns how many outcomes are kept.
     pub fn replies(&self) -> usize {
-        self.replies.0.lock().by_age.len()
+        self.replies.index.lock().by_age.len()
     }
 
     /// Forgets what is too old or too much.
     pub(crate) fn trim_replies(&self) -> Result<(), StoreError> {
         let now = Timestamp::now();
-        let mut index = self.replies.0.lock();
+        let mut index = self.replies.index.lock();
         let mut batch = WriteBatch::default();
         while let Some(id) = index.take_expired(now) {
             batch.delete_cf(self.db.family(META), meta::reply(id));
@@ -198,7 +210,7 @@ impl Store {
 
     fn put_reply(&self, batch: &mut WriteBatch, key: RequestKey, outcome: OutcomeV1) {
         let stored = Timestamp::now();
-        self.replies.0.lock().put(key.id, stored);
+        self.replies.index.lock().put(key.id, stored);
         let reply = Reply { stored, fingerprint: key.fingerprint, outcome };
         batch.put_cf(self.db.family(META), meta::reply(key.id), reply.encode());
     }
@@ -262,7 +274,7 @@ mod tests {
         for key in [old, young] {
             store.keep_reply(key, OutcomeV1::Done(Vec::new())).unwrap();
         }
-        store.replies.0.lock().put(old.id, at(Timestamp::now().secs - KEPT_FOR - 1));
+        store.replies.index.lock().put(old.id, at(Timestamp::now().secs - KEPT_FOR - 1));
         store.trim_replies().unwrap();
         assert_eq!(store.reply_to(old).unwrap(), Known::Nothing);
         assert_eq!(store.reply_to(young).unwrap(), Known::Outcome(OutcomeV1::Done(Vec::new())));

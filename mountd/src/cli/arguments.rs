@@ -14,6 +14,7 @@ use super::mount::{MountArgs, UmountArgs};
 use super::shell::{CompletionsArgs, ManArgs};
 use super::snapshot::SnapshotCommand;
 use super::stats::StatsArgs;
+use super::top::TopArgs;
 use super::volume::VolumeCommand;
 use crate::units::parse_duration;
 
@@ -78,6 +79,8 @@ pub(super) enum Command {
     Gc(GcArgs),
     /// Show what operations cost, and sizes
     Stats(StatsArgs),
+    /// Show what each volume does, live
+    Top(TopArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -211,6 +214,8 @@ mod tests {
             "fsck --repair --offline",
             "gc --dry-run",
             "stats web",
+            "top",
+            "top --interval 100ms --count 3",
             "completions bash",
             "man /tmp",
             "version",

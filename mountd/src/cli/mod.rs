@@ -17,6 +17,7 @@ mod shell;
 mod snapshot;
 mod stats;
 mod table;
+mod top;
 mod volume;
 
 pub use run::main;

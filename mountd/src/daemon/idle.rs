@@ -37,7 +37,11 @@ pub(super) async fn watch(
         ticks.tick().await;
         let reaper = Arc::clone(&node);
         // It asks sessions whether they are alive, which must not hold up the runtime.
-        let reaped = tokio::task::spawn_blocking(move || reaper.mounts.reap()).await;
+        let reaped = tokio::task::spawn_blocking(move || {
+            reaper.mounts.reap();
+            reaper.mounts.watch_requests();
+        })
+        .await;
         if let Err(error) = reaped {
             tracing::error!(%error, "cannot look after mounts");
         }

@@ -23,6 +23,8 @@ pub(crate) struct Node {
     pub(crate) started: Instant,
     pub(crate) tally: Tally,
     pub(crate) in_flight: InFlight,
+    /// How often a worker of this store took over from one that died.
+    pub(crate) takeovers: u64,
 }
 
 impl Node {
@@ -41,7 +43,9 @@ impl Node {
             answer
         });
         let done = done.await;
-        match done.unwrap_or(Err(ApiError::Panicked { call })) {
+        let done = done.unwrap_or(Err(ApiError::Panicked { call }));
+        self.tally.count_request(done.is_err());
+        match done {
             Ok(answer) => {
                 tracing::debug!(call, micros = begun.elapsed().as_micros(), "call done");
                 Ok(Response::new(answer))

@@ -10,6 +10,8 @@ pub(crate) struct Tally {
     held_nanos: AtomicU64,
     drained_inodes: AtomicU64,
     replayed: AtomicU64,
+    requests: AtomicU64,
+    failed_requests: AtomicU64,
 }
 
 impl Tally {
@@ -19,6 +21,22 @@ impl Tally {
         let held = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX);
         self.held_nanos.fetch_add(held, Ordering::Relaxed);
         self.drained_inodes.fetch_add(drained, Ordering::Relaxed);
+    }
+
+    /// Counts a call of the API.
+    pub(crate) fn count_request(&self, failed: bool) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.failed_requests.fetch_add(u64::from(failed), Ordering::Relaxed);
+    }
+
+    /// Returns how many calls were answered.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many of them failed or were refused.
+    pub(crate) fn failed_requests(&self) -> u64 {
+        self.failed_requests.load(Ordering::Relaxed)
     }
 
     /// Counts a request that was answered from the record.

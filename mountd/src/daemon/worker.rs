@@ -71,6 +71,8 @@ pub(super) fn run(assignment: Assignment) -> Result<(), StartError> {
         started: Instant::now(),
         tally: Tally::default(),
         in_flight: InFlight::default(),
+        // Nobody hands over yet: a successor begins anew.
+        takeovers: 0,
     });
     let served = runtime.block_on(serve(&node, &assignment, signals, log_filter));
     put_away(&node);

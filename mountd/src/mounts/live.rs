@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use durdir_fs::fuse::{DeviceId, Mount, MountError, OpSummary};
+use durdir_fs::fuse::{DeviceId, Mount, MountError, OldestRequest, OpSummary};
 
 /// Something that is mounted.
 pub(super) trait LiveMount: Send + Sync {
@@ -18,6 +18,8 @@ pub(super) trait LiveMount: Send + Sync {
     fn transport(&self) -> &'static str;
     /// Returns what its operations have cost.
     fn stats(&self) -> Vec<OpSummary>;
+    /// Returns the request that is worked on for the longest time.
+    fn oldest_request(&self) -> Option<OldestRequest>;
     /// Returns where it is mounted, without symbolic links.
     fn mountpoint(&self) -> &Path;
 }
@@ -45,6 +47,10 @@ impl LiveMount for Mount {
 
     fn stats(&self) -> Vec<OpSummary> {
         Mount::stats(self)
+    }
+
+    fn oldest_request(&self) -> Option<OldestRequest> {
+        Mount::oldest_request(self)
     }
 
     fn mountpoint(&self) -> &Path {

@@ -22,6 +22,7 @@ mod mounting;
 mod plan;
 mod registry;
 mod shutdown;
+mod watch;
 
 pub(crate) use mounting::{Mounts, Selector};
 pub(crate) use plan::{MountPlan, cache_name};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durdir_fs::FsError;
-use durdir_fs::fuse::{self, MountError, MountOptions, OpSummary};
+use durdir_fs::fuse::{self, MountError, MountOptions, OldestRequest, OpSummary};
 use durdir_fs::ids::{Epoch, VolumeId};
 use durdir_fs::ops::VolumeFs;
 use durdir_fs::store::{SnapshotInfo, Store};
@@ -13,6 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::plan::MountPlan;
 use super::registry::{MountView, Registry, Slot, Source};
+use super::watch::Watch;
 use crate::api::ApiError;
 use crate::proto;
 
@@ -21,6 +22,7 @@ use crate::proto;
 pub(crate) struct Mounts {
     registry: Mutex<Registry>,
     grace: Mutex<Duration>,
+    pub(super) watch: Mutex<Watch>,
 }
 
 /// Names mounts to be unmounted.
@@ -215,6 +217,11 @@ impl Mounts {
     /// Returns what the operations of each mount have cost.
     pub(crate) fn stats(&self) -> Vec<(MountView, Vec<OpSummary>)> {
         self.registry().stats()
+    }
+
+    /// Returns the oldest request of each mount that works on one.
+    pub(crate) fn oldest_requests(&self) -> Vec<(MountView, OldestRequest)> {
+        self.registry().oldest_requests()
     }
 
     /// Shows a volume under its new name.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use durdir_fs::drain::DrainedMount;
-use durdir_fs::fuse::{CacheMode, OpSummary};
+use durdir_fs::fuse::{CacheMode, OldestRequest, OpSummary};
 use durdir_fs::ids::{Epoch, VolumeId};
 
 use super::live::LiveMount;
@@ -178,6 +178,15 @@ impl Registry {
             .collect()
     }
 
+    /// Returns the oldest request of each mount that works on one.
+    pub(super) fn oldest_requests(&self) -> Vec<(MountView, OldestRequest)> {
+        let working = self.records.iter().filter_map(|record| match &record.phase {
+            Phase::Mounted(live) => Some((record.view.clone(), live.oldest_request()?)),
+            Phase::Transition => None,
+        });
+        working.collect()
+    }
+
     /// Returns what the operations of each mount have cost.
     pub(super) fn stats(&self) -> Vec<(MountView, Vec<OpSummary>)> {
         let mounted = self.records.iter().filter_map(|record| match &record.phase {
@@ -241,6 +250,9 @@ mod tests {
         }
         fn stats(&self) -> Vec<OpSummary> {
             Vec::new()
+        }
+        fn oldest_request(&self) -> Option<OldestRequest> {
+            None
         }
         fn mountpoint(&self) -> &Path {
             &self.mountpoint
