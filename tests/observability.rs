@@ -1,4 +1,4 @@
-//! What a node tells of itself: top, metrics.
+//! What a node tells of itself: doctor, top, metrics, the watchdog.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
 
@@ -8,12 +8,149 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use durdir_tests::support::*;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// What the doctor says, and its exit code.
+fn doctor(store: &Store) -> (Value, i32) {
+    let finished = store.durdir(["--json", "doctor"]);
+    let document = serde_json::from_slice(&finished.stdout).unwrap_or_else(|err| panic!("{err}: {finished}"));
+    (document, finished.code().unwrap())
+}
+
+fn kinds(diagnosis: &Value) -> Vec<&str> {
+    diagnosis["problems"].as_array().unwrap().iter().map(|one| one["kind"].as_str().unwrap()).collect()
+}
+
+/// Continues a process that a failing test has stopped.
+struct Stopped(i32);
+
+impl Stopped {
+    fn now(pid: i32) -> Stopped {
+        signal(pid, Signal::SIGSTOP);
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal(self.0, Signal::SIGCONT);
+    }
+}
+
+#[test]
+fn a_healthy_node_has_no_problems() {
+    let store = Store::new();
+    let mount = store.mount("healthy");
+    mount.write("file", "x");
+    store.snapshot("healthy", "one");
+    let snapshot = store.mount_snapshot("healthy@one");
+    let (diagnosis, code) = doctor(&store);
+    assert_eq!((kinds(&diagnosis), code), (vec![], 0), "{diagnosis}");
+    let pid = i32::try_from(diagnosis["worker_pid"].as_i64().unwrap()).unwrap();
+    assert!(store.daemon().contains(&pid));
+    assert_eq!((&diagnosis["takeovers"], diagnosis["supervisor_pid"].is_null()), (&Value::from(0), true));
+    drop((snapshot, mount));
+    store.stop_daemon();
+    // Nobody runs, nothing is mounted: all is well, and nobody is started.
+    let (diagnosis, code) = doctor(&store);
+    assert_eq!((kinds(&diagnosis), code), (vec![], 0), "{diagnosis}");
+    assert!(diagnosis["worker_pid"].is_null() && store.daemon().is_empty());
+}
+
+#[test]
+fn a_doctor_without_a_store_makes_none() {
+    let store = Store::new();
+    store.refused(3, ["doctor"]);
+    assert!(!store.path().exists());
+}
+
+#[test]
+fn a_stopped_daemon_is_told_while_its_mount_hangs() {
+    let store = Store::new();
+    let mount = store.mount("stopped");
+    mount.write("file", "content");
+    let pid = store.daemon()[0];
+    let stopped = Stopped::now(pid);
+    // A call that hangs, in a process of its own: the kernel has to ask the daemon for this.
+    let mut hanging = Command::new("ls").arg(mount.path("not-cached")).stderr(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    let (diagnosis, code) = doctor(&store);
+    assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+    assert_eq!(code, 1);
+    assert!(kinds(&diagnosis).contains(&"daemon-stopped"), "{diagnosis}");
+    assert!(!kinds(&diagnosis).contains(&"dead-mount"), "{diagnosis}");
+    assert_eq!(diagnosis["worker_pid"], pid);
+    let remedy = diagnosis["problems"][0]["remedy"].as_str().unwrap();
+    assert_eq!(remedy, format!("kill -CONT {pid}"));
+    drop(stopped);
+    hanging.wait().unwrap();
+    let (diagnosis, code) = doctor(&store);
+    assert_eq!((kinds(&diagnosis), code), (vec![], 0), "{diagnosis}");
+}
+
+#[test]
+fn a_dead_mount_is_told_and_the_remedy_helps() {
+    let store = Store::new();
+    let mountpoint = store.mountpoint();
+    store.ok(["mount".as_ref(), "dead".as_ref(), mountpoint.as_os_str(), "--create".as_ref()]);
+    store.kill_daemon();
+    for daemon_runs in [false, true] {
+        if daemon_runs {
+            store.ok(["volume", "ls"]);
+        }
+        let (diagnosis, code) = doctor(&store);
+        assert_eq!((kinds(&diagnosis), code), (vec!["dead-mount"], 1), "{diagnosis}");
+        let problem = &diagnosis["problems"][0];
+        assert_eq!(problem["volume"], "dead");
+        assert_eq!(problem["remedy"], format!("durdir umount {}", mountpoint.display()));
+        assert_eq!(!store.daemon().is_empty(), daemon_runs);
+    }
+    store.ok(["umount".as_ref(), mountpoint.as_os_str()]);
+    let (diagnosis, code) = doctor(&store);
+    assert_eq!((kinds(&diagnosis), code), (vec![], 0), "{diagnosis}");
+}
+
+#[test]
+fn a_request_that_hangs_is_told_by_everybody() {
+    let store = Store::new();
+    let mountpoint = store.mountpoint();
+    let mut mounting = store.command();
+    mounting
+        .args(["mount", "hung"])
+        .arg(&mountpoint)
+        .arg("--create")
+        .env("DURDIR_FAILPOINTS", "op.read:sleep=20000@1");
+    run(&mut mounting, LIMIT).ok();
+    std::fs::write(mountpoint.join("file"), noise(1, 0, 100_000)).unwrap();
+    store.ok(["umount", "hung"]);
+    // Another mount of the same daemon: nothing is cached.
+    store.ok(["mount".as_ref(), "hung".as_ref(), mountpoint.as_os_str()]);
+    let mut reading = Command::new("cat").arg(mountpoint.join("file")).stdout(Stdio::null()).spawn().unwrap();
+    let age = |stats: &Value| stats["oldest_requests"]["hung"]["age_us"].as_u64();
+    eventually("the read is seen", LIMIT, || age(&store.json(["stats"])));
+    let sample = store.json(["top", "--interval", "10ms"]);
+    assert_eq!(sample["volumes"][0]["oldest_request"]["operation"], "read");
+    let (diagnosis, code) = doctor(&store);
+    assert_eq!((kinds(&diagnosis), code), (vec![], 0), "it is not worked on for long yet: {diagnosis}");
+    eventually("the read takes long", LIMIT, || age(&store.json(["stats"])).filter(|&age| age > 10_300_000));
+    let (diagnosis, code) = doctor(&store);
+    assert_eq!((kinds(&diagnosis), code), (vec!["stuck-request"], 1), "{diagnosis}");
+    assert_eq!(diagnosis["problems"][0]["volume"], "hung");
+    let detail = diagnosis["problems"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("read") && detail.contains(mountpoint.to_str().unwrap()), "{detail}");
+    assert!(reading.wait().unwrap().success());
+    assert_eq!(age(&store.json(["stats"])), None);
+    store.expect_alarm("a request is not answered");
+    let told = store.log().matches("a request is not answered").count();
+    assert_eq!(told, 1, "{}", store.log());
+    store.ok(["umount", "hung"]);
+}
 
 /// A daemon that serves metrics, started as a service would be.
 struct Daemon {
@@ -156,3 +293,16 @@ fn top_shows_what_a_volume_does_and_ends_with_its_reader() {
     mount.unmount();
 }
 
+#[test]
+fn a_store_of_another_format_is_told() {
+    let store = Store::new();
+    store.create_volume("v");
+    store.stop_daemon();
+    let format = store.path().join("FORMAT");
+    let own = std::fs::read(&format).unwrap();
+    std::fs::write(&format, "durdir store format 99\n").unwrap();
+    let (diagnosis, code) = doctor(&store);
+    assert_eq!((kinds(&diagnosis), code), (vec!["store-unreadable"], 1), "{diagnosis}");
+    std::fs::write(&format, own).unwrap();
+    assert_eq!(doctor(&store).1, 0);
+}

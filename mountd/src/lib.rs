@@ -15,6 +15,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod daemon;
+mod doctor;
 pub mod exit;
 mod mounts;
 pub mod paths;

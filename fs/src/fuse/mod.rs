@@ -31,7 +31,7 @@ mod wire;
 
 pub use in_flight::OldestRequest;
 pub use mount::Mount;
-pub use mount_table::DeviceId;
+pub use mount_table::{DeviceId, MountedVolume, mounted_volumes};
 pub use mountpoint::{has_dead_mount, remove_dead_mount};
 pub use session::Classic;
 pub use stats::{Histogram, OpKind, OpSummary};

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    Options, ReadOptions, SliceTransform, Snapshot, WriteBatch, WriteOptions,
+    InfoLogger, LogLevel, Options, ReadOptions, SliceTransform, Snapshot, WriteBatch, WriteOptions,
 };
 
 use super::error::StoreError;
@@ -49,6 +49,17 @@ impl Database {
     /// Opens or makes the database in `dir`.
     pub(crate) fn open(dir: &Path, memory: MemoryBudget) -> Result<Database, StoreError> {
         let db = DB::open_cf_descriptors(&database_options(memory), dir, families(memory))?;
+        Ok(Database { db, poison: OnceLock::new(), log_sync: GroupSync::default() })
+    }
+
+    /// Opens the database in `dir` to look at it, beside a process that may have it open.
+    pub(crate) fn open_read_only(dir: &Path) -> Result<Database, StoreError> {
+        let memory = MemoryBudget::default();
+        let mut options = database_options(memory);
+        options.create_if_missing(false);
+        // RocksDB would begin a log of its own beside that of its owner.
+        options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
+        let db = DB::open_cf_descriptors_read_only(&options, dir, families(memory), false)?;
         Ok(Database { db, poison: OnceLock::new(), log_sync: GroupSync::default() })
     }
 

@@ -34,6 +34,7 @@ mod history;
 mod keys;
 mod lock;
 mod name_hash;
+mod peek;
 mod reclaim;
 pub mod record;
 mod registry;
@@ -56,8 +57,9 @@ pub use appearance::{Change, ChangeKind, LogEntry, SnapshotInfo, StoreUsage, Vol
 pub use cut::{CutReport, CutSnapshot};
 pub use db::MemoryBudget;
 pub use error::StoreError;
-pub use format::FORMAT_VERSION;
+pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
+pub use peek::{StorePeek, peek};
 pub use reclaim::ReclaimReport;
 pub use replies::{KEPT_FOR, KEPT_MOST, Known, Receipt, RequestKey};
 pub use view::{Versioned, View};

@@ -81,6 +81,8 @@ pub(super) enum Command {
     Stats(StatsArgs),
     /// Show what each volume does, live
     Top(TopArgs),
+    /// Find out what is wrong, also while mountd hangs; touches no mount
+    Doctor,
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -216,6 +218,7 @@ mod tests {
             "stats web",
             "top",
             "top --interval 100ms --count 3",
+            "doctor",
             "completions bash",
             "man /tmp",
             "version",

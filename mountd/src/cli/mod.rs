@@ -5,6 +5,7 @@
 
 mod arguments;
 mod check;
+mod doctor;
 mod document;
 mod error;
 mod fork;

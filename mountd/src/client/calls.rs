@@ -78,7 +78,12 @@ impl Client {
 
     /// Connects to the mountd of a store if one runs.
     pub async fn connect_if_running(endpoint: &Endpoint) -> Result<Option<Client>, ClientError> {
-        let Some(stream) = autostart::try_connect(endpoint)? else { return Ok(None) };
+        let asked = endpoint.clone();
+        // A daemon that is stopped accepts nobody, and then even connecting may wait.
+        let connecting = tokio::task::spawn_blocking(move || autostart::try_connect(&asked));
+        let connected =
+            connecting.await.map_err(|_| ClientError::ConnectionLost { socket: endpoint.socket.clone() })?;
+        let Some(stream) = connected? else { return Ok(None) };
         let connection = Connection::over(stream, endpoint, HELLO).await?;
         let connection = Mutex::new(connection);
         Ok(Some(Client { endpoint: endpoint.clone(), limit: None, id: None, connection }))

@@ -37,7 +37,7 @@ impl Mounts {
                 mountpoint = %view.mountpoint.display(),
                 operation = request.operation,
                 age_s = request.age.as_secs(),
-                "a request is not answered"
+                "a request is not answered; `durdir doctor` may tell why"
             );
         }
     }
