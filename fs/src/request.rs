@@ -20,7 +20,7 @@ pub const THREADS: u16 = 96;
 
 /// Names a request of a session, whoever executes it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct RequestId {
+pub struct KernelRequest {
     /// The mount it came through.
     pub session: SessionId,
     /// The kernel's number for it, without the mark of a request that is sent again. Never used twice in a session.
@@ -42,7 +42,7 @@ pub enum Answer {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Executing {
     /// Which request.
-    pub request: RequestId,
+    pub request: KernelRequest,
     /// The number of the thread in its session, below [`THREADS`].
     pub thread: u16,
 }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_thread_executes_a_request_until_it_returns_or_panics() {
-        let executed = Executing { request: RequestId { session: SessionId(1), unique: 2 }, thread: 3 };
+        let executed = Executing { request: KernelRequest { session: SessionId(1), unique: 2 }, thread: 3 };
         assert_eq!(execute(executed, executing), Some(executed));
         assert_eq!(executing(), None);
         let panicked = std::panic::catch_unwind(|| execute(executed, || panic!("on purpose")));

@@ -16,6 +16,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 mod descriptor;
+mod doctor;
 pub mod exit;
 mod keeper;
 mod mounts;

@@ -7,8 +7,8 @@ use hashbrown::{HashMap, HashSet};
 use super::{Check, Issue, Repair, repair};
 use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
 use crate::store::record::{
-    Answered, Branch, Flag, FreeList, LowerSlot, PageRun, Record, SegmentMark, Snapshot, Usage, Volume,
-    WriterState,
+    Answered, Branch, Flag, FreeList, LowerSlot, PageRun, Record, Reply, SegmentMark, Snapshot, Usage,
+    Volume, WriterState,
 };
 use crate::store::{META, StoreError, hex, meta};
 
@@ -58,6 +58,7 @@ enum Key {
     Flag,
     Seal(BranchId, Epoch),
     Departed(BranchId, Ino),
+    Reply,
 }
 
 /// Reads all of them.
@@ -114,6 +115,7 @@ fn parse(key: &[u8]) -> Option<Key> {
         (meta::FLAG, 4) => Key::Flag,
         (meta::SEAL, 12) => long().map(|(branch, epoch)| Key::Seal(branch, Epoch(epoch)))?,
         (meta::DEPARTED, 12) => long().map(|(branch, ino)| Key::Departed(branch, Ino(ino)))?,
+        (meta::REPLY, 16) => Key::Reply,
         _ => return None,
     })
 }
@@ -167,6 +169,7 @@ impl Meta {
                 self.departed.push((branch, ino));
                 return number().map(drop);
             }
+            Key::Reply => return Reply::decode(value).map(drop),
             Key::Doubt(segment, page) => {
                 self.doubted.push((segment, page));
                 return value.is_empty().then_some(());

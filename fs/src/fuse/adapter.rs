@@ -369,6 +369,7 @@ impl Filesystem for Adapter {
             buffer.clear();
             op.finish(reply, move || {
                 self.fs.read(node, offset, size as usize, buffer)?;
+                self.requests.count_bytes(OpKind::Read, buffer.len());
                 Ok(buffer.as_slice())
             });
         });
@@ -399,6 +400,7 @@ impl Filesystem for Adapter {
         };
         op.finish_once(&self.fs, reply, || {
             self.fs.write(node, offset, data, kill)?;
+            self.requests.count_bytes(OpKind::Write, data.len());
             // One request carries `MAX_WRITE` bytes at most.
             Ok(data.len() as u32)
         });

@@ -22,7 +22,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::session_memory::{Begun, InFlight, SessionMemory};
 use super::stats::OpKind;
-use crate::request::{Executing, RequestId, THREADS};
+use crate::request::{Executing, KernelRequest, THREADS};
 
 /// The mark of a request that is sent again, in its number.
 const RESENT: u64 = 1 << 63;
@@ -119,7 +119,7 @@ impl Handover {
     /// Returns the calling thread's part in the execution of a request; `None` if it is one thread too many, which no session
     /// has.
     pub(super) fn executing(&self, unique: u64) -> Option<Executing> {
-        let request = RequestId { session: self.memory.session(), unique: unique & !RESENT };
+        let request = KernelRequest { session: self.memory.session(), unique: unique & !RESENT };
         self.thread().map(|thread| Executing { request, thread })
     }
 

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::in_flight::OldestRequest;
 use super::mount_table::{DeviceId, MountTable};
 use super::mountpoint;
 use super::reply::Requests;
@@ -81,6 +82,11 @@ impl Mount {
     /// Returns how many requests were answered from the store that a predecessor had executed.
     pub fn replayed(&self) -> u64 {
         self.requests.replayed()
+    }
+
+    /// Returns the request that is being worked on for the longest time.
+    pub fn oldest_request(&self) -> Option<OldestRequest> {
+        self.stats.in_flight().oldest()
     }
 
     /// Tells whether requests are still answered, also if the mount is no longer at its mountpoint.

@@ -80,11 +80,7 @@ pub(super) fn detach(mountpoint: &Path, id: DeviceId) -> Result<(), MountError> 
 /// Programs that still have files of it open keep them, and get ENOTCONN from every use: what is
 /// behind them is gone, and only their closing frees the rest.
 pub fn remove_dead_mount(mountpoint: &Path) -> Result<bool, MountError> {
-    let place = resolve(mountpoint)?;
-    let table = load_table(&place)?;
-    if !table.at(&place).is_some_and(|entry| entry.is_ours()) || !is_dead(&place) {
-        return Ok(false);
-    }
+    let Some(place) = dead_mount_at(mountpoint)? else { return Ok(false) };
     match umount(&place) {
         // Nobody serves it, so nothing can be lost by taking it out of the tree at once.
         Err(MountError::Busy { .. }) => {
@@ -96,6 +92,17 @@ pub fn remove_dead_mount(mountpoint: &Path) -> Result<bool, MountError> {
         }
         result => result.map(|()| true),
     }
+}
+
+/// Tells whether a volume is mounted there whose daemon is gone.
+pub fn has_dead_mount(mountpoint: &Path) -> Result<bool, MountError> {
+    Ok(dead_mount_at(mountpoint)?.is_some())
+}
+
+fn dead_mount_at(mountpoint: &Path) -> Result<Option<PathBuf>, MountError> {
+    let place = resolve(mountpoint)?;
+    let ours = load_table(&place)?.at(&place).is_some_and(|entry| entry.is_ours());
+    Ok((ours && is_dead(&place)).then_some(place))
 }
 
 /// Ends the session at once: every call in flight and every later one fails.

@@ -30,12 +30,10 @@ use super::handover::{self, Admitted, Condemned, Handover};
 use super::session_memory::Begun;
 use super::stats::{OpKind, OpStats, Outcome};
 use super::wire::{BLOCK_SIZE, Device, Payload, TimeToLive};
-use crate::FsError;
 use crate::attr::{Attr, FileKind};
-use crate::failpoint;
 use crate::ids::NodeId;
 use crate::ops::{Caller, DirEntry, Entry, FromAnswer, Sink, StatFs, VolumeFs};
-use crate::request;
+use crate::{FsError, failpoint, request};
 
 /// A created file is kept in the page cache, and its `close` is not announced: there is no handle.
 const CREATED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
@@ -60,6 +58,11 @@ pub(super) struct Requests {
 impl Requests {
     pub(super) fn new(stats: Arc<OpStats>, handover: Option<Handover>) -> Self {
         Self { stats, handover }
+    }
+
+    /// Counts bytes that were read or written.
+    pub(super) fn count_bytes(&self, kind: OpKind, bytes: usize) {
+        self.stats.count_bytes(kind, bytes);
     }
 
     /// Returns how many requests were answered from the store.
@@ -160,10 +163,12 @@ impl<'a> Op<'a> {
 
     /// Runs `work` and reports how it went; the caller answers.
     pub(super) fn run<T>(&self, work: impl FnOnce() -> Result<T, FsError>) -> Result<T, Failure> {
+        let Asked { kind, since, .. } = self.asked;
+        let busy = self.requests.stats.in_flight().enter(kind, since);
         let result = match &self.admitted {
             Some(Err(Condemned)) => Err(Failure::Condemned),
             Some(Ok(_)) | None => match catch_unwind(AssertUnwindSafe(|| {
-                failpoint::hit(self.asked.kind.before_it());
+                failpoint::hit(kind.before_it());
                 work()
             })) {
                 Ok(result) => result.map_err(Failure::Fs),
@@ -179,7 +184,8 @@ impl<'a> Op<'a> {
             // and executes the request again: the caller sees a pause.
             std::process::abort();
         }
-        self.requests.stats.count(self.asked.kind, self.asked.since.elapsed(), outcome);
+        self.requests.stats.count(kind, since.elapsed(), outcome);
+        drop(busy);
         result
     }
 

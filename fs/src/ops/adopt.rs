@@ -28,7 +28,7 @@ use crate::ids::{Ino, NodeId, SessionId};
 use crate::overlay::lower::LowerPath;
 use crate::overlay::merged::Looked;
 use crate::overlay::stack::LayerSet;
-use crate::request::{Answer, RequestId};
+use crate::request::{Answer, KernelRequest};
 use crate::store::{META, StoreError, meta};
 
 /// What a predecessor left.
@@ -127,7 +127,7 @@ impl VolumeFs {
     pub fn replayed(&self, unique: u64) {
         let Some(adopted) = self.adopted.get() else { return };
         if adopted.answers.lock().remove(&unique).is_some()
-            && let Err(error) = self.store.forget_answer(RequestId { session: adopted.session, unique })
+            && let Err(error) = self.store.forget_answer(KernelRequest { session: adopted.session, unique })
         {
             // It goes with the session.
             tracing::warn!(%error, unique, volume = %self.volume, "an answer that was given stays stored");

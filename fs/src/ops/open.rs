@@ -11,7 +11,7 @@ use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
 use crate::overlay::lowers::Lowers;
 use crate::overlay::merged::Merged;
-use crate::store::{Head, LiveHead, Store};
+use crate::store::{Head, LiveHead, Receipt, Store, VolumeInfo};
 
 impl Store {
     /// Opens the head of a volume. While it is open, a second call returns the same.
@@ -90,10 +90,15 @@ impl Store {
 
     /// Takes a volume back to one of its snapshots. What was written since its newest snapshot is lost. An open file
     /// system turns to the new head: open files of the old one are stale from then on.
-    pub fn rollback(self: &Arc<Self>, volume: &str, snapshot: &str) -> Result<(), FsError> {
+    pub fn rollback(
+        self: &Arc<Self>,
+        volume: &str,
+        snapshot: &str,
+        receipt: Receipt<'_, VolumeInfo>,
+    ) -> Result<VolumeInfo, FsError> {
         let old = self.head_of_volume(volume)?;
         let live: Option<Arc<VolumeFs>> = old.live().and_then(|live| live.into_any().downcast().ok());
-        {
+        let info = {
             // No cut, and nobody who opens the volume, may find the old head still in its place.
             let (_cutting, _opening) = (old.cutting.lock(), old.opening.lock());
             if self.registry.read().volume(volume)?.1.branch != old.branch {
@@ -101,8 +106,8 @@ impl Store {
             }
             // Operations under way end in the old head, which nobody sees again; none follows.
             let epoch = old.gate.retire();
-            self.turn(volume, snapshot, live.as_ref()).inspect_err(|_| old.gate.reinstate(epoch))?;
-        }
+            self.turn(volume, snapshot, receipt, live.as_ref()).inspect_err(|_| old.gate.reinstate(epoch))?
+        };
         if let Some(fs) = live {
             fs.keep_root()?;
             if let Some(invalidator) = &*fs.invalidator.read() {
@@ -118,26 +123,27 @@ impl Store {
                 }
             }
         }
-        Ok(())
+        Ok(info)
     }
 
     fn turn(
         self: &Arc<Self>,
         volume: &str,
         snapshot: &str,
+        receipt: Receipt<'_, VolumeInfo>,
         live: Option<&Arc<VolumeFs>>,
-    ) -> Result<(), FsError> {
-        let Some(fs) = live else { return self.rollback_head(volume, snapshot, |_, _| {}) };
+    ) -> Result<VolumeInfo, FsError> {
+        let Some(fs) = live else { return self.rollback_head(volume, snapshot, receipt, |_, _| {}) };
         let mut root = fs.root.write();
         let lowers = root.merged.lowers.clone();
-        self.rollback_head(volume, snapshot, |head, view| {
+        let info = self.rollback_head(volume, snapshot, receipt, |head, view| {
             let merged = Merged { store: self.clone(), view, lowers };
             *root =
                 Arc::new(Tree { key: TreeKey::RolledBack(head.branch), merged, head: Some(head.clone()) });
             head.set_live(Arc::<VolumeFs>::downgrade(fs) as Weak<dyn LiveHead>);
         })?;
         fs.nodes.clear();
-        Ok(())
+        Ok(info)
     }
 }
 

@@ -16,7 +16,7 @@ use super::record::{Answered, Record, WriterState};
 use super::{META, Store, StoreError, meta};
 use crate::error::FsError;
 use crate::ids::{BranchId, SessionId};
-use crate::request::{Answer, RequestId};
+use crate::request::{Answer, KernelRequest};
 
 impl Store {
     /// Returns the answers of a session that may be asked for again, by the kernel's numbers of the requests. `branch`
@@ -50,7 +50,7 @@ impl Store {
     }
 
     /// Forgets an answer that was sent.
-    pub(crate) fn forget_answer(&self, request: RequestId) -> Result<(), FsError> {
+    pub(crate) fn forget_answer(&self, request: KernelRequest) -> Result<(), FsError> {
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.db.family(META), meta::answered(request));
         Ok(self.db.write(batch)?)

@@ -121,6 +121,12 @@ pub struct StoreUsage {
     pub segment_bytes: u64,
     /// Bytes of RocksDB's tables.
     pub table_bytes: u64,
+    /// Bytes of blocks of tables that are kept in memory.
+    pub cache_bytes: u64,
+    /// Bytes of records in memory that are not in a table yet.
+    pub memtable_bytes: u64,
+    /// Records that could not be read when the store was opened, and were passed over.
+    pub quarantined: u64,
     /// Size of the disk.
     pub disk_bytes: u64,
     /// What may still be written, the reserve left out.

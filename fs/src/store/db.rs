@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
-    DBCompressionType, DBRawIterator, Options, ReadOptions, SliceTransform, Snapshot, WriteBatch,
-    WriteOptions,
+    DBCompressionType, DBRawIterator, InfoLogger, LogLevel, Options, ReadOptions, SliceTransform, Snapshot,
+    WriteBatch, WriteOptions,
 };
 
 use super::error::StoreError;
@@ -51,15 +51,18 @@ pub(crate) struct Database {
 impl Database {
     /// Opens or makes the database in `dir`.
     pub(crate) fn open(dir: &Path, memory: MemoryBudget) -> Result<Database, StoreError> {
-        let cache = Cache::new_lru_cache(memory.block_cache);
-        let families = Family::ALL
-            .into_iter()
-            .map(|family| (family.name(), versioned_options(&cache, memory)))
-            .chain([(TOUCHED, plain_options(&cache, memory)), (META, plain_options(&cache, memory))])
-            // Empty, and always there. RocksDB reserves as much disk for a log as the largest memtable may have.
-            .chain([("default", plain_options(&cache, memory))])
-            .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
-        let db = DB::open_cf_descriptors(&database_options(memory), dir, families)?;
+        let db = DB::open_cf_descriptors(&database_options(memory), dir, families(memory))?;
+        Ok(Database { db, poison: OnceLock::new(), log_sync: GroupSync::default(), syncs: AtomicU64::new(1) })
+    }
+
+    /// Opens the database in `dir` to look at it, beside a process that may have it open.
+    pub(crate) fn open_read_only(dir: &Path) -> Result<Database, StoreError> {
+        let memory = MemoryBudget::default();
+        let mut options = database_options(memory);
+        options.create_if_missing(false);
+        // RocksDB would begin a log of its own beside that of its owner.
+        options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
+        let db = DB::open_cf_descriptors_read_only(&options, dir, families(memory), false)?;
         Ok(Database { db, poison: OnceLock::new(), log_sync: GroupSync::default(), syncs: AtomicU64::new(1) })
     }
 
@@ -151,6 +154,28 @@ impl Database {
         Ok(())
     }
 
+    /// Returns what the block cache holds, in bytes.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        // All families share one.
+        let held = self.db.property_int_value_cf(self.family(META), "rocksdb.block-cache-usage");
+        held.ok().flatten().unwrap_or(0)
+    }
+
+    /// Returns what the memtables hold, in bytes.
+    pub(crate) fn memtable_bytes(&self) -> u64 {
+        Family::ALL
+            .iter()
+            .map(|family| family.name())
+            .chain([TOUCHED, META])
+            .filter_map(|name| {
+                self.db
+                    .property_int_value_cf(self.family(name), "rocksdb.cur-size-all-mem-tables")
+                    .ok()
+                    .flatten()
+            })
+            .sum()
+    }
+
     /// Returns the bytes of live tables.
     pub(crate) fn table_bytes(&self) -> u64 {
         Family::ALL
@@ -177,6 +202,19 @@ impl Database {
             Some(first) => Err(StoreError::Poisoned { first: first.clone() }),
         }
     }
+}
+
+fn families(memory: MemoryBudget) -> impl Iterator<Item = ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(memory.block_cache);
+    Family::ALL
+        .into_iter()
+        .map(|family| (family.name(), versioned_options(&cache, memory)))
+        .chain([(TOUCHED, plain_options(&cache, memory)), (META, plain_options(&cache, memory))])
+        // Empty, and always there. RocksDB reserves as much disk for a log as the largest memtable may have.
+        .chain([("default", plain_options(&cache, memory))])
+        .map(|(name, options)| ColumnFamilyDescriptor::new(name, options))
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 /// The smallest key after all keys that begin with `prefix`; `None` if there is no such key.

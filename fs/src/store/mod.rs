@@ -37,9 +37,11 @@ mod keys;
 mod lock;
 mod name_hash;
 mod orphans;
+mod peek;
 mod reclaim;
 pub mod record;
 mod registry;
+mod replies;
 mod seal;
 mod segment;
 mod sharing;
@@ -59,10 +61,12 @@ pub use appearance::{Change, ChangeKind, LogEntry, SnapshotInfo, StoreUsage, Vol
 pub use cut::{CutReport, CutSnapshot};
 pub use db::MemoryBudget;
 pub use error::StoreError;
-pub use format::FORMAT_VERSION;
+pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
 pub use lock::lock_file;
+pub use peek::{StorePeek, peek};
 pub use reclaim::ReclaimReport;
+pub use replies::{KEPT_FOR, KEPT_MOST, Known, Receipt, RequestKey};
 pub use view::{Versioned, View};
 
 pub(crate) use db::{META, TOUCHED};
@@ -81,6 +85,7 @@ use lock::StoreLock;
 use reclaim::Reclaimer;
 use record::{Record, SegmentMark, WriterState};
 use registry::Registry;
+use replies::Replies;
 use segment::Segments;
 use space::Space;
 
@@ -113,6 +118,7 @@ pub struct Store {
     heads: Mutex<HashMap<BranchId, Arc<Head>>>,
     pub(crate) space: Space,
     pub(crate) freer: Freer,
+    pub(crate) replies: Replies,
     reclaimer: Reclaimer,
     // Last, so that it is released when everything else is closed.
     _lock: StoreLock,
@@ -140,6 +146,7 @@ impl Store {
             heads: Mutex::default(),
             space: Space::new(dir.to_owned()),
             freer: Freer::load(&db)?,
+            replies: Replies::load(&db)?,
             reclaimer: Reclaimer::default(),
             db,
             segments,
@@ -292,6 +299,9 @@ impl Store {
         Ok(StoreUsage {
             segment_bytes: self.segments.bytes(),
             table_bytes: self.db.table_bytes(),
+            cache_bytes: self.db.cache_bytes(),
+            memtable_bytes: self.db.memtable_bytes(),
+            quarantined: self.replies.unreadable(),
             disk_bytes,
             disk_available,
         })

@@ -140,6 +140,9 @@ fn background(store: &Weak<Store>, signal: &Signal) {
             tracing::error!(%error, "data of a snapshot could not be synced or sealed; it will be tried again at the next start");
         }
         store.tick_heads();
+        if let Err(error) = store.trim_replies() {
+            tracing::error!(%error, "old outcomes of requests could not be removed; it will be tried again");
+        }
         if let Err(error) = store.reclaim_until_stopped() {
             tracing::error!(%error, "space could not be given back; it will be tried again");
         }

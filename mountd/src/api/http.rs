@@ -44,7 +44,7 @@ async fn exposition(State(node): State<Arc<Node>>) -> impl IntoResponse {
     let text = tokio::task::spawn_blocking(move || metrics::exposition(&node)).await;
     match text {
         Ok(Ok(text)) => {
-            let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+            let kind = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
             (StatusCode::OK, kind, text).into_response()
         }
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, one_line(&error)).into_response(),

@@ -46,6 +46,7 @@ pub(super) async fn watch(
         // It asks sessions whether they are alive, which must not hold up the runtime.
         let looked = tokio::task::spawn_blocking(move || {
             reaper.mounts.reap();
+            reaper.mounts.watch_requests();
             looked_for.is_some_and(|mark| mark.is_gone())
         });
         match looked.await {

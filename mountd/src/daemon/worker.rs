@@ -20,7 +20,7 @@ use super::idle::Ending;
 use super::log::LogFilter;
 use super::start::{self, StartError};
 use super::{Node, Tally, heartbeat, idle, listeners, log};
-use crate::api::{self, Connections};
+use crate::api::{self, Connections, InFlight};
 use crate::config::Config;
 use crate::keeper::{Inheritance, Keeper, Predecessor};
 use crate::mounts::{Keep, Mounts};
@@ -85,6 +85,7 @@ pub(super) fn run(mut assignment: Assignment) -> Result<(), StartError> {
         private: assignment.idle.is_some(),
         started: Instant::now(),
         tally: Tally::default(),
+        in_flight: InFlight::default(),
     });
     let served = runtime.block_on(serve(&node, &mut assignment, signals, log_filter));
     put_away(&node);

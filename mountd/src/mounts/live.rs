@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use durdir_fs::fuse::{DeviceId, MountError, OpSummary};
+use durdir_fs::fuse::{DeviceId, MountError, OldestRequest, OpSummary};
 
 use super::session::KeptMount;
 
@@ -22,6 +22,8 @@ pub(super) trait LiveMount: Send + Sync {
     fn stats(&self) -> Vec<OpSummary>;
     /// Returns how many requests were answered from the store that a predecessor had executed.
     fn replayed(&self) -> u64;
+    /// Returns the request that is worked on for the longest time.
+    fn oldest_request(&self) -> Option<OldestRequest>;
     /// Returns where it is mounted, without symbolic links.
     fn mountpoint(&self) -> &Path;
 }
@@ -53,6 +55,10 @@ impl LiveMount for KeptMount {
 
     fn replayed(&self) -> u64 {
         self.mount.replayed()
+    }
+
+    fn oldest_request(&self) -> Option<OldestRequest> {
+        self.mount.oldest_request()
     }
 
     fn mountpoint(&self) -> &Path {

@@ -24,8 +24,9 @@ mod plan;
 mod registry;
 mod session;
 mod shutdown;
+mod watch;
 
 pub(crate) use mounting::{Mounts, Selector};
 pub(crate) use plan::{MountPlan, cache_name};
-pub(crate) use registry::MountView;
+pub(crate) use registry::{MountView, Source};
 pub(crate) use session::Keep;

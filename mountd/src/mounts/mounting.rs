@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durdir_fs::FsError;
-use durdir_fs::fuse::{self, MountError, MountOptions, OpSummary, Succession};
+use durdir_fs::fuse::{self, MountError, MountOptions, OldestRequest, OpSummary, Succession};
 use durdir_fs::ids::{Epoch, VolumeId};
 use durdir_fs::ops::VolumeFs;
 use durdir_fs::store::{SnapshotInfo, Store};
@@ -14,6 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::plan::MountPlan;
 use super::registry::{MountView, Registry, Slot, Source};
 use super::session::{Description, Keep, KeptMount, Session, with_succession};
+use super::watch::Watch;
 use crate::api::ApiError;
 use crate::proto;
 
@@ -24,6 +25,7 @@ pub(crate) struct Mounts {
     grace: Mutex<Duration>,
     /// Who keeps them alive over the death of this process, if anybody does.
     keeper: Option<Arc<dyn Keep>>,
+    pub(super) watch: Mutex<Watch>,
 }
 
 /// Names mounts to be unmounted.
@@ -187,24 +189,29 @@ impl Mounts {
         }
     }
 
+    /// Returns what `selector` names.
+    pub(crate) fn selected(&self, selector: &Selector) -> Vec<MountView> {
+        self.views(|view| selector.matches(view))
+    }
+
+    /// Returns what is mounted at a place, and is up.
+    pub(crate) fn mounted_at(&self, mountpoint: &Path) -> Option<MountView> {
+        self.registry().mounted_at(mountpoint).cloned()
+    }
+
+    /// Tells whether a killed daemon left something mounted at `mountpoint`.
+    pub(crate) fn has_remains(&self, mountpoint: &Path) -> Result<bool, ApiError> {
+        remains(fuse::has_dead_mount(mountpoint))
+    }
+
     /// Removes what a killed daemon left mounted at `mountpoint`, and tells whether it had.
     pub(crate) fn remove_remains(&self, mountpoint: &Path) -> Result<bool, ApiError> {
-        match fuse::remove_dead_mount(mountpoint) {
-            Ok(removed) => {
-                if removed {
-                    let mountpoint = mountpoint.display();
-                    tracing::info!(%mountpoint, "removed the mount of a daemon that is gone");
-                }
-                Ok(removed)
-            }
-            // There is nothing, so there is nothing dead.
-            Err(
-                MountError::Missing { .. }
-                | MountError::NotDirectory { .. }
-                | MountError::InsideVolume { .. },
-            ) => Ok(false),
-            Err(error) => Err(error.into()),
+        let removed = remains(fuse::remove_dead_mount(mountpoint))?;
+        if removed {
+            let mountpoint = mountpoint.display();
+            tracing::info!(%mountpoint, "removed the mount of a daemon that is gone");
         }
+        Ok(removed)
     }
 
     /// Forgets mounts that others have unmounted.
@@ -241,6 +248,11 @@ impl Mounts {
         self.registry().stats()
     }
 
+    /// Returns the oldest request of each mount that works on one.
+    pub(crate) fn oldest_requests(&self) -> Vec<(MountView, OldestRequest)> {
+        self.registry().oldest_requests()
+    }
+
     /// Shows a volume under its new name.
     pub(crate) fn renamed(&self, volume: VolumeId, name: &str) {
         self.registry().renamed(volume, name);
@@ -266,6 +278,16 @@ impl Mounts {
 
     fn views(&self, wanted: impl Fn(&MountView) -> bool) -> Vec<MountView> {
         self.registry().select(wanted).into_iter().map(|(_, view)| view).collect()
+    }
+}
+
+fn remains(found: Result<bool, MountError>) -> Result<bool, ApiError> {
+    match found {
+        // There is nothing, so there is nothing dead.
+        Err(
+            MountError::Missing { .. } | MountError::NotDirectory { .. } | MountError::InsideVolume { .. },
+        ) => Ok(false),
+        found => Ok(found?),
     }
 }
 

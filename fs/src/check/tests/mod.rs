@@ -20,10 +20,10 @@ use tempfile::TempDir;
 
 use super::{CheckReport, Repair, check};
 use crate::VolumeFs;
-use crate::ids::{BranchId, Epoch, Ino, NodeId, TreeId};
+use crate::ids::{BranchId, Epoch, Ino, NodeId, RequestId, TreeId};
 use crate::ops::{Caller, KillSuid, SetXattr};
-use crate::store::record::{Dentry, Group, Inode, PageRef, Record, Usage, WriterState};
-use crate::store::{META, Prefix, Store, StoreOptions, TOUCHED, VolumeSpec, meta};
+use crate::store::record::{Dentry, Group, Inode, OutcomeV1, PageRef, Record, Usage, WriterState};
+use crate::store::{META, Prefix, Receipt, RequestKey, Store, StoreOptions, TOUCHED, VolumeSpec, meta};
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 /// Of the first volume of a store.
@@ -44,7 +44,7 @@ impl Fixture {
     fn empty() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
-        store.create_volume("v", &VolumeSpec::default()).unwrap();
+        store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
         let fixture = Fixture { store, dir };
         // Numbers that tests make up are in use then.
         for which in 0..4 {

@@ -24,7 +24,7 @@ fn wrong_usage() {
 #[test]
 fn wrong_snapshot_usage() {
     let fixture = Fixture::filled();
-    fixture.store.snapshot(&["v"], None).unwrap();
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
     let record = fixture.store.registry.read().snapshots.get(&(BRANCH, FIRST)).unwrap().clone();
     let wrong = Snapshot { usage: Usage { bytes: 1, inodes: 1 }, ..record };
     fixture.put(META, &meta::snapshot(BRANCH, FIRST), &wrong.encode());

@@ -6,7 +6,7 @@ use super::Record;
 use super::codec::{Reader, Writer};
 use crate::attr::Timestamp;
 use crate::ids::{BranchId, Epoch, Ino, SessionId, TreeId, VolumeId};
-use crate::request::{Answer, RequestId};
+use crate::request::{Answer, KernelRequest};
 
 /// The newest version.
 pub type Volume = VolumeV1;
@@ -192,7 +192,7 @@ pub struct WriterStateV1 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AnsweredV1 {
     /// The request.
-    pub request: RequestId,
+    pub request: KernelRequest,
     /// Its answer.
     pub answer: Answer,
 }
@@ -229,7 +229,7 @@ impl AnsweredV1 {
     }
 
     fn take(reader: &mut Reader<'_>) -> Option<AnsweredV1> {
-        let request = RequestId { session: SessionId(reader.u64()?), unique: reader.u64()? };
+        let request = KernelRequest { session: SessionId(reader.u64()?), unique: reader.u64()? };
         let answer = match (reader.u8()?, reader.u64()?) {
             (0, 0) => Answer::Done,
             (1, ino) => Answer::Inode(Ino(ino)),

@@ -8,6 +8,7 @@ mod dentry;
 mod group;
 mod inode;
 mod meta;
+mod reply;
 mod xattr;
 
 pub use dentry::{Dentry, DentryV1};
@@ -18,6 +19,7 @@ pub use meta::{
     PageRun, SegmentMark, SegmentMarkV1, SegmentMarkV2, Snapshot, SnapshotV1, Usage, UsageV1, Volume,
     VolumeV1, WriterState, WriterStateV1,
 };
+pub use reply::{OutcomeV1, Reply, ReplyV1};
 pub use xattr::{Xattr, XattrV1};
 
 /// A record that RocksDB stores.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::attr::{FileKind, Timestamp};
 use crate::ids::{BranchId, Epoch, Ino, SessionId, TreeId, VolumeId};
-use crate::request::{Answer, RequestId};
+use crate::request::{Answer, KernelRequest};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -65,8 +65,8 @@ fn group() -> Group {
     GroupV1::Pages(pages)
 }
 
-fn request() -> RequestId {
-    RequestId { session: SessionId(3), unique: 4 }
+fn request() -> KernelRequest {
+    KernelRequest { session: SessionId(3), unique: 4 }
 }
 
 fn answering(answer: Answer) -> WriterState {
@@ -74,6 +74,10 @@ fn answering(answer: Answer) -> WriterState {
         usage: UsageV1 { bytes: -1, inodes: 2 },
         answered: Some(AnsweredV1 { request: request(), answer }),
     }
+}
+
+fn reply(outcome: OutcomeV1) -> Reply {
+    ReplyV1 { stored: time(7), fingerprint: std::array::from_fn(|at| at as u8), outcome }
 }
 
 /// One line per record: a change here is a change of the format and needs a new version.
@@ -136,6 +140,9 @@ fn golden_bytes_of_every_record() {
             SegmentMarkV2 { synced_pages: 9, branch: BranchId(2), loose_from: Some(Epoch(7)), boot: 10 }
                 .encode(),
         ),
+        ("reply begun", reply(OutcomeV1::Begun(b"i".to_vec())).encode()),
+        ("reply done", reply(OutcomeV1::Done(b"a".to_vec())).encode()),
+        ("reply refused", reply(OutcomeV1::Refused(b"e".to_vec())).encode()),
     ];
     let seen = lines.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect::<String>();
     assert_eq!(seen, include_str!("golden.txt"), "\nthe bytes of a stored record changed:\n{seen}");
@@ -151,6 +158,10 @@ fn records_survive_the_round_trip() {
     }
     let silent = WriterState { answered: None, ..answering(Answer::Done) };
     assert_eq!(WriterState::decode(&silent.encode()), Some(silent));
+    for outcome in [OutcomeV1::Begun, OutcomeV1::Done, OutcomeV1::Refused] {
+        let reply = reply(outcome(Vec::new()));
+        assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+    }
 }
 
 #[test]
@@ -184,5 +195,6 @@ proptest! {
         FreeList::decode(&bytes);
         WriterState::decode(&bytes);
         Answered::decode(&bytes);
+        Reply::decode(&bytes);
     }
 }
