@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use durdir_tests::lower;
 use durdir_tests::support::*;
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::sys::signal::Signal;
 
 const LEN: usize = 3 * 4096;
@@ -140,11 +141,10 @@ fn mappings_stay_mapped() {
 #[test]
 fn locks_stay_locked() {
     let mount = Mount::holding(lower! { "whole" => "", "range" => "0123456789" });
-    let whole = File::open(mount.path("whole")).unwrap();
-    whole.lock().unwrap();
+    let whole = Flock::lock(File::open(mount.path("whole")).unwrap(), FlockArg::LockExclusive).unwrap();
     let range = open(mount.path("range"), libc::O_RDWR, 0).unwrap();
     let lock = libc::flock { l_type: libc::F_WRLCK as i16, l_whence: 0, l_start: 2, l_len: 3, l_pid: 0 };
-    nix::fcntl::fcntl(&range, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    fcntl(&range, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
     let tried = |lock: &str| {
         let program = "import fcntl, sys; f = open(sys.argv[1], 'r+')\n".to_owned() + lock;
         let path = if lock.contains("flock") { mount.path("whole") } else { mount.path("range") };
@@ -159,7 +159,7 @@ fn locks_stay_locked() {
         assert_eq!(tried(INSIDE).code(), Some(1));
         tried(BESIDE).ok();
     }
-    whole.unlock().unwrap();
+    drop(whole);
     drop(range);
     tried(WHOLE).ok();
     tried(INSIDE).ok();

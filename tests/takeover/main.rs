@@ -7,6 +7,8 @@
 //! * `many`: two hundred mounts come back.
 //! * `sandbox`: a gVisor sandbox with open files goes on.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
+
 mod deaths;
 mod handles;
 mod many;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use durdir_tests::assert_errno;
 use durdir_tests::lower;
 use durdir_tests::support::*;
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::counter;
@@ -137,7 +138,7 @@ fn append(root: &Path, stop: &AtomicBool) -> String {
     while goes_on(stop) {
         writeln!(file, "{lines:08}").unwrap();
         lines += 1;
-        if lines % 500 == 0 {
+        if lines.is_multiple_of(500) {
             file.sync_data().unwrap();
         }
     }
@@ -202,7 +203,7 @@ fn rewrite(root: &Path, stop: &AtomicBool) -> String {
                 model[offset..end].copy_from_slice(&data[..end - offset]);
             }
         }
-        if rounds % 50 == 0 {
+        if rounds.is_multiple_of(50) {
             drop_cached_pages(&file).unwrap();
             let mut seen = vec![0; 300_000];
             file.read_exact_at(&mut seen, 0).unwrap();
@@ -225,7 +226,7 @@ fn map(root: &Path, stop: &AtomicBool) -> String {
     while goes_on(stop) {
         let at = (rounds as usize * 4096 + 8) % LEN;
         mapping.write(at, &rounds.to_le_bytes());
-        if rounds % 40 == 0 {
+        if rounds.is_multiple_of(40) {
             mapping.sync().unwrap();
         }
         assert_eq!(mapping.read(at, 8), rounds.to_le_bytes());
@@ -246,12 +247,12 @@ fn count_locked(root: &Path, stop: &AtomicBool) -> String {
     let count = |posix: bool| {
         let mut counted = 0u64;
         while goes_on(stop) {
-            let mut file = open(&path, libc::O_RDWR, 0).unwrap();
-            file.lock().unwrap();
+            let file = open(&path, libc::O_RDWR, 0).unwrap();
+            let mut file = Flock::lock(file, FlockArg::LockExclusive).unwrap();
             if posix {
                 let whole =
                     libc::flock { l_type: libc::F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
-                nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLKW(&whole)).unwrap();
+                fcntl(&*file, FcntlArg::F_OFD_SETLKW(&whole)).unwrap();
             }
             let mut text = String::new();
             file.read_to_string(&mut text).unwrap();

@@ -26,7 +26,7 @@ pub(crate) use problem::Problem;
 use crate::client::{Client, ClientError, Patience};
 use crate::paths::Endpoint;
 use crate::proto::{
-    GetStatsRequest, GetStatsResponse, ListMountsRequest, ListVolumesRequest, MountInfo, VolumeStats,
+    GetStatsRequest, GetStatsResponse, ListMountsRequest, ListVolumesRequest, MountInfo, Volume, VolumeStats,
 };
 use processes::Process;
 
@@ -59,7 +59,7 @@ struct Told {
     pid: u32,
     store: PathBuf,
     mounts: Vec<MountInfo>,
-    volumes: Vec<String>,
+    volumes: Vec<Volume>,
     stats: GetStatsResponse,
 }
 
@@ -73,20 +73,24 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
         }
         _ => endpoint.clone(),
     };
-    let supervisor = supervisor::ask(endpoint);
+    let mut problems = Vec::new();
+    let supervisor = supervisor::ask(endpoint).unwrap_or_else(|error| {
+        problems.push(Problem::supervisor_silent(&crate::exit::one_line(&error)));
+        None
+    });
     let holder = processes::holder_of_lock(&endpoint.store);
     let worker_pid = match (&daemon, supervisor.and_then(|state| state.worker_pid)) {
         (Daemon::Told(told), _) => Some(told.pid),
         (_, told) => told.or(holder),
     };
-    let mut problems = Vec::new();
     store::examine_format(endpoint, &mut problems);
     store::examine_disk(endpoint, &mut problems);
     let volumes = match &daemon {
         Daemon::Told(told) => {
             examine_requests(&told.stats.volumes, &told.mounts, &mut problems);
             store::examine_records(quarantined(&told.stats), &mut problems);
-            told.volumes.clone()
+            examine_flags(&told.volumes, &mut problems);
+            told.volumes.iter().map(|volume| volume.name.clone()).collect()
         }
         Daemon::Absent | Daemon::Silent(_) => {
             let seen = store::peek(endpoint.store.clone()).await;
@@ -104,7 +108,7 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
     let answers = matches!(daemon, Daemon::Told(_));
     mounts::examine(&volumes, &served, answers, &mut problems);
     Report {
-        supervisor_pid: supervisor.map(|state| state.pid),
+        supervisor_pid: supervisor.map(|state| state.supervisor_pid),
         worker_pid,
         takeovers: supervisor.map_or(0, |state| state.takeovers),
         problems,
@@ -128,7 +132,7 @@ async fn ask(endpoint: &Endpoint) -> Daemon {
             pid: client.hello().pid,
             store: path_of(&client.hello().store),
             mounts: mounts.mounts,
-            volumes: volumes.volumes.into_iter().map(|volume| volume.name).collect(),
+            volumes: volumes.volumes,
             stats,
         }))
     };
@@ -143,6 +147,14 @@ async fn ask(endpoint: &Endpoint) -> Daemon {
 fn quarantined(stats: &GetStatsResponse) -> u64 {
     let counter = stats.counters.iter().find(|counter| counter.name == "quarantined_records");
     counter.map_or(0, |counter| counter.value)
+}
+
+fn examine_flags(volumes: &[Volume], problems: &mut Vec<Problem>) {
+    for volume in volumes {
+        if let Some(flag) = &volume.flag {
+            problems.push(Problem::flagged_volume(&volume.name, &flag.what, flag.count));
+        }
+    }
 }
 
 fn examine_requests(stats: &[VolumeStats], mounts: &[MountInfo], problems: &mut Vec<Problem>) {

@@ -43,6 +43,25 @@ impl Problem {
         Problem::of_node("daemon-unreachable", detail, remedy)
     }
 
+    /// The supervisor is there and does not answer as it should.
+    pub(super) fn supervisor_silent(why: &str) -> Problem {
+        let detail = format!("the supervisor of mountd does not answer: {why}");
+        Problem::of_node(
+            "supervisor-silent",
+            detail,
+            "look at mountd.log in the store; restart mountd when it suits",
+        )
+    }
+
+    /// A request killed workers, and was failed.
+    pub(super) fn flagged_volume(volume: &str, what: &str, count: u32) -> Problem {
+        let detail =
+            format!("{count} requests killed workers and were answered with EIO, the last was: {what}");
+        let remedy =
+            "report it with the log; `durdir fsck --repair` checks the store and takes the flag away";
+        Problem::of_volume("flagged-volume", volume, detail, remedy.to_owned())
+    }
+
     /// A thread waits for the kernel and does not get on.
     pub(super) fn stuck_thread(pid: u32, thread: &str) -> Problem {
         let detail = format!("mountd (pid {pid}): {thread}");

@@ -109,6 +109,27 @@ pub(crate) fn ask_for_status(asked: &StatusArgs) -> Result<ExitCode, ControlErro
     }
 }
 
+/// What a supervisor says of itself and its worker, to whoever looks for what is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Supervised {
+    pub(crate) supervisor_pid: u32,
+    /// `None` while the next worker waits for its turn.
+    pub(crate) worker_pid: Option<u32>,
+    pub(crate) takeovers: u64,
+}
+
+/// Asks the supervisor of a store, which answers whatever its worker does.
+pub(crate) fn supervised(store: &Path) -> Result<Supervised, ControlError> {
+    match ask(Some(store), &Request::Status, PATIENCE)? {
+        Answer::Status(status) => Ok(Supervised {
+            supervisor_pid: status.supervisor_pid,
+            worker_pid: status.worker_pid.and_then(|pid| u32::try_from(pid).ok()),
+            takeovers: status.takeovers,
+        }),
+        Answer::Upgraded(_) | Answer::Failed { .. } => Err(ControlError::Unexpected),
+    }
+}
+
 fn ask(store: Option<&Path>, request: &Request, patience: Duration) -> Result<Answer, ControlError> {
     let endpoint = Endpoint::resolve(store, None).map_err(|source| ControlError::Endpoint { source })?;
     let store = endpoint.store;

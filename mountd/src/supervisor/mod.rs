@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use crate::daemon::StartError;
 use crate::daemon::arguments::Arguments;
 
-pub(crate) use client::{ControlError, ask_for_status, ask_to_upgrade};
+pub(crate) use client::{ControlError, Supervised, ask_for_status, ask_to_upgrade, supervised};
 pub(crate) use resumption::STATE_VERSION;
 
 use supervise::Supervisor;
