@@ -10,7 +10,7 @@ fn with_orphans(fixture: &Fixture) -> (Arc<VolumeFs>, [NodeId; 2]) {
     let gone = directory(&fs, NodeId::ROOT, "gone");
     fs.unlink(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap();
     fs.rmdir(&ROOT, NodeId::ROOT, OsStr::new("gone")).unwrap();
-    fixture.store.snapshot(&["v"], Some("s")).unwrap();
+    fixture.store.snapshot(&["v"], Some("s"), Receipt::none()).unwrap();
     (fs, [a, gone])
 }
 
@@ -46,7 +46,7 @@ fn fork_does_not_keep_what_was_open_and_had_no_name() {
     let fixture = Fixture::filled();
     let (fs, orphans) = with_orphans(&fixture);
     // While they are still open, after they were closed, and after a restart.
-    fixture.store.fork("v@s", "early").unwrap();
+    fixture.store.fork("v@s", "early", Receipt::none()).unwrap();
     fs.write(orphans[0], 0, b"still there", KillSuid::No).unwrap();
     drop(fixture.store.open_head("early").unwrap());
     assert_eq!(used(&fixture, "early"), LEFT);
@@ -55,7 +55,7 @@ fn fork_does_not_keep_what_was_open_and_had_no_name() {
     drop(fs);
     assert_eq!(used(&fixture, "v"), LEFT);
     assert_eq!(departed(&fixture), 2);
-    fixture.store.fork("v@s", "late").unwrap();
+    fixture.store.fork("v@s", "late", Receipt::none()).unwrap();
     let fixture = fixture.reopened();
     drop(fixture.store.open_head("late").unwrap());
     assert_eq!(used(&fixture, "late"), LEFT);
@@ -68,9 +68,9 @@ fn fork_does_not_keep_what_was_open_and_had_no_name() {
 fn fork_of_a_fork_that_nobody_opened_does_not_keep_it_either() {
     let fixture = Fixture::filled();
     let (fs, orphans) = with_orphans(&fixture);
-    fixture.store.fork("v@s", "w").unwrap();
-    fixture.store.snapshot(&["w"], Some("t")).unwrap();
-    fixture.store.fork("w@t", "x").unwrap();
+    fixture.store.fork("v@s", "w", Receipt::none()).unwrap();
+    fixture.store.snapshot(&["w"], Some("t"), Receipt::none()).unwrap();
+    fixture.store.fork("w@t", "x", Receipt::none()).unwrap();
     close(&fs, orphans);
     drop(fs);
     for volume in ["x", "w"] {
@@ -78,7 +78,7 @@ fn fork_of_a_fork_that_nobody_opened_does_not_keep_it_either() {
         assert_eq!(used(&fixture, volume), LEFT);
     }
     // Removed in `w` by now, but not in its snapshot.
-    fixture.store.fork("w@t", "y").unwrap();
+    fixture.store.fork("w@t", "y", Receipt::none()).unwrap();
     drop(fixture.store.open_head("y").unwrap());
     assert_eq!(used(&fixture, "y"), LEFT);
     fixture.store.reclaim().unwrap();
@@ -92,7 +92,7 @@ fn rollback_does_not_bring_it_back() {
         let (fs, orphans) = with_orphans(&fixture);
         close(&fs, orphans);
         let kept = mounted.then_some(fs);
-        fixture.store.rollback("v", "v@s").unwrap();
+        fixture.store.rollback("v", "v@s", Receipt::none()).unwrap();
         if !mounted {
             drop(fixture.store.open_head("v").unwrap());
         }
@@ -115,14 +115,14 @@ fn what_is_remembered_for_forks_goes_with_the_snapshot() {
     assert_eq!(departed(&fixture), 2);
     fixture.store.reclaim().unwrap();
     assert_eq!(departed(&fixture), 2);
-    fixture.store.fork("v@s", "w").unwrap();
-    fixture.store.remove_snapshot("v@s").unwrap();
+    fixture.store.fork("v@s", "w", Receipt::none()).unwrap();
+    fixture.store.remove_snapshots(&["v@s"], Receipt::none()).unwrap();
     fixture.store.reclaim().unwrap();
     // The fork still needs it.
     assert_eq!(departed(&fixture), 2);
     drop(fixture.store.open_head("w").unwrap());
     assert_eq!(used(&fixture, "w"), LEFT);
-    fixture.store.remove_volume("w").unwrap();
+    fixture.store.remove_volume("w", Receipt::none()).unwrap();
     fixture.store.reclaim().unwrap();
     assert_eq!(departed(&fixture), 0);
     fixture.assert_clean();

@@ -106,7 +106,7 @@ fn what_a_synced_truncation_removed_does_not_come_back() {
     let fixture = Fixture::empty().changing(|fs| {
         synced(fs, "a", &[1; 2 * PAGE_SIZE]);
     });
-    fixture.store.snapshot(&["v"], None).unwrap();
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
     let fixture = fixture.changing(|fs| {
         let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
         resize(fs, node, 0);
@@ -121,12 +121,12 @@ fn sweep_leaves_something_to_fall_back_to() {
     let fixture = Fixture::empty().changing(|fs| {
         synced(fs, "a", &[1; PAGE_SIZE]);
     });
-    fixture.store.snapshot(&["v"], Some("s")).unwrap();
+    fixture.store.snapshot(&["v"], Some("s"), Receipt::none()).unwrap();
     let fixture = fixture.changing(|fs| {
         let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
         fs.write(node, 0, &[2; PAGE_SIZE], KillSuid::No).unwrap();
     });
-    fixture.store.remove_snapshot("v@s").unwrap();
+    fixture.store.remove_snapshots(&["v@s"], Receipt::none()).unwrap();
     fixture.store.reclaim().unwrap();
     assert_eq!(fixture.without_power().read("a", PAGE_SIZE), [2; PAGE_SIZE]);
 }
@@ -163,7 +163,7 @@ fn page_that_was_rewritten_before_its_record_was_on_the_disk_is_readable() {
     fixture.assert_clean();
     assert_eq!(fixture.read("a", PAGE_SIZE), [9; PAGE_SIZE]);
     // Also once its epoch is sealed, and in boots to come.
-    fixture.store.snapshot(&["v"], None).unwrap();
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
     assert_eq!(fixture.without_power().read("a", PAGE_SIZE), [9; PAGE_SIZE]);
 }
 
@@ -172,7 +172,7 @@ fn page_of_a_sealed_epoch_that_changed_is_damage() {
     let fixture = Fixture::empty().changing(|fs| {
         synced(fs, "a", &[1; 3 * PAGE_SIZE]);
     });
-    fixture.store.snapshot(&["v"], None).unwrap();
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
     rewrite_behind(&fixture);
     let fixture = fixture.without_power();
     assert_eq!(fixture.kinds(), ["wrong-checksum"]);

@@ -40,7 +40,7 @@ impl Fixture {
     }
 
     fn snapshot(&self, name: &str) {
-        self.store.snapshot(&["v"], Some(name)).unwrap();
+        self.store.snapshot(&["v"], Some(name), Receipt::none()).unwrap();
     }
 
     fn damage(&self, page: PageRef, bytes: &[u8]) {
@@ -78,7 +78,7 @@ fn page_that_was_rewritten_is_verified_once_its_epoch_is_sealed() {
 fn page_that_was_taken_over_before_it_was_sealed_is_verified_after() {
     let (fixture, fs) = rewritten();
     fixture.snapshot("s");
-    fixture.store.fork("v@s", "w").unwrap();
+    fixture.store.fork("v@s", "w", Receipt::none()).unwrap();
     let fork = fixture.store.open_head("w").unwrap();
     for fs in [&fs, &fork] {
         fs.write(a(fs), PAGE_SIZE as u64, &[9; PAGE_SIZE], KillSuid::No).unwrap();
@@ -125,10 +125,10 @@ fn nothing_that_was_removed_comes_back_by_being_sealed() {
     fixture.snapshot("t");
     let waiting = fixture.store.registry.read().branches.get(&BRANCH).unwrap().epoch;
     assert_eq!(waiting, Epoch(3));
-    fixture.store.remove_snapshot("v@s").unwrap();
+    fixture.store.remove_snapshots(&["v@s"], Receipt::none()).unwrap();
     fs.unlink(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap();
     drop(fs);
-    fixture.store.remove_snapshot("v@t").unwrap();
+    fixture.store.remove_snapshots(&["v@t"], Receipt::none()).unwrap();
     fixture.store.reclaim().unwrap();
     fixture.assert_clean();
     let mut versions = 0;
@@ -145,12 +145,12 @@ fn nothing_that_was_removed_comes_back_by_being_sealed() {
         .unwrap();
     assert_eq!(versions, 0);
     // A volume that goes takes with it what was to be done for it.
-    fixture.store.create_volume("w", &VolumeSpec::default()).unwrap();
+    fixture.store.create_volume("w", &VolumeSpec::default(), Receipt::none()).unwrap();
     let fs = fixture.store.open_head("w").unwrap();
     file(&fs, NodeId::ROOT, "x", &[1; 10_000]);
-    fixture.store.snapshot(&["w"], None).unwrap();
+    fixture.store.snapshot(&["w"], None, Receipt::none()).unwrap();
     drop(fs);
-    fixture.store.remove_volume("w").unwrap();
+    fixture.store.remove_volume("w", Receipt::none()).unwrap();
     fixture.store.reclaim().unwrap();
     fixture.store.db.scan(META, &[meta::SEAL], &[], |_, _| panic!("something waits to be sealed")).unwrap();
     fixture.assert_clean();
@@ -170,7 +170,7 @@ fn page_that_the_power_took_is_not_sealed() {
     // As if another boot of the host had written the segment, and had never synced that page.
     let Fixture { store, dir } = fixture;
     store.close().unwrap();
-    let mark = SegmentMark { synced_pages: lost.page, boot: 1 };
+    let mark = SegmentMark { synced_pages: lost.page, branch: BRANCH, loose_from: None, boot: 1 };
     let fixture = Fixture { store, dir };
     fixture.put(META, &meta::segment(lost.segment), &mark.encode());
     fixture.damage(lost, &[0; PAGE_SIZE]);
