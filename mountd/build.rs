@@ -1,8 +1,9 @@
 //! Generates the gRPC messages, server and client from `proto/`. Needs `protoc` (Debian:
 //! `protobuf-compiler`).
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "proto/durdir/v1/error.proto",
+    "proto/durdir/v1/intents.proto",
     "proto/durdir/v1/mounts.proto",
     "proto/durdir/v1/node.proto",
     "proto/durdir/v1/snapshots.proto",

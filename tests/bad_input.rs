@@ -406,6 +406,34 @@ fn damaged_data_is_an_error_and_never_wrong_bytes() {
     assert!(checked.code() == Some(DAMAGED) || verified.code() == Some(DAMAGED), "{checked}\n{verified}");
 }
 
+/// The first write of a page comes with a checksum; what rewrites it gets one when its epoch ends.
+#[test]
+fn damage_to_a_page_that_was_rewritten_in_place_is_an_error_once_it_is_sealed() {
+    let store = Store::new();
+    store.expect_damage();
+    store.expect_alarm("checksum");
+    let mount = store.mount("v");
+    mount.write("hurt", noise(1, 0, 256 << 10));
+    let file = open(mount.path("hurt"), libc::O_RDWR, 0).unwrap();
+    file.write_all_at(&noise(2, 0, 256 << 10), 0).unwrap();
+    store.snapshot("v", "s");
+    // Seals what waits, and returns when it is done.
+    store.ok(["gc"]);
+    drop(file);
+    mount.unmount();
+    store.stop_daemon();
+    assert!(damage(&store, &noise(2, 100 << 10, 64)), "the data was not found in the store");
+    for seen in [store.mount("v"), store.mount_snapshot("v@s")] {
+        let file = File::open(seen.path("hurt")).unwrap();
+        let mut page = vec![0; 4096];
+        assert_errno!(file.read_at(&mut page, 100 << 10), EIO);
+        file.read_exact_at(&mut page, 200 << 10).unwrap();
+        assert!(page == noise(2, 200 << 10, 4096), "the rest of the file can be read");
+    }
+    let checked = store.durdir(["--json", "fsck"]);
+    assert_eq!(checked.code(), Some(DAMAGED), "{checked}");
+}
+
 #[test]
 fn damaged_record_is_an_error_and_harms_nothing_else() {
     let store = Store::new();

@@ -106,6 +106,12 @@ pub enum FsError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What a successor must know of the session cannot be kept.
+    #[error("keep the state of the session")]
+    Session {
+        /// What the system said.
+        source: std::io::Error,
+    },
 
     /// No volume of this name.
     #[error("volume {name} does not exist; `durdir volume ls` lists what does")]

@@ -49,6 +49,26 @@ identity! {
     /// One volume of a store, whatever it is named.
     VolumeId(u32)
 }
+identity! {
+    /// One mount, from the moment it is made until it is gone, whichever processes serve it. Random.
+    SessionId(u64)
+}
+
+/// What a client calls one of its requests: a UUID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId(pub [u8; 16]);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            if matches!(at, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
 
 impl Ino {
     /// The root directory of every volume.

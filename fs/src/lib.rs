@@ -9,10 +9,12 @@ pub mod attr;
 pub mod check;
 pub mod drain;
 pub mod error;
+pub mod failpoint;
 pub mod fuse;
 pub mod ids;
 pub mod ops;
 pub mod overlay;
+pub mod request;
 pub mod store;
 
 pub use error::FsError;

@@ -15,11 +15,15 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod daemon;
+mod descriptor;
+mod doctor;
 pub mod exit;
+mod keeper;
 mod mounts;
 pub mod paths;
 pub mod proto;
 pub mod socket;
+mod supervisor;
 pub mod units;
 mod usage;
 

@@ -4,6 +4,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::socket;
+
 /// A store directory and the socket of its mountd, both absolute.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
@@ -53,6 +55,34 @@ const SOCKET: &str = "mountd.sock";
 const LOG: &str = "mountd.log";
 const OLD_LOG: &str = "mountd.log.1";
 const START_LOCK: &str = "mountd.start";
+const SUPERVISOR_SOCKET: &str = "supervisor.sock";
+const SUPERVISOR_FILES: &str = "supervisor.";
+const NOTIFY_SOCKET: &str = ".notify";
+
+/// Where the supervisor of a store can be asked.
+pub fn supervisor_socket(store: &Path) -> PathBuf {
+    store.join(SUPERVISOR_SOCKET)
+}
+
+/// Where the worker of a supervisor tells how it is. Each supervisor has a socket of its own: one that was started on a
+/// store in use must not disturb the one that serves it.
+pub fn notify_socket(store: &Path, supervisor: u32) -> PathBuf {
+    store.join(format!("{SUPERVISOR_FILES}{supervisor}{NOTIFY_SOCKET}"))
+}
+
+/// Removes the notify sockets of supervisors that are gone. Losing one costs nothing but the name.
+pub(crate) fn remove_stale_notify_sockets(store: &Path) {
+    let Ok(entries) = std::fs::read_dir(store) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_stale = name.starts_with(SUPERVISOR_FILES)
+            && name.ends_with(NOTIFY_SOCKET)
+            && socket::connect_datagram(&path).is_err_and(|error| socket::is_absent(&error));
+        if is_stale && let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(%error, path = %path.display(), "cannot remove a stale socket");
+        }
+    }
+}
 
 /// The name that the log before the present one is kept under.
 pub fn rotated(log: &Path) -> PathBuf {
@@ -78,7 +108,8 @@ pub fn foreign_content(dir: &Path) -> io::Result<Option<std::ffi::OsString>> {
         if STORE_FILES.iter().any(|mark| name == *mark) {
             return Ok(None);
         }
-        if !own.iter().any(|own| name == *own) {
+        let is_supervisors = name.to_str().is_some_and(|name| name.starts_with(SUPERVISOR_FILES));
+        if !is_supervisors && !own.iter().any(|own| name == *own) {
             foreign = Some(name);
         }
     }
@@ -129,6 +160,7 @@ mod tests {
         assert_eq!(content(), None);
         add("mountd.log");
         add("mountd.start");
+        add("supervisor.12.notify");
         assert_eq!(content(), None);
         add("thesis.tex");
         assert_eq!(content(), Some("thesis.tex".into()));
@@ -136,6 +168,17 @@ mod tests {
         add("FORMAT");
         assert_eq!(content(), None);
         assert!(is_store(dir.path()));
+    }
+
+    #[test]
+    fn only_sockets_of_supervisors_that_are_gone_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [live, stale] = [1, 2].map(|pid| notify_socket(dir.path(), pid));
+        let _listening = socket::bind_datagram(&live).unwrap();
+        drop(socket::bind_datagram(&stale).unwrap());
+        std::fs::write(supervisor_socket(dir.path()), "").unwrap();
+        remove_stale_notify_sockets(dir.path());
+        assert!(live.exists() && !stale.exists() && supervisor_socket(dir.path()).exists());
     }
 
     #[test]

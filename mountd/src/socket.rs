@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// The longest path that `sockaddr_un` takes, without its final NUL.
@@ -54,6 +54,24 @@ pub fn remove_own(path: &Path, own: SocketId) -> io::Result<()> {
 /// Connects to the socket at `path`.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
     through_short_path(path, |short| UnixStream::connect(short))
+}
+
+/// Returns a datagram socket whose messages go to the socket at `path`.
+pub fn connect_datagram(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    through_short_path(path, |short| socket.connect(short))?;
+    Ok(socket)
+}
+
+/// Receives datagrams at `path`, with mode 0600, in place of whatever socket was there.
+pub fn bind_datagram(path: &Path) -> io::Result<UnixDatagram> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let socket = through_short_path(path, |short| UnixDatagram::bind(short))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(socket)
 }
 
 /// Returns whether an error of [`connect`] means that nobody listens there.

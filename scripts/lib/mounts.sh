@@ -29,10 +29,15 @@ start_store() {
 
 # Mounts go first: a daemon that is asked to end while a mount is busy may rightly refuse.
 stop_store() {
-    local pid=$2
+    local pid=$2 pids
     unmount_volumes
+    # A supervisor that had to be killed leaves its worker behind.
+    mapfile -t pids < <(store_pids "$pid")
     stop_process "$pid"
-    wait "$pid" 2>/dev/null
+    for pid in "${pids[@]:1}"; do
+        stop_process "$pid"
+    done
+    wait "$2" 2>/dev/null
     return 0
 }
 

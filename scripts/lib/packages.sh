@@ -63,6 +63,44 @@ install_runsc() {
     quietly apt-get install -y -qq --no-install-recommends "${suite[@]}" runsc
 }
 
+# QEMU of Debian 12 is too old for parts of what is done with it; its backports suite has a current one.
+install_qemu() {
+    local codename suite=()
+    if command -v qemu-system-x86_64 >/dev/null; then
+        return 0
+    fi
+    need_root
+    codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
+    if [ "$codename" = bookworm ]; then
+        enable_backports "$codename"
+        suite=(-t "$codename-backports")
+    fi
+    note "installing QEMU"
+    apt_update
+    quietly apt-get install -y -qq --no-install-recommends "${suite[@]}" qemu-system-x86
+}
+
+# The distribution's kernel for virtual machines, unpacked into the cache and not installed. Sets KERNEL.
+fetch_guest_kernel() {
+    local package download
+    KERNEL=$CACHE/guest-kernel
+    if [ -d "$KERNEL/boot" ]; then
+        return 0
+    fi
+    apt_update
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-.*\)$/\1/p' | head -n 1)
+    [ -n "$package" ] || die "no linux-image-cloud-amd64 among this machine's packages"
+    note "fetching $package"
+    download=$(mktemp -d)
+    defer rm -rf "$download"
+    chmod 755 "$download"
+    (cd "$download" && quietly apt-get download -qq "$package")
+    mkdir -p "$CACHE"
+    rm -rf "$KERNEL.new"
+    dpkg-deb --extract "$download"/*.deb "$KERNEL.new"
+    mv "$KERNEL.new" "$KERNEL"
+}
+
 enable_backports() {
     local codename=$1 archive keyring
     local source=/etc/apt/sources.list.d/$codename-backports.list

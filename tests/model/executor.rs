@@ -14,7 +14,7 @@ use durdir_fs::attr::{Attr, SetAttr, TimeSet, Timestamp};
 use durdir_fs::check::{Issue, Repair, check};
 use durdir_fs::ids::NodeId;
 use durdir_fs::ops::{Caller, Datasync, Entry, KillSuid, RenameMode, SetXattr, Sink, Whence};
-use durdir_fs::store::{Change, ChangeKind, VolumeSpec};
+use durdir_fs::store::{Change, ChangeKind, Receipt, VolumeSpec};
 use durdir_fs::{FsError, Store, StoreOptions, VolumeFs};
 
 use crate::wire::{
@@ -262,7 +262,11 @@ impl Executor {
         match call {
             Call::CreateVolume { view, name, lowers } => {
                 let lowers = lowers.iter().map(|path| PathBuf::from(os(path))).collect();
-                self.store().create_volume(name, &VolumeSpec { lowers, ..VolumeSpec::default() })?;
+                self.store().create_volume(
+                    name,
+                    &VolumeSpec { lowers, ..VolumeSpec::default() },
+                    Receipt::none(),
+                )?;
                 self.declare(*view, Shown::Head(name.clone()));
                 Ok(Reply::Done {})
             }
@@ -273,13 +277,13 @@ impl Executor {
             Call::RemoveVolume { view } => {
                 let name = self.head_name(*view);
                 self.close_view(*view)?;
-                self.store().remove_volume(&name)?;
+                self.store().remove_volume(&name, Receipt::none())?;
                 Ok(Reply::Done {})
             }
             Call::Snapshot { views, name } => {
                 let volumes: Vec<String> = views.iter().map(|&view| self.head_name(view)).collect();
                 let volumes: Vec<&str> = volumes.iter().map(String::as_str).collect();
-                let report = self.store().snapshot(&volumes, Some(name))?;
+                let report = self.store().snapshot(&volumes, Some(name), Receipt::none())?;
                 // In the order asked for, whatever the order of the report.
                 let changed = volumes
                     .iter()
@@ -295,16 +299,20 @@ impl Executor {
                 Ok(Reply::Cut { changed })
             }
             Call::RemoveSnapshot { view, name } => {
-                self.store().remove_snapshot(&self.snapshot_name(*view, name))?;
+                self.store().remove_snapshots(&[&self.snapshot_name(*view, name)], Receipt::none())?;
                 Ok(Reply::Done {})
             }
             Call::Fork { view, name, new_view, new_name } => {
-                self.store().fork(&self.snapshot_name(*view, name), new_name)?;
+                self.store().fork(&self.snapshot_name(*view, name), new_name, Receipt::none())?;
                 self.declare(*new_view, Shown::Head(new_name.clone()));
                 Ok(Reply::Done {})
             }
             Call::Rollback { view, name } => {
-                self.store().rollback(&self.head_name(*view), &self.snapshot_name(*view, name))?;
+                self.store().rollback(
+                    &self.head_name(*view),
+                    &self.snapshot_name(*view, name),
+                    Receipt::none(),
+                )?;
                 // The kernel gives back what it held of the old timeline only afterwards.
                 let fs = self.tree(*view)?;
                 let tree = self.views.get_mut(view).expect("found just now");

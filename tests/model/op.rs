@@ -306,9 +306,7 @@ impl Generator {
             45..=54 => Op::Fork { snapshot },
             55..=63 => Op::Switch { volume: self.nth() },
             64..=70 => Op::Rollback { snapshot },
-            // `Op::Diff` is left out: a change of a file whose last known name was removed, and that has another, is listed
-            // under the old name (docs/semantics.md has nothing better to promise yet).
-            71..=76 => Op::Snapshot { volumes: 1 },
+            71..=76 => Op::Diff { snapshot, with: self.nth() },
             77..=78 => Op::RemoveVolume { volume: self.nth() },
             79..=82 => Op::Reclaim,
             83..=88 => Op::Remount,

@@ -3,6 +3,7 @@
 use crate::lower::Layers;
 use crate::op::{At, Op, Pick};
 use crate::run::{Bench, Beside, Scenario, run};
+use crate::wire::Renaming;
 
 /// Runs a sequence on a fresh store, which must be empty and clean afterwards.
 fn replay(scenario: Scenario, beside: Beside, ops: &[Op]) {
@@ -83,6 +84,71 @@ fn regression_a_diff_lists_what_only_the_older_side_has_copied_up() {
             Op::Chown { node: 29611, uid: Some(1000), gid: Some(1000) },
             Op::Snapshot { volumes: 1 },
             Op::Diff { snapshot: 13029, with: 46141 },
+        ],
+    );
+}
+
+/// A directory that only the other side had renamed was listed under its new name.
+#[test]
+fn regression_a_diff_gives_a_directory_of_a_lower_its_old_place() {
+    let scenario = Scenario { layers: Layers::Two, lower_seed: 1795683487983 };
+    replay(
+        scenario,
+        Beside::Nothing,
+        &[
+            Op::Snapshot { volumes: 1 },
+            Op::Snapshot { volumes: 2 },
+            Op::Mkdir { dir: 13562, name: Pick::Pool(12), perm: 493, owner: 0 },
+            Op::Rename {
+                dir: 4519,
+                name: Pick::Live(56151),
+                to_dir: 58862,
+                to_name: Pick::Pool(13),
+                how: Renaming::Replace {},
+            },
+            Op::Rename {
+                dir: 32662,
+                name: Pick::Live(7195),
+                to_dir: 60725,
+                to_name: Pick::Pool(17),
+                how: Renaming::Replace {},
+            },
+            Op::Snapshot { volumes: 1 },
+            Op::Diff { snapshot: 6078, with: 46841 },
+        ],
+    );
+}
+
+/// What a lower hides with a directory was asked, too, where another lower has a symlink of that name: EIO.
+#[test]
+fn regression_a_diff_asks_only_the_lowers_that_a_directory_is_merged_from() {
+    let scenario = Scenario { layers: Layers::Two, lower_seed: 20261126412 };
+    replay(
+        scenario,
+        Beside::Nothing,
+        &[
+            Op::Snapshot { volumes: 1 },
+            Op::Write { file: 9056, at: At::Abs(12287), len: 4256, seed: 1, kill_suid: false },
+            Op::Diff { snapshot: 45441, with: 35796 },
+        ],
+    );
+}
+
+/// A page of a lower's file that was made a hole, and nothing else, was a change of the metadata alone.
+#[test]
+fn regression_a_diff_lists_a_hole_in_a_file_of_a_lower_as_modified() {
+    let scenario = Scenario { layers: Layers::One, lower_seed: 20261126599 };
+    replay(
+        scenario,
+        Beside::Nothing,
+        &[
+            Op::Mkdir { dir: 53220, name: Pick::Pool(2), perm: 493, owner: 0 },
+            Op::Create { dir: 47160, name: Pick::Pool(16), perm: 3529, owner: 0 },
+            Op::Snapshot { volumes: 1 },
+            Op::Create { dir: 3385, name: Pick::Pool(17), perm: 511, owner: 0 },
+            Op::Create { dir: 6315, name: Pick::Pool(2), perm: 4095, owner: 0 },
+            Op::Fallocate { file: 0, mode: 16, at: At::Abs(0), len: 4096 },
+            Op::Diff { snapshot: 11250, with: 17976 },
         ],
     );
 }

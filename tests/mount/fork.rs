@@ -30,6 +30,37 @@ fn fork_is_the_snapshot_and_knows_its_parent() {
 }
 
 #[test]
+fn fork_does_not_keep_what_was_open_and_had_no_name() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write("kept", noise(1, 0, 100_000));
+    mount.write("gone", noise(2, 0, 1_000_000));
+    let open = File::open(mount.path("gone")).unwrap();
+    fs::remove_file(mount.path("gone")).unwrap();
+    store.snapshot("v", "s");
+    let used = |volume: &str| {
+        let shown = store.volume(volume);
+        (shown["used_bytes"].as_u64().unwrap(), shown["used_inodes"].as_u64().unwrap())
+    };
+    store.fork("v@s", "w");
+    let fork = store.mount("w");
+    assert_eq!(used("w"), (102_400, 1));
+    assert_eq!(fork.names("/"), ["kept"]);
+    assert!(open.read_at(&mut [0; 10], 0).unwrap() == 10, "the origin's is still open");
+    drop(open);
+    // Gone from the origin by now, and not from the snapshot.
+    eventually("the origin removes it", Duration::from_secs(20), || {
+        (used("v") == (102_400, 1)).then_some(())
+    });
+    store.fork("v@s", "x");
+    drop(store.mount("x"));
+    assert_eq!(used("x"), (102_400, 1));
+    store.ok(["volume", "rollback", "v", "v@s"]);
+    assert_eq!(used("v"), (102_400, 1));
+    assert!(mount.read("kept") == noise(1, 0, 100_000));
+}
+
+#[test]
 fn fork_and_origin_do_not_see_each_other() {
     let mount = start();
     let store = mount.store().clone();

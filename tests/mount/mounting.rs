@@ -151,7 +151,7 @@ fn two_volumes_of_one_store_are_mounted_side_by_side() {
     other.write("file", "2");
     assert_eq!((one.text("file"), other.text("file")), ("1".into(), "2".into()));
     assert_ne!(one.stat("/").dev(), other.stat("/").dev());
-    assert_eq!(store.daemon().len(), 1, "one daemon serves both");
+    assert_eq!(store.daemon().len(), 2, "one supervisor, and one worker for both");
 }
 
 #[test]
@@ -261,7 +261,32 @@ fn private_daemon_ends_by_itself_when_nothing_is_left_to_do() {
     let store = Store::new();
     store.mount("v").unmount();
     let pids = store.daemon();
-    assert_eq!(pids.len(), 1);
-    assert!(wait_for_exit(pids[0], Duration::from_secs(40)), "mountd still runs");
+    assert_eq!(pids.len(), 2);
+    for pid in pids {
+        assert!(wait_for_exit(pid, Duration::from_secs(40)), "mountd {pid} still runs");
+    }
+    assert!(store.mount("v").names("/").is_empty());
+}
+
+#[test]
+fn private_daemon_ends_when_its_store_was_removed() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write("file", "x");
+    let pids = store.daemon();
+    let log = File::open(store.path().join("mountd.log")).unwrap();
+    // Moved first: what is removed while mountd works in it may not become empty.
+    let aside = store.side_dir().join("removed");
+    fs::rename(store.path(), &aside).unwrap();
+    fs::remove_dir_all(aside).unwrap();
+    for pid in pids {
+        assert!(wait_for_exit(pid, Duration::from_secs(40)), "mountd still runs");
+    }
+    let log = std::io::read_to_string(log).unwrap();
+    assert!(log.lines().any(|line| line.contains(" ERROR ") && line.contains("removed")), "{log}");
+    // Nothing of it is in the way of a new one.
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains(mount.root().to_str().unwrap()), "{table}");
+    drop(mount);
     assert!(store.mount("v").names("/").is_empty());
 }

@@ -351,6 +351,50 @@ fn diff_works_between_snapshots_and_between_volumes() {
     assert_eq!(names(&["v@s2", "w"]), [pair("low", "added"), pair("three", "added"), pair("two", "removed")]);
 }
 
+/// What is listed as changed between `v@s` and `v`, but directories.
+fn modified(store: &Store) -> Vec<String> {
+    let seen = changes(store, &["v@s"]).into_iter();
+    seen.filter(|(_, change, _)| change == "modified").map(|(path, _, _)| path).collect()
+}
+
+#[test]
+fn diff_lists_a_changed_file_under_a_name_that_it_still_has() {
+    let mount = Mount::over(lower! {
+        "one/a" => "x", "two/a" => hard_link("one/a"), "two/b" => hard_link("one/a"), "three/c" => hard_link("one/a"),
+    });
+    let store = mount.store().clone();
+    mount.write("first", "1");
+    fs::create_dir(mount.path("d")).unwrap();
+    fs::hard_link(mount.path("first"), mount.path("d/second")).unwrap();
+    fs::remove_file(mount.path("first")).unwrap();
+    fs::remove_file(mount.path("one/a")).unwrap();
+    store.snapshot("v", "s");
+    mount.write("d/second", "changed");
+    mount.write("two/b", "changed");
+    assert_eq!(modified(&store), ["d/second", "two/b"]);
+    // Another file takes the name that went.
+    mount.write("first", "another");
+    assert_eq!(modified(&store), ["d/second", "two/b"]);
+
+    // A restart later, and the directory of the name that is known goes too.
+    let mount = mount.restart();
+    fs::hard_link(mount.path("d/second"), mount.path("third")).unwrap();
+    let mount = mount.restart();
+    let opened = open(mount.path("d/second"), libc::O_RDWR, 0).unwrap();
+    let of_lower = open(mount.path("two/b"), libc::O_RDWR, 0).unwrap();
+    for gone in ["d/second", "two/b", "two/a", "first"] {
+        fs::remove_file(mount.path(gone)).unwrap();
+    }
+    fs::remove_dir(mount.path("d")).unwrap();
+    fs::remove_dir(mount.path("two")).unwrap();
+    store.ok(["snapshot", "rm", "v@s"]);
+    store.snapshot("v", "s");
+    // Nobody has looked these names up: the file is open.
+    opened.write_all_at(b"again", 0).unwrap();
+    of_lower.write_all_at(b"again", 0).unwrap();
+    assert_eq!(modified(&store), ["third", "three/c"]);
+}
+
 #[test]
 fn diff_costs_what_changed_not_what_is_there() {
     let mut layout = lower! {};

@@ -110,6 +110,7 @@ enum Wrong {
     NoSegment,
     BeyondSegment,
     Checksum,
+    Bare,
 }
 
 /// Things that are wrong and remembered until they are told.
@@ -147,6 +148,13 @@ impl Segments {
                 let referred = Referred { page, branch: version.branch, epoch: version.epoch, shown_at };
                 if page.epoch > version.epoch {
                     note(&referred, Wrong::Future);
+                }
+                if page.crc.is_none()
+                    && shown_at.is_some()
+                    && history.is_sealed(version.branch, version.epoch)
+                    && !store.segments.is_suspect(page.segment, page.page)
+                {
+                    note(&referred, Wrong::Bare);
                 }
                 let known = pages.entry((page.segment, page.page, page.crc)).or_insert(referred);
                 if known.shown_at.is_none() {
@@ -283,6 +291,7 @@ fn compare(
         let page = bytes.get(at..at + PAGE_SIZE).unwrap_or_default();
         if referred.page.crc.is_some_and(|crc| crc32c::crc32c(page) != crc)
             && !store.segments.is_suspect(referred.page.segment, referred.page.page)
+            && !store.segments.is_loose(referred.page.segment, referred.page.epoch)
         {
             note(referred, Wrong::Checksum);
         }
@@ -321,6 +330,13 @@ fn tell(
         Wrong::NoSegment => return once(check, tree, Issue::MissingSegment { at, segment }),
         Wrong::BeyondSegment => Issue::PageBeyondSegment { at, segment, page },
         Wrong::Checksum => Issue::WrongChecksum { at, segment, page },
+        Wrong::Bare => {
+            let repaired = check.repair == Repair::Yes;
+            if repaired {
+                check.store.seal_again(referred.branch, referred.epoch)?;
+            }
+            Issue::PageWithoutChecksum { at, segment, page, repaired }
+        }
     };
     check.findings.add(issue);
     Ok(())

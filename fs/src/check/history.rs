@@ -118,10 +118,10 @@ impl History {
         for branch in self.meta.usage.keys().filter(|branch| !self.meta.branches.contains_key(*branch)) {
             check.findings.add(Issue::UsageWithoutBranch { branch: branch.0 });
         }
-        for (branch, orphans) in
-            self.meta.orphans.iter().filter(|(branch, _)| !self.meta.branches.contains_key(*branch))
-        {
-            for ino in orphans {
+        let orphans =
+            self.meta.orphans.iter().flat_map(|(&branch, all)| all.iter().map(move |&ino| (branch, ino)));
+        for (branch, ino) in orphans.chain(self.meta.departed.iter().copied()) {
+            if !self.meta.branches.contains_key(&branch) {
                 check.findings.add(Issue::OrphanMarkWithoutBranch { branch: branch.0, inode: ino.0 });
             }
         }
@@ -177,6 +177,12 @@ impl History {
     ) -> Option<Epoch> {
         let found = self.retained.get(&branch)?.range(first..).next().copied()?;
         end.is_none_or(|end| found < end).then_some(found)
+    }
+
+    /// Tells whether an epoch has ended, and every page should have a checksum by now.
+    pub(super) fn is_sealed(&self, branch: BranchId, epoch: Epoch) -> bool {
+        self.branch(branch).is_some_and(|branch| epoch < branch.epoch)
+            && !self.meta.unsealed.contains(&(branch, epoch))
     }
 
     /// Returns the branches that left `branch` at the end of an epoch.

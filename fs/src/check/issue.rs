@@ -118,6 +118,8 @@ pub enum Issue {
     PageOfFuture { at: Place, segment: u32, page: u32 },
     /// The bytes of a page do not match its checksum.
     WrongChecksum { at: Place, segment: u32, page: u32 },
+    /// A page has no checksum although its epoch ended and is not waiting to be sealed.
+    PageWithoutChecksum { at: Place, segment: u32, page: u32, repaired: bool },
     /// A page that can be seen is about to be given back.
     FreedPageInUse { segment: u32, page: u32 },
     /// Of two groups that share pages one does not know of the other.
@@ -180,6 +182,7 @@ impl Issue {
             Issue::SharedPage { .. } => "shared-page",
             Issue::PageOfFuture { .. } => "page-of-future",
             Issue::WrongChecksum { .. } => "wrong-checksum",
+            Issue::PageWithoutChecksum { .. } => "page-without-checksum",
             Issue::FreedPageInUse { .. } => "freed-page-in-use",
             Issue::OneSidedTie { .. } => "one-sided-tie",
             Issue::LeakedPages { .. } => "leaked-pages",
@@ -224,6 +227,7 @@ impl Issue {
             | Issue::OrphanWithoutMark { repaired, .. }
             | Issue::StaleOrphanMark { repaired, .. }
             | Issue::LinkedOrphan { repaired, .. }
+            | Issue::PageWithoutChecksum { repaired, .. }
             | Issue::OneSidedTie { repaired, .. }
             | Issue::LeakedPages { repaired, .. }
             | Issue::WrongUsage { repaired, .. }
@@ -257,7 +261,8 @@ impl Issue {
             | Issue::PageBeyondSegment { at, .. }
             | Issue::SharedPage { at, .. }
             | Issue::PageOfFuture { at, .. }
-            | Issue::WrongChecksum { at, .. } => Some(at),
+            | Issue::WrongChecksum { at, .. }
+            | Issue::PageWithoutChecksum { at, .. } => Some(at),
             _ => None,
         }
     }
@@ -379,6 +384,9 @@ impl fmt::Display for Issue {
             }
             Issue::WrongChecksum { at, segment, page } => {
                 write!(f, "{at}: page {page} of segment {segment:08x} does not match its checksum")
+            }
+            Issue::PageWithoutChecksum { at, segment, page, .. } => {
+                write!(f, "{at}: page {page} of segment {segment:08x} never got its checksum back")
             }
             Issue::FreedPageInUse { segment, page } => {
                 write!(f, "page {page} of segment {segment:08x} is about to be given back, but is in use")

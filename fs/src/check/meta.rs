@@ -7,7 +7,8 @@ use hashbrown::{HashMap, HashSet};
 use super::{Check, Issue, Repair, repair};
 use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
 use crate::store::record::{
-    Branch, FreeList, LowerSlot, PageRun, Record, SegmentMark, Snapshot, Usage, Volume,
+    Answered, Branch, Flag, FreeList, LowerSlot, PageRun, Record, Reply, SegmentMark, Snapshot, Usage,
+    Volume, WriterState,
 };
 use crate::store::{META, StoreError, hex, meta};
 
@@ -24,6 +25,10 @@ pub(super) struct Meta {
     pub(super) slots: BTreeMap<TreeId, Vec<u8>>,
     pub(super) usage: BTreeMap<BranchId, Usage>,
     pub(super) orphans: BTreeMap<BranchId, HashSet<Ino>>,
+    /// Orphans that were removed and that snapshots show.
+    pub(super) departed: Vec<(BranchId, Ino)>,
+    /// Epochs that are to be sealed.
+    pub(super) unsealed: HashSet<(BranchId, Epoch)>,
     pub(super) free: Vec<PageRun>,
     /// Pages that were let go of and may be needed by others.
     pub(super) doubted: Vec<(u32, u32)>,
@@ -49,6 +54,11 @@ enum Key {
     Segment(u32),
     Tie(Place, Place),
     Doubt(u32, u32),
+    Answered,
+    Flag,
+    Seal(BranchId, Epoch),
+    Departed(BranchId, Ino),
+    Reply,
 }
 
 /// Reads all of them.
@@ -101,6 +111,11 @@ fn parse(key: &[u8]) -> Option<Key> {
             Key::Tie((TreeId(tree), Ino(ino), group), meta::parse_tie(key)?)
         }
         (meta::DOUBT, 28) => meta::parse_doubt(key).map(|(_, segment, page)| Key::Doubt(segment, page))?,
+        (meta::ANSWERED, 16) => Key::Answered,
+        (meta::FLAG, 4) => Key::Flag,
+        (meta::SEAL, 12) => long().map(|(branch, epoch)| Key::Seal(branch, Epoch(epoch)))?,
+        (meta::DEPARTED, 12) => long().map(|(branch, ino)| Key::Departed(branch, Ino(ino)))?,
+        (meta::REPLY, 16) => Key::Reply,
         _ => return None,
     })
 }
@@ -127,7 +142,11 @@ impl Meta {
                 LowerSlot::decode(value)?;
                 self.slots.entry(tree).or_default().push(slot);
             }
-            Key::Usage(branch) => *self.usage.entry(branch).or_default() += Usage::decode(value)?,
+            Key::Usage(branch) => {
+                *self.usage.entry(branch).or_default() += WriterState::decode(value)?.usage;
+            }
+            Key::Answered => return Answered::decode(value).map(drop),
+            Key::Flag => return Flag::decode(value).map(drop),
             Key::Orphan(branch, ino) => {
                 self.orphans.entry(branch).or_default().insert(ino);
                 return value.is_empty().then_some(());
@@ -142,6 +161,15 @@ impl Meta {
                 self.tied.insert(one);
                 return value.is_empty().then_some(());
             }
+            Key::Seal(branch, epoch) => {
+                self.unsealed.insert((branch, epoch));
+                return value.is_empty().then_some(());
+            }
+            Key::Departed(branch, ino) => {
+                self.departed.push((branch, ino));
+                return number().map(drop);
+            }
+            Key::Reply => return Reply::decode(value).map(drop),
             Key::Doubt(segment, page) => {
                 self.doubted.push((segment, page));
                 return value.is_empty().then_some(());

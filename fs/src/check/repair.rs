@@ -8,6 +8,7 @@ use rocksdb::WriteBatch;
 
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino};
+use crate::request::Answer;
 use crate::store::record::{PageRun, Record, Snapshot, Usage};
 use crate::store::{META, Store, StoreError, TOUCHED, Txn, meta};
 
@@ -38,7 +39,7 @@ pub(super) fn usage(store: &Store, branch: BranchId, delta: Usage) -> Result<boo
         Err(FsError::QuotaExceeded { .. } | FsError::NoSpace) => return Ok(false),
         Err(error) => return Err(error),
     }
-    txn.commit()?;
+    txn.commit(Answer::Done)?;
     Ok(true)
 }
 
@@ -66,7 +67,7 @@ pub(super) fn orphan_mark(store: &Store, branch: BranchId, ino: Ino) -> Result<b
             Some(inode) if inode.nlink == 0 => txn.put_orphan(ino),
             Some(_) | None => txn.delete_orphan(ino),
         }
-        txn.commit().map(drop)
+        txn.commit(Answer::Done).map(drop)
     };
     let mut done = Ok(());
     let mut work = || done = mend();

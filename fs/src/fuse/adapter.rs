@@ -27,8 +27,9 @@ use fuser::{
 };
 
 use super::affinity::{CpuDealer, Cpus};
-use super::reply::{AttrReply, EntryReply, Listing, ListingPlus, Missing, Op, XattrReply};
-use super::stats::{OpKind, OpStats};
+use super::reply::{Asked, AttrReply, EntryReply, Listing, ListingPlus, Missing, Op, Requests, XattrReply};
+use super::session_memory::{Offered, SessionMemory};
+use super::stats::OpKind;
 use super::sync_pool::SyncPool;
 use super::transport::CacheMode;
 use super::wire::{Device, TimeToLive};
@@ -39,6 +40,10 @@ use crate::ops::{Datasync, KillSuid, RenameMode, SetXattr, VolumeFs, Whence};
 
 /// The largest write in one request. More than this gains nothing and costs memory per thread.
 const MAX_WRITE: u32 = 1 << 20;
+
+/// The readahead that a successor is told the kernel offers. fuser does not say what it did; nothing depends on it after the
+/// first INIT, which the kernel has answered for good.
+const MAX_READAHEAD: u32 = 128 << 10;
 
 /// How many requests the kernel keeps in flight for readahead and writeback.
 const MAX_BACKGROUND: u16 = 128;
@@ -79,42 +84,46 @@ thread_local! {
 pub(super) struct Adapter {
     fs: Arc<VolumeFs>,
     device: Arc<Device>,
-    stats: Arc<OpStats>,
+    requests: Arc<Requests>,
     cpus: CpuDealer,
     syncs: SyncPool,
     cache: CacheMode,
     ttl: TimeToLive,
+    /// Where a successor finds what the kernel offers.
+    memory: Option<Arc<SessionMemory>>,
 }
 
 impl Adapter {
     pub(super) fn new(
         fs: Arc<VolumeFs>,
         device: Arc<Device>,
-        stats: Arc<OpStats>,
+        requests: Arc<Requests>,
+        memory: Option<Arc<SessionMemory>>,
         threads: usize,
         cache: CacheMode,
     ) -> Self {
         let cpus = Cpus::of_this_process();
         let syncs = SyncPool::new(threads, cpus.clone());
         let cpus = CpuDealer::of(cpus);
-        Self { fs, device, stats, cpus, syncs, cache, ttl: LIVE }
+        Self { fs, device, requests, cpus, syncs, cache, ttl: LIVE, memory }
     }
 
     /// Runs `work`, which waits for the disk, where no other request has to wait with it.
     fn wait_for_disk(
         &self,
-        op: &Op<'_>,
+        asked: Asked,
         reply: ReplyEmpty,
         work: impl FnOnce(&VolumeFs, NodeId) -> Result<(), FsError> + Send + 'static,
     ) {
-        let (asked, node) = (op.asked(), op.node());
-        let (fs, stats) = (Arc::clone(&self.fs), Arc::clone(&self.stats));
-        self.syncs.run(move || Op::resume(asked, &stats).finish(reply, || work(&fs, node)));
+        self.cpus.place_this_thread();
+        let (fs, requests) = (Arc::clone(&self.fs), Arc::clone(&self.requests));
+        self.syncs.run(move || Op::begin(asked, &requests, &[]).finish(reply, || work(&fs, asked.node())));
     }
 
-    fn begin(&self, kind: OpKind, request: &Request, node: INodeNo) -> Op<'_> {
+    /// Begins to execute a request; `arguments` are what it has beside its first node.
+    fn begin(&self, kind: OpKind, request: &Request, node: INodeNo, arguments: &[&[u8]]) -> Op<'_> {
         self.cpus.place_this_thread();
-        Op::begin(kind, request, node, &self.stats)
+        Op::begin(Asked::of(kind, request, node), &self.requests, arguments)
     }
 
     fn entry(&self, op: &Op<'_>, reply: ReplyEntry) -> EntryReply<'_> {
@@ -134,6 +143,11 @@ impl Filesystem for Adapter {
         if self.cache == CacheMode::Writeback {
             wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
         }
+        if let Some(memory) = &self.memory {
+            let Version(major, minor) = config.kernel_abi();
+            let flags = config.capabilities().bits();
+            memory.set_offered(Offered { major, minor, flags, max_readahead: MAX_READAHEAD });
+        }
         let refused = |what| move |limit| io::Error::other(format!("{what} refused, the limit is {limit:?}"));
         let offered = wanted & config.capabilities();
         config.add_capabilities(offered).map_err(|flags| refused("capabilities")(flags.bits()))?;
@@ -146,14 +160,14 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let op = self.begin(OpKind::Lookup, request, parent);
+        let op = self.begin(OpKind::Lookup, request, parent, &[name.as_bytes()]);
         let reply = EntryReply { missing: Missing::Remembered, ..self.entry(&op, reply) };
         let (caller, node) = (op.caller(), op.node());
         op.finish(reply, || self.fs.lookup(&caller, node, name));
     }
 
     fn forget(&self, request: &Request, ino: INodeNo, nlookup: u64) {
-        let op = self.begin(OpKind::Forget, request, ino);
+        let op = self.begin(OpKind::Forget, request, ino, &[]);
         let node = op.node();
         // Nobody waits for an answer to this one, and a failure has been logged.
         op.run(|| {
@@ -164,7 +178,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let op = self.begin(OpKind::Getattr, request, ino);
+        let op = self.begin(OpKind::Getattr, request, ino, &[]);
         let node = op.node();
         op.finish(AttrReply { reply, ttl: self.ttl }, || self.fs.getattr(node));
     }
@@ -187,7 +201,12 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let op = self.begin(OpKind::Setattr, request, ino);
+        let op = self.begin(
+            OpKind::Setattr,
+            request,
+            ino,
+            &[&size.unwrap_or(u64::MAX).to_ne_bytes(), &mode.unwrap_or(u32::MAX).to_ne_bytes()],
+        );
         let (caller, node) = (op.caller(), op.node());
         let set = SetAttr {
             // Masked to 12 bits first.
@@ -199,11 +218,11 @@ impl Filesystem for Adapter {
             mtime: mtime.map(time_set),
             ctime: ctime.map(timestamp),
         };
-        op.finish(AttrReply { reply, ttl: self.ttl }, || self.fs.setattr(&caller, node, &set));
+        op.finish_once(&self.fs, AttrReply { reply, ttl: self.ttl }, || self.fs.setattr(&caller, node, &set));
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
-        let op = self.begin(OpKind::Readlink, request, ino);
+        let op = self.begin(OpKind::Readlink, request, ino, &[]);
         let node = op.node();
         op.finish(reply, || self.fs.readlink(node));
     }
@@ -220,9 +239,10 @@ impl Filesystem for Adapter {
     ) {
         // This is also how open(2) makes a file, see `create`.
         let regular = mode & libc::S_IFMT == libc::S_IFREG;
-        let op = self.begin(if regular { OpKind::Create } else { OpKind::Mknod }, request, parent);
+        let kind = if regular { OpKind::Create } else { OpKind::Mknod };
+        let op = self.begin(kind, request, parent, &[name.as_bytes()]);
         let (caller, node, reply) = (op.caller(), op.node(), self.entry(&op, reply));
-        op.finish(reply, || self.fs.mknod(&caller, node, name, mode, umask, rdev));
+        op.finish_once(&self.fs, reply, || self.fs.mknod(&caller, node, name, mode, umask, rdev));
     }
 
     fn mkdir(
@@ -234,27 +254,30 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let op = self.begin(OpKind::Mkdir, request, parent);
+        let op = self.begin(OpKind::Mkdir, request, parent, &[name.as_bytes()]);
         let (caller, node, reply) = (op.caller(), op.node(), self.entry(&op, reply));
-        op.finish(reply, || self.fs.mkdir(&caller, node, name, mode, umask));
+        op.finish_once(&self.fs, reply, || self.fs.mkdir(&caller, node, name, mode, umask));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = self.begin(OpKind::Unlink, request, parent);
+        let op = self.begin(OpKind::Unlink, request, parent, &[name.as_bytes()]);
         let (caller, node) = (op.caller(), op.node());
-        op.finish(reply, || self.fs.unlink(&caller, node, name));
+        op.finish_once(&self.fs, reply, || self.fs.unlink(&caller, node, name));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = self.begin(OpKind::Rmdir, request, parent);
+        let op = self.begin(OpKind::Rmdir, request, parent, &[name.as_bytes()]);
         let (caller, node) = (op.caller(), op.node());
-        op.finish(reply, || self.fs.rmdir(&caller, node, name));
+        op.finish_once(&self.fs, reply, || self.fs.rmdir(&caller, node, name));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let op = self.begin(OpKind::Symlink, request, parent);
+        let op =
+            self.begin(OpKind::Symlink, request, parent, &[name.as_bytes(), target.as_os_str().as_bytes()]);
         let (caller, node, reply) = (op.caller(), op.node(), self.entry(&op, reply));
-        op.finish(reply, || self.fs.symlink(&caller, node, name, target.as_os_str().as_bytes()));
+        op.finish_once(&self.fs, reply, || {
+            self.fs.symlink(&caller, node, name, target.as_os_str().as_bytes())
+        });
     }
 
     fn rename(
@@ -267,18 +290,23 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let op = self.begin(OpKind::Rename, request, parent);
+        let op = self.begin(
+            OpKind::Rename,
+            request,
+            parent,
+            &[name.as_bytes(), &newparent.0.to_ne_bytes(), newname.as_bytes()],
+        );
         let (caller, node) = (op.caller(), op.node());
-        op.finish(reply, || {
+        op.finish_once(&self.fs, reply, || {
             let mode = rename_mode(flags)?;
             self.fs.rename(&caller, node, name, NodeId(newparent.0), newname, mode)
         });
     }
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let op = self.begin(OpKind::Link, request, ino);
+        let op = self.begin(OpKind::Link, request, ino, &[&newparent.0.to_ne_bytes(), newname.as_bytes()]);
         let (node, reply) = (op.node(), self.entry(&op, reply));
-        op.finish(reply, || self.fs.link(node, NodeId(newparent.0), newname));
+        op.finish_once(&self.fs, reply, || self.fs.link(node, NodeId(newparent.0), newname));
     }
 
     // A file that CREATE made is open, and its RELEASE is a message of its own, with an answer. From the first ENOSYS on the
@@ -335,12 +363,13 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let op = self.begin(OpKind::Read, request, ino);
+        let op = self.begin(OpKind::Read, request, ino, &[&offset.to_ne_bytes(), &size.to_ne_bytes()]);
         let node = op.node();
         READ_BUFFER.with_borrow_mut(|buffer| {
             buffer.clear();
             op.finish(reply, move || {
                 self.fs.read(node, offset, size as usize, buffer)?;
+                self.requests.count_bytes(OpKind::Read, buffer.len());
                 Ok(buffer.as_slice())
             });
         });
@@ -358,14 +387,20 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let op = self.begin(OpKind::Write, request, ino);
+        let op = self.begin(
+            OpKind::Write,
+            request,
+            ino,
+            &[&offset.to_ne_bytes(), &(data.len() as u64).to_ne_bytes(), data.get(..64).unwrap_or(data)],
+        );
         let node = op.node();
         let kill = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             true => KillSuid::Yes,
             false => KillSuid::No,
         };
-        op.finish(reply, || {
+        op.finish_once(&self.fs, reply, || {
             self.fs.write(node, offset, data, kill)?;
+            self.requests.count_bytes(OpKind::Write, data.len());
             // One request carries `MAX_WRITE` bytes at most.
             Ok(data.len() as u32)
         });
@@ -381,9 +416,14 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let op = self.begin(OpKind::Fallocate, request, ino);
+        let op = self.begin(
+            OpKind::Fallocate,
+            request,
+            ino,
+            &[&mode.to_ne_bytes(), &offset.to_ne_bytes(), &length.to_ne_bytes()],
+        );
         let (caller, node) = (op.caller(), op.node());
-        op.finish(reply, || self.fs.fallocate(&caller, node, mode, offset, length));
+        op.finish_once(&self.fs, reply, || self.fs.fallocate(&caller, node, mode, offset, length));
     }
 
     fn lseek(
@@ -395,7 +435,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let op = self.begin(OpKind::Lseek, request, ino);
+        let op = self.begin(OpKind::Lseek, request, ino, &[&offset.to_ne_bytes(), &whence.to_ne_bytes()]);
         let node = op.node();
         op.finish(reply, || {
             let whence = match whence {
@@ -426,9 +466,19 @@ impl Filesystem for Adapter {
         flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let op = self.begin(OpKind::CopyFileRange, request, ino_in);
+        let op = self.begin(
+            OpKind::CopyFileRange,
+            request,
+            ino_in,
+            &[
+                &offset_in.to_ne_bytes(),
+                &ino_out.0.to_ne_bytes(),
+                &offset_out.to_ne_bytes(),
+                &len.to_ne_bytes(),
+            ],
+        );
         let (caller, node) = (op.caller(), op.node());
-        op.finish(reply, || {
+        op.finish_once(&self.fs, reply, || {
             if !flags.is_empty() {
                 return Err(FsError::Invalid { what: "flags of copy_file_range" });
             }
@@ -441,19 +491,18 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let op = self.begin(OpKind::Fsync, request, ino);
+        let asked = Asked::of(OpKind::Fsync, request, ino);
         let datasync = if datasync { Datasync::Yes } else { Datasync::No };
-        self.wait_for_disk(&op, reply, move |fs, node| fs.fsync(node, datasync));
+        self.wait_for_disk(asked, reply, move |fs, node| fs.fsync(node, datasync));
     }
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let op = self.begin(OpKind::Fsyncdir, request, ino);
-        self.wait_for_disk(&op, reply, VolumeFs::fsyncdir);
+        self.wait_for_disk(Asked::of(OpKind::Fsyncdir, request, ino), reply, VolumeFs::fsyncdir);
     }
 
     // A listing that fails half-way is answered as far as it got: see `Listing::answer`.
     fn readdir(&self, request: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        let op = self.begin(OpKind::Readdir, request, ino);
+        let op = self.begin(OpKind::Readdir, request, ino, &[&offset.to_ne_bytes()]);
         let node = op.node();
         let mut listing = Listing::new(reply);
         let result = op.run(|| self.fs.readdir(node, offset, &mut |entry| listing.take(&entry)));
@@ -468,7 +517,7 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let op = self.begin(OpKind::Readdirplus, request, ino);
+        let op = self.begin(OpKind::Readdirplus, request, ino, &[&offset.to_ne_bytes()]);
         let node = op.node();
         let mut listing = ListingPlus::new(reply, &self.device, op.unique(), self.ttl);
         let result =
@@ -477,7 +526,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        let op = self.begin(OpKind::Statfs, request, ino);
+        let op = self.begin(OpKind::Statfs, request, ino, &[]);
         op.finish(reply, || self.fs.statfs());
     }
 
@@ -491,9 +540,9 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let op = self.begin(OpKind::Setxattr, request, ino);
+        let op = self.begin(OpKind::Setxattr, request, ino, &[name.as_bytes(), value]);
         let (caller, node) = (op.caller(), op.node());
-        op.finish(reply, || {
+        op.finish_once(&self.fs, reply, || {
             let mode = match flags {
                 0 => SetXattr::Any,
                 libc::XATTR_CREATE => SetXattr::Create,
@@ -507,21 +556,21 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let op = self.begin(OpKind::Getxattr, request, ino);
+        let op = self.begin(OpKind::Getxattr, request, ino, &[name.as_bytes()]);
         let node = op.node();
         op.finish(XattrReply { reply, room: size }, || self.fs.getxattr(node, name));
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let op = self.begin(OpKind::Listxattr, request, ino);
+        let op = self.begin(OpKind::Listxattr, request, ino, &[]);
         let (caller, node) = (op.caller(), op.node());
         op.finish(XattrReply { reply, room: size }, || self.fs.listxattr(&caller, node));
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = self.begin(OpKind::Removexattr, request, ino);
+        let op = self.begin(OpKind::Removexattr, request, ino, &[name.as_bytes()]);
         let (caller, node) = (op.caller(), op.node());
-        op.finish(reply, || self.fs.removexattr(&caller, node, name));
+        op.finish_once(&self.fs, reply, || self.fs.removexattr(&caller, node, name));
     }
 
     // No file here has blocks on a device, reports readiness, or knows a control command. ENOTTY

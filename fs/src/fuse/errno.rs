@@ -42,6 +42,8 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::CrossVolume => Errno::EXDEV,
         FsError::Lower(error) => lower_errno(error),
         FsError::Store(error) if error.is_disk_full() => Errno::ENOSPC,
+        // The memory that outlives the worker is used up, or its limit of descriptors.
+        FsError::Session { .. } => Errno::ENOMEM,
         // Whatever else went wrong with the store, the bytes cannot be had or kept.
         FsError::Store(_) => Errno::EIO,
         // Answers of the control plane. No system call on a mount leads to them; were one to, the
@@ -110,6 +112,7 @@ pub(super) fn severity(error: &FsError) -> Level {
         FsError::NoSpace => Level::WARN,
         FsError::Lower(_)
         | FsError::Store(_)
+        | FsError::Session { .. }
         | FsError::VolumeNotFound { .. }
         | FsError::VolumeExists { .. }
         | FsError::VolumeMounted { .. }

@@ -6,8 +6,9 @@
 //!  mount.rs       a mount from outside: unmount, abort, wait for its end     no fuser type
 //!  mountpoint.rs  attaching to a directory and detaching, as root (or fusermount.rs)
 //!  session.rs     the classic transport: fuser on /dev/fuse
-//!  adapter.rs     decode, call, answer ── reply.rs ── errno.rs, stats.rs
+//!  adapter.rs     decode, call, answer ── reply.rs ── errno.rs, stats.rs, in_flight.rs
 //!  sync_pool.rs   where an fsync waits
+//!  handover.rs    what a worker that dies leaves to the next ── session_memory.rs ── words.rs
 //!  wire.rs        what fuser cannot say ── invalidate.rs
 //! ```
 //!
@@ -17,22 +18,29 @@ mod adapter;
 mod affinity;
 mod errno;
 mod fusermount;
+mod handover;
+mod in_flight;
 mod invalidate;
 mod mount;
 mod mount_table;
 mod mountpoint;
 mod reply;
 mod session;
+mod session_memory;
 mod stats;
 mod sync_pool;
 mod transport;
 mod wire;
+mod words;
 
+pub use handover::Death;
+pub use in_flight::OldestRequest;
 pub use mount::Mount;
-pub use mount_table::DeviceId;
-pub use mountpoint::remove_dead_mount;
+pub use mount_table::{DeviceId, MountedVolume, mounted_volumes};
+pub use mountpoint::{has_dead_mount, remove_dead_mount};
 pub use session::Classic;
-pub use stats::{OpKind, OpSummary};
-pub use transport::{CacheMode, MountError, MountOptions, Transport, mount};
+pub use session_memory::{InFlight, Phase, SESSION_MEMORY_VERSION, SessionMemory, SessionMemoryError};
+pub use stats::{Histogram, OpKind, OpSummary};
+pub use transport::{Adoption, CacheMode, MountError, MountOptions, Succession, Transport, adopt, mount};
 
 pub(crate) use mount_table::unescape;

@@ -20,8 +20,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::in_flight::OldestRequest;
 use super::mount_table::{DeviceId, MountTable};
 use super::mountpoint;
+use super::reply::Requests;
 use super::stats::{OpStats, OpSummary};
 use super::transport::MountError;
 
@@ -34,6 +36,7 @@ pub struct Mount {
     device: DeviceId,
     transport: &'static str,
     stats: Arc<OpStats>,
+    requests: Arc<Requests>,
     end: Arc<SessionEnd>,
     server: Mutex<Option<JoinHandle<()>>>,
 }
@@ -44,10 +47,11 @@ impl Mount {
         device: DeviceId,
         transport: &'static str,
         stats: Arc<OpStats>,
+        requests: Arc<Requests>,
         end: Arc<SessionEnd>,
         server: JoinHandle<()>,
     ) -> Self {
-        Self { mountpoint, device, transport, stats, end, server: Mutex::new(Some(server)) }
+        Self { mountpoint, device, transport, stats, requests, end, server: Mutex::new(Some(server)) }
     }
 
     /// Returns the mountpoint, absolute and without symbolic links.
@@ -73,6 +77,16 @@ impl Mount {
     /// Returns what its operations have cost so far.
     pub fn stats(&self) -> Vec<OpSummary> {
         self.stats.summary()
+    }
+
+    /// Returns how many requests were answered from the store that a predecessor had executed.
+    pub fn replayed(&self) -> u64 {
+        self.requests.replayed()
+    }
+
+    /// Returns the request that is being worked on for the longest time.
+    pub fn oldest_request(&self) -> Option<OldestRequest> {
+        self.stats.in_flight().oldest()
     }
 
     /// Tells whether requests are still answered, also if the mount is no longer at its mountpoint.

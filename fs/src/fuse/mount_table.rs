@@ -33,6 +33,29 @@ pub(super) struct MountEntry {
     pub(super) device: DeviceId,
     pub(super) mountpoint: PathBuf,
     pub(super) fs_type: String,
+    pub(super) source: String,
+}
+
+/// A volume or snapshot in the mount table, whoever serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountedVolume {
+    /// Its name: a volume, or `VOLUME@EPOCH`.
+    pub name: String,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// Its number in `/sys/fs/fuse/connections`.
+    pub connection: u32,
+}
+
+/// Returns the volumes and snapshots that this process sees mounted. Reads the mount table and touches no mount.
+pub fn mounted_volumes() -> io::Result<Vec<MountedVolume>> {
+    let ours = MountTable::load()?.0.into_iter().filter(MountEntry::is_ours);
+    Ok(ours
+        .filter_map(|entry| {
+            let name = entry.source.strip_prefix("durdir:")?.to_owned();
+            Some(MountedVolume { name, mountpoint: entry.mountpoint, connection: entry.device.minor })
+        })
+        .collect())
 }
 
 impl MountEntry {
@@ -76,11 +99,13 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let device = std::str::from_utf8(fields.nth(2)?).ok()?;
     let (major, minor) = device.split_once(':')?;
     let mountpoint = unescape(fields.nth(1)?);
-    let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let mut after = fields.skip_while(|field| *field != b"-").skip(1);
+    let (fs_type, source) = (after.next()?, after.next().unwrap_or_default());
     Some(MountEntry {
         device: DeviceId { major: major.parse().ok()?, minor: minor.parse().ok()? },
         mountpoint: PathBuf::from(OsString::from_vec(mountpoint)),
         fs_type: String::from_utf8_lossy(fs_type).into_owned(),
+        source: String::from_utf8_lossy(&unescape(source)).into_owned(),
     })
 }
 

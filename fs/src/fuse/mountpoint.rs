@@ -11,7 +11,7 @@
 //!   busy.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use super::mount_table::{DeviceId, FS_TYPE, MountTable};
 use super::transport::{MountError, MountOptions};
 
 pub(super) const DEVICE: &str = "/dev/fuse";
+const KEEP: &str = "keep the device for a successor, to mount at";
 
 /// A served volume answers in microseconds, and in the worst case after a disk's write cache was
 /// flushed.
@@ -39,12 +40,20 @@ pub(super) struct Attached {
     pub(super) id: DeviceId,
 }
 
-/// Mounts at `options.mountpoint`, by `mount(2)` where that is allowed, else with the helper.
-pub(super) fn attach(options: &MountOptions) -> Result<Attached, MountError> {
+/// Has a device kept by somebody who outlives this process.
+pub(super) type Keep<'k> = &'k dyn Fn(BorrowedFd<'_>) -> io::Result<()>;
+
+/// Mounts at `options.mountpoint`, by `mount(2)` where that is allowed, else with the helper. `keep` is given the device, by
+/// `mount(2)` before anybody can see the mount.
+pub(super) fn attach(options: &MountOptions, keep: Keep<'_>) -> Result<Attached, MountError> {
     let mountpoint = usable_mountpoint(&options.mountpoint)?;
-    let device = match mount_directly(&mountpoint, options)? {
+    let device = match mount_directly(&mountpoint, options, keep)? {
         Some(device) => device,
-        None => fusermount::mount(&mountpoint, options)?,
+        None => {
+            let device = fusermount::mount(&mountpoint, options)?;
+            keep(device.as_fd()).map_err(|error| failed(KEEP, &mountpoint, error))?;
+            device
+        }
     };
     // The new mount covers whatever else is there, so the table shows it last.
     let table = load_table(&mountpoint)?;
@@ -71,11 +80,7 @@ pub(super) fn detach(mountpoint: &Path, id: DeviceId) -> Result<(), MountError> 
 /// Programs that still have files of it open keep them, and get ENOTCONN from every use: what is
 /// behind them is gone, and only their closing frees the rest.
 pub fn remove_dead_mount(mountpoint: &Path) -> Result<bool, MountError> {
-    let place = resolve(mountpoint)?;
-    let table = load_table(&place)?;
-    if !table.at(&place).is_some_and(|entry| entry.is_ours()) || !is_dead(&place) {
-        return Ok(false);
-    }
+    let Some(place) = dead_mount_at(mountpoint)? else { return Ok(false) };
     match umount(&place) {
         // Nobody serves it, so nothing can be lost by taking it out of the tree at once.
         Err(MountError::Busy { .. }) => {
@@ -87,6 +92,17 @@ pub fn remove_dead_mount(mountpoint: &Path) -> Result<bool, MountError> {
         }
         result => result.map(|()| true),
     }
+}
+
+/// Tells whether a volume is mounted there whose daemon is gone.
+pub fn has_dead_mount(mountpoint: &Path) -> Result<bool, MountError> {
+    Ok(dead_mount_at(mountpoint)?.is_some())
+}
+
+fn dead_mount_at(mountpoint: &Path) -> Result<Option<PathBuf>, MountError> {
+    let place = resolve(mountpoint)?;
+    let ours = load_table(&place)?.at(&place).is_some_and(|entry| entry.is_ours());
+    Ok((ours && is_dead(&place)).then_some(place))
 }
 
 /// Ends the session at once: every call in flight and every later one fails.
@@ -184,7 +200,11 @@ fn is_dead(place: &Path) -> bool {
     asking.is_ok() && told.recv_timeout(PROBE_TIMEOUT).unwrap_or(false)
 }
 
-fn mount_directly(mountpoint: &Path, options: &MountOptions) -> Result<Option<OwnedFd>, MountError> {
+fn mount_directly(
+    mountpoint: &Path,
+    options: &MountOptions,
+    keep: Keep<'_>,
+) -> Result<Option<OwnedFd>, MountError> {
     let device = match std::fs::File::options().read(true).write(true).open(DEVICE) {
         Ok(device) => OwnedFd::from(device),
         Err(error) => match error.raw_os_error() {
@@ -195,6 +215,11 @@ fn mount_directly(mountpoint: &Path, options: &MountOptions) -> Result<Option<Ow
             _ => return Err(failed("open /dev/fuse to mount at", mountpoint, error)),
         },
     };
+    if !getuid().is_root() {
+        // It would be refused, after the device was kept.
+        return Ok(None);
+    }
+    keep(device.as_fd()).map_err(|error| failed(KEEP, mountpoint, error))?;
     let root_mode = mountpoint.symlink_metadata().map_err(|error| unusable(mountpoint, error))?.mode();
     // The kernel checks every access against the mode, owner and ACL of the file.
     let mut data = format!(

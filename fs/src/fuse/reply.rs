@@ -7,12 +7,15 @@
 //! implementation per kind of reply.
 //!
 //! # Invariants
-//! - Every request is answered, also one whose operation panicked: that is a bug, logged as such,
-//!   and costs its caller an EIO and everybody else nothing.
+//! - Every request is answered, also one whose operation panicked: that is a bug, logged as such. Where a successor goes
+//!   on with the mount the process ends, and the request is executed again; else it costs its caller an EIO and everybody
+//!   else nothing.
+//! - What a request of a session with a successor executes is noted until its answer was sent.
 //! - A request is counted before its answer leaves.
 
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
@@ -22,12 +25,14 @@ use fuser::{
 use tracing::Level;
 
 use super::errno::{errno, severity};
+use super::handover::{self, Admitted, Condemned, Handover};
+use super::session_memory::Begun;
 use super::stats::{OpKind, OpStats, Outcome};
 use super::wire::{BLOCK_SIZE, Device, Payload, TimeToLive};
-use crate::FsError;
 use crate::attr::{Attr, FileKind};
 use crate::ids::NodeId;
-use crate::ops::{Caller, DirEntry, Entry, Sink, StatFs};
+use crate::ops::{Caller, DirEntry, Entry, FromAnswer, Sink, StatFs, VolumeFs};
+use crate::{FsError, failpoint, request};
 
 /// An operation that did not succeed.
 pub(super) enum Failure {
@@ -35,12 +40,38 @@ pub(super) enum Failure {
     Fs(FsError),
     /// The program has a bug. The panic hook has logged where.
     Panicked,
+    /// Workers died over it: it is not executed again.
+    Condemned,
+}
+
+/// What every request of a session passes through.
+pub(super) struct Requests {
+    stats: Arc<OpStats>,
+    /// What a successor is told; `None` where the mount ends with its process.
+    handover: Option<Handover>,
+}
+
+impl Requests {
+    pub(super) fn new(stats: Arc<OpStats>, handover: Option<Handover>) -> Self {
+        Self { stats, handover }
+    }
+
+    /// Counts bytes that were read or written.
+    pub(super) fn count_bytes(&self, kind: OpKind, bytes: usize) {
+        self.stats.count_bytes(kind, bytes);
+    }
+
+    /// Returns how many requests were answered from the store.
+    pub(super) fn replayed(&self) -> u64 {
+        self.handover.as_ref().map_or(0, Handover::replayed)
+    }
 }
 
 /// One request on its way.
 pub(super) struct Op<'a> {
     asked: Asked,
-    stats: &'a OpStats,
+    requests: &'a Requests,
+    admitted: Option<Result<Admitted<'a>, Condemned>>,
 }
 
 /// What is asked, by whom and since when: a request that may go to another thread.
@@ -53,21 +84,30 @@ pub(super) struct Asked {
     since: Instant,
 }
 
-impl<'a> Op<'a> {
-    pub(super) fn begin(kind: OpKind, request: &Request, node: INodeNo, stats: &'a OpStats) -> Self {
+impl Asked {
+    pub(super) fn of(kind: OpKind, request: &Request, node: INodeNo) -> Self {
         let caller = Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() };
-        let (node, unique) = (NodeId(node.0), request.unique().0);
-        let since = Instant::now();
-        Self { asked: Asked { kind, node, caller, unique, since }, stats }
+        Self { kind, node: NodeId(node.0), caller, unique: request.unique().0, since: Instant::now() }
     }
 
-    /// Goes on with a request that another thread has read.
-    pub(super) fn resume(asked: Asked, stats: &'a OpStats) -> Self {
-        Self { asked, stats }
+    pub(super) fn node(&self) -> NodeId {
+        self.node
     }
+}
 
-    pub(super) fn asked(&self) -> Asked {
-        self.asked
+impl<'a> Op<'a> {
+    /// Begins to execute a request. `arguments` are noted for the case that the worker dies over it.
+    pub(super) fn begin(asked: Asked, requests: &'a Requests, arguments: &[&[u8]]) -> Self {
+        let begun = Begun {
+            unique: asked.unique,
+            kind: asked.kind as usize,
+            node: asked.node.0,
+            uid: asked.caller.uid,
+            pid: asked.caller.pid,
+            arguments,
+        };
+        let admitted = requests.handover.as_ref().map(|handover| handover.admit(begun));
+        Self { asked, requests, admitted }
     }
 
     pub(super) fn caller(&self) -> Caller {
@@ -84,23 +124,64 @@ impl<'a> Op<'a> {
 
     /// Runs `work`, reports how it went, and answers.
     pub(super) fn finish<T, R: Respond<T>>(self, reply: R, work: impl FnOnce() -> Result<T, FsError>) {
-        match self.run(work) {
+        let result = self.run(work);
+        failpoint::hit(self.asked.kind.after_it());
+        match result {
             Ok(value) => reply.respond(value),
             Err(failure) => reply.refuse(&failure),
         }
     }
 
+    /// As [`finish`](Self::finish), for an operation that changes something: it takes effect once, however often the
+    /// kernel sends the request.
+    pub(super) fn finish_once<T: FromAnswer, R: Respond<T>>(
+        self,
+        fs: &VolumeFs,
+        reply: R,
+        work: impl FnOnce() -> Result<T, FsError>,
+    ) {
+        let Asked { unique, node, .. } = self.asked;
+        let Some(handover) = &self.requests.handover else { return self.finish(reply, work) };
+        let first = handover::first_sent(unique);
+        if handover::is_resent(unique)
+            && let Some(answer) = fs.replay(first, node)
+        {
+            handover.count_replayed();
+            self.finish(reply, || answer);
+            // The kernel has it: it will not ask again.
+            return fs.replayed(first);
+        }
+        match handover.executing(unique) {
+            Some(executing) => self.finish(reply, || request::execute(executing, work)),
+            None => self.finish(reply, work),
+        }
+    }
+
     /// Runs `work` and reports how it went; the caller answers.
-    pub(super) fn run<T>(self, work: impl FnOnce() -> Result<T, FsError>) -> Result<T, Failure> {
-        let result = match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(result) => result.map_err(Failure::Fs),
-            Err(_) => Err(Failure::Panicked),
+    pub(super) fn run<T>(&self, work: impl FnOnce() -> Result<T, FsError>) -> Result<T, Failure> {
+        let Asked { kind, since, .. } = self.asked;
+        let busy = self.requests.stats.in_flight().enter(kind, since);
+        let result = match &self.admitted {
+            Some(Err(Condemned)) => Err(Failure::Condemned),
+            Some(Ok(_)) | None => match catch_unwind(AssertUnwindSafe(|| {
+                failpoint::hit(kind.before_it());
+                work()
+            })) {
+                Ok(result) => result.map_err(Failure::Fs),
+                Err(_) => Err(Failure::Panicked),
+            },
         };
         let outcome = match &result {
             Ok(_) => Outcome::Done,
             Err(failure) => self.log(failure),
         };
-        self.stats.count(self.asked.kind, self.asked.since.elapsed(), outcome);
+        if let (Err(Failure::Panicked), Some(_)) = (&result, &self.requests.handover) {
+            // What the panic left half-done in memory is nobody's to guess. A successor begins from what is stored,
+            // and executes the request again: the caller sees a pause.
+            std::process::abort();
+        }
+        self.requests.stats.count(kind, since.elapsed(), outcome);
+        drop(busy);
         result
     }
 
@@ -118,7 +199,11 @@ impl<'a> Op<'a> {
         let error = match failure {
             Failure::Fs(error) => error,
             Failure::Panicked => {
-                log_at!(error, "operation panicked, answered with EIO");
+                log_at!(error, "operation panicked");
+                return Outcome::Failed;
+            }
+            Failure::Condemned => {
+                log_at!(error, "request that workers died over, answered with EIO");
                 return Outcome::Failed;
             }
         };
@@ -141,7 +226,7 @@ impl Failure {
     fn errno(&self) -> Errno {
         match self {
             Failure::Fs(error) => errno(error),
-            Failure::Panicked => Errno::EIO,
+            Failure::Panicked | Failure::Condemned => Errno::EIO,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What each operation of a mount costs: how often it ran, how often it failed, how long it took.
+//! What each operation of a mount costs: how often it ran, how often it failed, how long it took, how many bytes it moved.
 //!
 //! # Overview
 //! One `OpStats` per mount. Every request adds to it exactly once, in
@@ -11,6 +11,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use super::in_flight::InFlight;
 
 macro_rules! operations {
     ($($variant:ident $name:literal,)*) => {
@@ -29,6 +31,20 @@ macro_rules! operations {
             pub fn name(self) -> &'static str {
                 match self {
                     $(OpKind::$variant => $name,)*
+                }
+            }
+
+            /// Returns the failpoint between a request's arrival and its execution.
+            pub(super) fn before_it(self) -> &'static str {
+                match self {
+                    $(OpKind::$variant => concat!("fuse.", $name, ".before"),)*
+                }
+            }
+
+            /// Returns the failpoint between a request's execution and its answer.
+            pub(super) fn after_it(self) -> &'static str {
+                match self {
+                    $(OpKind::$variant => concat!("fuse.", $name, ".after"),)*
                 }
             }
         }
@@ -70,6 +86,7 @@ const BUCKETS: usize = 4 * 36;
 
 struct Counters {
     errors: AtomicU64,
+    bytes: AtomicU64,
     total_nanos: AtomicU64,
     buckets: [AtomicU64; BUCKETS],
 }
@@ -77,10 +94,11 @@ struct Counters {
 /// Counts and times of every operation of one mount.
 pub(super) struct OpStats {
     operations: Vec<Counters>,
+    in_flight: InFlight,
 }
 
 /// What one operation has cost so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpSummary {
     /// Its name, such as `lookup`.
     pub name: &'static str,
@@ -89,12 +107,65 @@ pub struct OpSummary {
     /// How often it was answered with an errno that is not an everyday answer, such as a missing
     /// name is.
     pub errors: u64,
-    /// Mean time to its answer.
-    pub mean: Duration,
-    /// Half of them took at most this long.
-    pub p50: Duration,
-    /// 99 % of them took at most this long.
-    pub p99: Duration,
+    /// Bytes that were read or written; 0 for everything else.
+    pub bytes: u64,
+    /// All times to their answers, added up.
+    pub total: Duration,
+    /// How long they took.
+    pub times: Histogram,
+}
+
+/// How many operations took how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Histogram(Vec<u64>);
+
+impl Histogram {
+    /// Returns the histogram of these buckets, as [`Self::buckets`] returns them.
+    pub fn of(buckets: Vec<u64>) -> Histogram {
+        Histogram(buckets)
+    }
+
+    /// Returns how many fell into each bucket, the shortest first.
+    pub fn buckets(&self) -> &[u64] {
+        &self.0
+    }
+
+    /// Returns how many there were.
+    pub fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Returns a time that so many percent of them did not exceed, a quarter too large at most; zero if there were none.
+    pub fn quantile(&self, percent: u64) -> Duration {
+        let rank = (self.count() * percent).div_ceil(100);
+        let mut seen = 0;
+        let bucket = self.0.iter().position(|n| {
+            seen += n;
+            seen >= rank && seen > 0
+        });
+        Duration::from_nanos(bucket.map_or(0, bucket_limit))
+    }
+
+    /// Returns how many surely took at most `limit`.
+    pub fn at_most(&self, limit: Duration) -> u64 {
+        let within = |bucket: usize| u128::from(bucket_limit(bucket)) <= limit.as_nanos();
+        self.0.iter().enumerate().take_while(|(bucket, _)| within(*bucket)).map(|(_, count)| count).sum()
+    }
+
+    /// Returns those that came after `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Histogram) -> Histogram {
+        let before = earlier.0.iter().copied().chain(std::iter::repeat(0));
+        Histogram(self.0.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).collect())
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: &Histogram) {
+        self.0.resize(self.0.len().max(other.0.len()), 0);
+        for (own, other) in self.0.iter_mut().zip(&other.0) {
+            *own += other;
+        }
+    }
 }
 
 /// Whether an answer counts as an error.
@@ -111,10 +182,11 @@ impl OpStats {
     pub(super) fn new() -> Self {
         let counters = || Counters {
             errors: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             total_nanos: AtomicU64::new(0),
             buckets: [const { AtomicU64::new(0) }; BUCKETS],
         };
-        Self { operations: OpKind::ALL.iter().map(|_| counters()).collect() }
+        Self { operations: OpKind::ALL.iter().map(|_| counters()).collect(), in_flight: InFlight::new() }
     }
 
     /// Counts one operation that took `time`.
@@ -128,23 +200,32 @@ impl OpStats {
         }
     }
 
+    /// Counts bytes that an operation has moved.
+    pub(super) fn count_bytes(&self, kind: OpKind, bytes: usize) {
+        self.operations[kind as usize].bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the requests that are being worked on.
+    pub(super) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
     /// Returns a line for each operation that ran at least once.
     pub(super) fn summary(&self) -> Vec<OpSummary> {
         OpKind::ALL
             .iter()
             .zip(&self.operations)
             .filter_map(|(kind, counters)| {
-                let buckets: Vec<u64> =
-                    counters.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
-                let count: u64 = buckets.iter().sum();
-                let mean = counters.total_nanos.load(Ordering::Relaxed).checked_div(count)?;
-                Some(OpSummary {
+                let load = |bucket: &AtomicU64| bucket.load(Ordering::Relaxed);
+                let times = Histogram(counters.buckets.iter().map(load).collect());
+                let count = times.count();
+                (count > 0).then(|| OpSummary {
                     name: kind.name(),
                     count,
                     errors: counters.errors.load(Ordering::Relaxed),
-                    mean: Duration::from_nanos(mean),
-                    p50: quantile(&buckets, count, 50),
-                    p99: quantile(&buckets, count, 99),
+                    bytes: counters.bytes.load(Ordering::Relaxed),
+                    total: Duration::from_nanos(counters.total_nanos.load(Ordering::Relaxed)),
+                    times,
                 })
             })
             .collect()
@@ -174,16 +255,6 @@ fn bucket_limit(bucket: usize) -> u64 {
     }
 }
 
-fn quantile(buckets: &[u64], count: u64, percent: u64) -> Duration {
-    let rank = (count * percent).div_ceil(100);
-    let mut seen = 0;
-    let bucket = buckets.iter().position(|n| {
-        seen += n;
-        seen >= rank
-    });
-    Duration::from_nanos(bucket.map_or(0, bucket_limit))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,13 +277,31 @@ mod tests {
         stats.count(OpKind::Unlink, Duration::from_nanos(5), Outcome::Failed);
         let lines = stats.summary();
         assert_eq!(lines.iter().map(|line| line.name).collect::<Vec<_>>(), ["unlink", "read"]);
-        let read = lines[1];
+        let read = &lines[1];
         assert_eq!((read.count, read.errors), (1000, 0));
         assert_eq!(lines[0].errors, 1);
-        for (quantile, exact) in [(read.p50, 500), (read.p99, 990)] {
+        for (quantile, exact) in [(read.times.quantile(50), 500), (read.times.quantile(99), 990)] {
             let exact = Duration::from_micros(exact);
             assert!(quantile >= exact && quantile <= exact * 5 / 4, "{quantile:?} for {exact:?}");
         }
+    }
+
+    #[test]
+    fn histograms_are_added_and_subtracted() {
+        let stats = OpStats::new();
+        stats.count(OpKind::Read, Duration::from_micros(1), Outcome::Done);
+        stats.count_bytes(OpKind::Read, 4096);
+        let before = stats.summary()[0].clone();
+        stats.count(OpKind::Read, Duration::from_millis(1), Outcome::Done);
+        let after = stats.summary()[0].clone();
+        assert_eq!((after.bytes, after.total), (4096, Duration::from_micros(1001)));
+        let mut late = after.times.since(&before.times);
+        assert_eq!((late.count(), late.at_most(Duration::from_micros(999))), (1, 0));
+        assert_eq!(late.at_most(Duration::from_secs(1)), 1);
+        late.add(&before.times);
+        assert_eq!(late, after.times);
+        assert_eq!(Histogram::default().quantile(99), Duration::ZERO);
+        assert_eq!(after.times.since(&Histogram::default()), after.times);
     }
 
     #[test]

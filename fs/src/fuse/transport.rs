@@ -5,11 +5,14 @@
 //! adapter of its own; operations never see which one runs.
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::handover::Death;
 use super::mount::Mount;
 use super::session::Classic;
+use super::session_memory::SessionMemory;
 use crate::ops::VolumeFs;
 
 /// Where data rests that a program has written and not synced.
@@ -40,19 +43,65 @@ pub struct MountOptions {
     pub threads: Option<usize>,
 }
 
+/// How a mount that is being made gets to outlive its process.
+#[derive(Clone)]
+pub struct Succession<'k> {
+    /// What a successor will find, kept already.
+    pub memory: Arc<SessionMemory>,
+    /// Has the descriptor of the device kept. Called once, as soon as there is one; what it fails with fails the mount.
+    pub keep: &'k dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
+}
+
+/// A mount whose process died.
+#[derive(Debug)]
+pub struct Adoption {
+    /// The memory of its session.
+    pub memory: Arc<SessionMemory>,
+    /// Its `/dev/fuse`.
+    pub device: OwnedFd,
+    /// How the process ended.
+    pub death: Death,
+}
+
 /// Carries requests between the kernel and a volume.
 pub trait Transport: Send + Sync {
     /// Returns its name for logs and statistics.
     fn name(&self) -> &'static str;
 
     /// Mounts `fs`. It is served until the returned [`Mount`] is unmounted or dropped, or somebody
-    /// else removes the mount.
-    fn mount(&self, fs: Arc<VolumeFs>, options: &MountOptions) -> Result<Mount, MountError>;
+    /// else removes the mount; with a `succession`, also by processes that come after this one.
+    fn mount(
+        &self,
+        fs: Arc<VolumeFs>,
+        options: &MountOptions,
+        succession: Option<Succession<'_>>,
+    ) -> Result<Mount, MountError>;
+
+    /// Goes on with a mount that another process served until it died; `options` are those it was made with. `fs` was
+    /// opened for that. The calls that were in flight are answered, each once.
+    ///
+    /// # Errors
+    /// The mount stays as it is, and may be adopted again.
+    fn adopt(
+        &self,
+        fs: Arc<VolumeFs>,
+        options: &MountOptions,
+        adoption: Adoption,
+    ) -> Result<Mount, MountError>;
 }
 
 /// Mounts `fs` with the transport that suits this machine.
-pub fn mount(fs: Arc<VolumeFs>, options: &MountOptions) -> Result<Mount, MountError> {
-    Classic.mount(fs, options)
+pub fn mount(
+    fs: Arc<VolumeFs>,
+    options: &MountOptions,
+    succession: Option<Succession<'_>>,
+) -> Result<Mount, MountError> {
+    Classic.mount(fs, options, succession)
+}
+
+/// Goes on with a mount, on the transport that it was made with.
+pub fn adopt(fs: Arc<VolumeFs>, options: &MountOptions, adoption: Adoption) -> Result<Mount, MountError> {
+    Classic.adopt(fs, options, adoption)
 }
 
 /// Why a mount was not made or not removed.
@@ -123,6 +172,14 @@ pub enum MountError {
         mountpoint: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// What is needed to go on with the mount does not fit this program.
+    #[error("go on with the mount at {}", mountpoint.display())]
+    CannotAdopt {
+        /// The place.
+        mountpoint: PathBuf,
+        /// What is wrong.
+        source: Box<crate::FsError>,
     },
     /// Files in the mount are in use.
     #[error("{} is in use by open files, running programs or other mounts; `fuser -vm {}` lists them", mountpoint.display(), mountpoint.display())]

@@ -23,12 +23,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::session_memory::Offered;
 use crate::attr::Attr;
 use crate::ids::NodeId;
 use crate::ops::Entry;
 
 const NOTIFY_INVAL_INODE: i32 = 2;
 const NOTIFY_INVAL_ENTRY: i32 = 3;
+const NOTIFY_RESEND: i32 = 7;
 const NOTIFY_INC_EPOCH: i32 = 8;
 
 const HEADER_LEN: usize = 16;
@@ -60,8 +62,13 @@ pub(super) struct Device {
 impl Device {
     /// Takes a second descriptor of the device that `session_fd`, soon to be fuser's, is one of.
     pub(super) fn beside(session_fd: &OwnedFd) -> io::Result<Self> {
+        Self::behind(session_fd, session_fd)
+    }
+
+    /// Takes a second descriptor of `device`, which will take the place of `session_fd`.
+    pub(super) fn behind(device: &OwnedFd, session_fd: &OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            ours: session_fd.try_clone()?,
+            ours: device.try_clone()?,
             fusers: session_fd.as_raw_fd(),
             disowned: AtomicBool::new(false),
         })
@@ -117,6 +124,13 @@ impl Device {
         self.notify(NOTIFY_INC_EPOCH, &Payload::default())
     }
 
+    /// Makes the kernel send every request again that was read and not answered, marked in its number.
+    ///
+    /// To be called while nobody reads from the device: a request that somebody has just read would be sent twice.
+    pub(super) fn resend(&self) -> Result<(), Errno> {
+        self.notify(NOTIFY_RESEND, &Payload::default())
+    }
+
     fn notify(&self, code: i32, payload: &Payload) -> Result<(), Errno> {
         match self.send(code, 0, payload) {
             // The kernel has nothing cached under that name or number.
@@ -130,6 +144,24 @@ impl Device {
         // The device takes a message whole or not at all.
         nix::unistd::write(&self.ours, &message).map(drop)
     }
+}
+
+/// Returns an INIT request as the kernel once sent it: `struct fuse_in_header` and `struct fuse_init_in`.
+pub(super) fn init(offered: Offered) -> Vec<u8> {
+    const INIT: u32 = 26;
+    /// The second word of flags counts.
+    const INIT_EXT: u64 = 1 << 30;
+    const LENGTH: usize = 40 + 64;
+    let mut message = Payload::default();
+    message.u32(LENGTH as u32).u32(INIT).u64(1);
+    // Node, uid, gid, pid, extensions: of nobody.
+    message.u64(0).u64(0).u64(0);
+    let flags = offered.flags | INIT_EXT;
+    message.u32(offered.major).u32(offered.minor).u32(offered.max_readahead);
+    // The two words of flags, the low one first.
+    message.u32(flags as u32).u32((flags >> 32) as u32);
+    message.0.resize(LENGTH, 0);
+    message.0
 }
 
 /// The body of a message under construction.
@@ -246,6 +278,19 @@ mod tests {
         assert_eq!(Payload::entry(&entry(), ttl()).0.len(), 128);
         let epoch = Payload::default().message(NOTIFY_INC_EPOCH, 0);
         assert_eq!(epoch, [16u32.to_ne_bytes(), 8u32.to_ne_bytes(), [0; 4], [0; 4]].concat());
+    }
+
+    #[test]
+    fn an_init_request_has_its_flags_in_two_words() {
+        let offered = Offered { major: 7, minor: 45, flags: 0x1_0000_0004, max_readahead: 131_072 };
+        let message = init(offered);
+        assert_eq!(
+            (message.len(), &message[..8]),
+            (104, &[104u32.to_ne_bytes(), 26u32.to_ne_bytes()].concat()[..])
+        );
+        let words: Vec<u32> =
+            message[40..60].chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
+        assert_eq!(words, [7, 45, 131_072, 0x4000_0004, 1]);
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use super::acl;
 use super::locks::Locked;
-use super::node::NodeState;
+use super::node::{Node, NodeState};
 use super::{Caller, VolumeFs};
 use crate::attr::{Attr, FileKind, SetAttr, Timestamp};
 use crate::error::FsError;
-use crate::ids::{Ino, NodeId};
+use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::record::{Inode, Usage};
 use crate::store::{Prefix, Touch, Txn};
 
@@ -74,9 +75,9 @@ impl VolumeFs {
         }
         inode.ctime = set.ctime.unwrap_or(now);
 
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let epoch = txn.epoch();
-        let admission = txn.commit()?;
+        let admission = txn.commit(Answer::Done)?;
         if let Some(truncated) = truncated {
             truncated.apply(state);
         }
@@ -100,7 +101,7 @@ pub(super) fn kill_set_ids(inode: &mut Inode) {
 /// Stages the new version of an inode. A lower's inode is copied up by that: its attributes only.
 pub(super) fn put_inode(
     txn: &mut Txn<'_>,
-    ino: Ino,
+    node: &Node,
     state: &NodeState,
     inode: &Inode,
 ) -> Result<(), FsError> {
@@ -109,7 +110,8 @@ pub(super) fn put_inode(
     if state.version.is_none() {
         txn.charge(Usage { bytes: 0, inodes: 1 })?;
     }
-    txn.put(&Prefix::inode(txn.head().tree, ino), &Some(inode.clone()), touch);
+    let stored = node.known_names.renamed(inode).unwrap_or_else(|| inode.clone());
+    txn.put(&Prefix::inode(txn.head().tree, node.ino), &Some(stored), touch);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use super::{Caller, VolumeFs};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::Txn;
 use crate::store::record::{PAGE_SIZE, Usage};
 
@@ -24,6 +25,8 @@ const PAGE: u64 = PAGE_SIZE as u64;
 
 impl VolumeFs {
     /// `copy_file_range(2)`. Returns how much was copied, less than `len` only at the end of the source.
+    ///
+    /// Each step stores how much was copied with it: of a worker that dies in between, the successor answers that much.
     pub fn copy_file_range(
         &self,
         caller: &Caller,
@@ -44,7 +47,7 @@ impl VolumeFs {
             let (at, into) = (from_offset + done, to_offset + done);
             if at % PAGE == 0 && into % PAGE == 0 && len - done >= PAGE {
                 let pages = ((len - done) / PAGE).min(SHARE);
-                let shared = self.share(&source, at / PAGE, &target, into / PAGE, pages, kill)?;
+                let shared = self.share(&source, at / PAGE, &target, into / PAGE, pages, kill, done)?;
                 if shared > 0 {
                     done += shared * PAGE;
                     continue;
@@ -59,8 +62,9 @@ impl VolumeFs {
             if buffer.is_empty() {
                 break;
             }
-            self.write(to, into, &buffer, kill)?;
-            done += buffer.len() as u64;
+            let copied = done + buffer.len() as u64;
+            self.write_answering(to, into, &buffer, kill, Answer::Count(copied))?;
+            done = copied;
         }
         Ok(done)
     }
@@ -95,6 +99,8 @@ impl VolumeFs {
     }
 
     /// Makes pages of the target the same as pages of the source, as far as those lie in segments. Returns how many.
+    /// `copied` is how many bytes the request has copied before.
+    #[expect(clippy::too_many_arguments, reason = "from where, to where, and what for")]
     fn share(
         &self,
         source: &NodeRef<'_>,
@@ -103,6 +109,7 @@ impl VolumeFs {
         to: u64,
         pages: u64,
         kill: KillSuid,
+        copied: u64,
     ) -> Result<u64, FsError> {
         let head = self.writable(target)?;
         let mut locked = Locked::all(&[source, target]);
@@ -148,9 +155,9 @@ impl VolumeFs {
         if kill == KillSuid::Yes {
             kill_set_ids(&mut inode);
         }
-        put_inode(&mut txn, target.ino, locked.get(target.ino), &inode)?;
+        put_inode(&mut txn, target, locked.get(target.ino), &inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Count(copied + done * PAGE))?;
         for (ino, index, group) in staged {
             locked.get(ino).cache_group(index, group);
         }

@@ -11,6 +11,7 @@ use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::{Ino, NodeId};
 use crate::overlay::merged::Looked;
+use crate::request::Answer;
 use crate::store::record::{Dentry, Inode, Usage, Xattr};
 use crate::store::{Prefix, Touch, Txn};
 
@@ -161,9 +162,9 @@ impl VolumeFs {
             txn.put(&Prefix::xattr(head.tree, ino, name), &Xattr::Value(value), Touch::First);
         }
         txn.put(&Prefix::inode(head.tree, ino), &Some(inode.clone()), Touch::First);
-        put_inode(&mut txn, dir.ino, state, &dir_inode)?;
+        put_inode(&mut txn, &dir, state, &dir_inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Inode(ino))?;
 
         state.accept(dir_inode, version);
         state.bind_name(bytes, ino);
@@ -173,7 +174,7 @@ impl VolumeFs {
             // Nobody can have looked into it yet: its own directory is still locked.
             *node.state.write().names.get_mut() = Names::of_new_directory();
         }
-        Ok(self.entry(&node))
+        self.entry(&node)
     }
 
     fn inherit(

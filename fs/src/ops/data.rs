@@ -13,12 +13,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::VolumeFs;
-use super::group_cache::Cached;
+use super::group_cache::{Cached, FEW};
 use super::node::{Node, NodeRef, NodeState};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino};
 use crate::store::record::{GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef, Usage};
-use crate::store::{Beneath, Prefix, StoreError, Touch, Txn, Versioned};
+use crate::store::{Beneath, Head, Prefix, StoreError, Touch, Txn, Versioned};
 
 /// A file of up to this many bytes lies in its record.
 pub(super) const INLINE_MAX: u64 = 2048;
@@ -92,12 +92,12 @@ impl VolumeFs {
             false => merged.view.group(&merged.store.db, node.ino, index)?,
         };
         let cached = match found {
-            None => Cached { group: Group::base(), version: None },
+            None => Cached { group: Group::base(), version: None, born: 0 },
             Some(Versioned { record: Group::Removed, branch, epoch }) => {
-                Cached { group: Group::base(), version: Some((branch, epoch)) }
+                Cached { group: Group::base(), version: Some((branch, epoch)), born: 0 }
             }
             Some(Versioned { record, branch, epoch }) => {
-                Cached { group: record, version: Some((branch, epoch)) }
+                Cached { group: record, version: Some((branch, epoch)), born: 0 }
             }
         };
         cache.insert(index, cached.clone());
@@ -211,16 +211,23 @@ impl VolumeFs {
         bytes: &mut [u8],
     ) -> Result<(), FsError> {
         let suspect = || self.is_suspect(page);
-        let lost = match page.crc {
+        let crc = match page.crc {
+            Some(crc) => Some(crc),
+            None => self.sealed_crc(node, state, place, page, version)?,
+        };
+        let lost = match crc {
             Some(crc) if crc32c::crc32c(bytes) == crc => return Ok(()),
-            Some(_) => suspect(),
-            // Rewritten in place since: if it never reached the disk it is all zeros.
+            Some(_) if suspect() => true,
+            // On the disk before, and rewritten in place: the record that says so went with the power.
+            Some(_) if self.store.segments.is_loose(page.segment, page.epoch) => return Ok(()),
+            Some(_) => false,
+            // Rewritten in place, and not sealed yet: if it never reached the disk it is all zeros.
             None => bytes.iter().all(|&byte| byte == 0) && suspect(),
         };
         if lost {
             return self.read_older(node, state, place, page, version, bytes);
         }
-        if page.crc.is_none() {
+        if crc.is_none() {
             return Ok(());
         }
         let path = node.tree.merged.path(node.ino, &state.inode).unwrap_or_default();
@@ -234,6 +241,38 @@ impl VolumeFs {
             ),
         }
         .into())
+    }
+
+    /// Returns the checksum that a page got since its epoch ended, if it did: it stands in the version of the epoch that rewrote it.
+    fn sealed_crc(
+        &self,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        (index, position): (u64, usize),
+        page: PageRef,
+        version: Option<(BranchId, Epoch)>,
+    ) -> Result<Option<u32>, FsError> {
+        let merged = &node.tree.merged;
+        let live = node.tree.head.as_ref().is_some_and(|head| head.gate.epoch() == page.epoch);
+        let Some((branch, epoch)) = version.filter(|_| !live) else { return Ok(None) };
+        let mut view = merged.view.before(branch, epoch.next());
+        while let Some(found) = view.group(&self.store.db, node.ino, index)? {
+            let Group::Pages(pages) = &found.record else { break };
+            match pages.get(position) {
+                Some(Page::Data(data)) if data.is_at(page) => {
+                    if let Some(crc) = data.crc {
+                        state.cache_crc(index, position, version, *data);
+                        return Ok(Some(crc));
+                    }
+                }
+                _ => break,
+            }
+            if found.epoch <= page.epoch {
+                break;
+            }
+            view = merged.view.before(found.branch, found.epoch);
+        }
+        Ok(None)
     }
 
     /// Fills a page from the newest version of its group in which it was another one.
@@ -567,7 +606,7 @@ impl VolumeFs {
                 }
             }
         }
-        plan.ahead.extend(ahead.map(|group| (index, Cached { group, version: before.version })));
+        plan.ahead.extend(ahead.map(|group| (index, Cached { group, ..before.clone() })));
         plan.groups.push(Planned { index, before, group: Group::Pages(pages), changed });
         Ok(())
     }
@@ -633,11 +672,17 @@ impl VolumeFs {
     ) -> Result<Cached, FsError> {
         if !changed {
             // But for checksums that are gone from the log already.
-            return Ok(Cached { group, version: before.version });
+            return Ok(Cached { group, ..before });
         }
         let head = txn.head();
         let prefix = Prefix::extent(head.tree, ino, index);
         let current = (head.branch, txn.epoch());
+        let syncs = self.store.db.syncs();
+        let fresh = before.version.is_none() || group == Group::base();
+        let born = if fresh { syncs } else { before.born };
+        if before.version == Some(current) && before.born != syncs {
+            self.keep_fallback(txn, ino, index, &before, &group)?;
+        }
         if group == Group::base() {
             let beneath = match before.version {
                 None => Beneath::Nothing,
@@ -647,11 +692,76 @@ impl VolumeFs {
             };
             txn.erase(&prefix, &Group::Removed, beneath)?;
             let version = if beneath == Beneath::Nothing { None } else { Some(current) };
-            return Ok(Cached { group, version });
+            return Ok(Cached { group, version, born });
         }
         let touch = if before.version == Some(current) { Touch::Again } else { Touch::First };
         txn.put(&prefix, &group, touch);
-        Ok(Cached { group, version: Some(current) })
+        Ok(Cached { group, version: Some(current), born })
+    }
+
+    /// Looks whether a reader that finds a new page lost would still come upon what was there before it. The record of that
+    /// is about to be replaced, so that only versions of older epochs are left. If it would not, the new page goes to the disk first.
+    fn keep_fallback(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        index: u64,
+        before: &Cached,
+        group: &Group,
+    ) -> Result<(), FsError> {
+        let Group::Pages(pages) = group else { return Ok(()) };
+        let (head, place) = (txn.head(), |data: &PageRef| (data.segment, data.page));
+        let mut older: Option<Option<Group>> = None;
+        for (position, page) in pages.iter().enumerate() {
+            let Page::Data(new) = page else { continue };
+            let found = match &before.group {
+                Group::Pages(pages) => pages.get(position).copied().unwrap_or_default(),
+                Group::Inline(bytes) if position == 0 && !bytes.is_empty() => {
+                    txn.data_first();
+                    return Ok(());
+                }
+                Group::Inline(_) | Group::Removed => Page::Base,
+            };
+            match found {
+                Page::Data(old) if place(&old) == place(new) => {}
+                // A snapshot has it too.
+                Page::Data(old) if !old.shared && old.epoch <= head.retained() => {}
+                Page::Data(_) => {
+                    txn.data_first();
+                    return Ok(());
+                }
+                // Zeros, or the lower: an older version must not shine through.
+                Page::Hole | Page::Base if head.is_new(ino) => {}
+                Page::Hole | Page::Base => {
+                    let older = match &mut older {
+                        Some(older) => older,
+                        none => none.insert(self.group_before(head, ino, index, txn.epoch())?),
+                    };
+                    let same = match older {
+                        None | Some(Group::Removed) => found == Page::Base,
+                        Some(Group::Pages(pages)) => pages.get(position) == Some(&found),
+                        Some(Group::Inline(bytes)) => position > 0 || bytes.is_empty(),
+                    };
+                    if !same {
+                        txn.data_first();
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the group as a head saw it before an epoch began.
+    fn group_before(
+        &self,
+        head: &Head,
+        ino: Ino,
+        index: u64,
+        epoch: Epoch,
+    ) -> Result<Option<Group>, FsError> {
+        let view = self.store.head_view(head)?.before(head.branch, epoch);
+        Ok(view.group(&self.store.db, ino, index)?.map(|found| found.record))
     }
 
     /// Stages that the file ends at `size`.
@@ -686,8 +796,12 @@ impl VolumeFs {
                     self.release(txn, node.ino, index, Page::Data(page));
                 }
                 inode.stored = inode.stored.saturating_sub(record.stored());
-                let before = Cached { group: record, version: Some((branch, epoch)) };
-                self.stage_group(txn, node.ino, index, before, Group::base(), true)?;
+                let before = Cached { group: record, version: Some((branch, epoch)), born: 0 };
+                let cached = self.stage_group(txn, node.ino, index, before, Group::base(), true)?;
+                // Whoever writes the file anew will want to know that its zeros are new.
+                if staged.groups.len() < FEW / 2 {
+                    staged.groups.push((index, cached));
+                }
             }
             staged.forget_all = true;
             // Within the last group pages go, and the rest of the last page becomes zeros.
@@ -801,6 +915,18 @@ impl NodeState {
             .collect();
         let stored: u64 = groups.iter().map(|(_, group)| group.stored()).sum();
         (stored == self.inode.stored).then_some(groups)
+    }
+
+    /// Adds a checksum that was found to a group in memory.
+    fn cache_crc(&self, index: u64, position: usize, version: Option<(BranchId, Epoch)>, sealed: PageRef) {
+        if let Some(cached) = self.groups.lock().as_mut().and_then(|cache| cache.get_mut(index))
+            && cached.version == version
+            && let Group::Pages(pages) = &mut cached.group
+            && let Some(Page::Data(data)) = pages.get_mut(position)
+            && data.is_at(sealed)
+        {
+            data.crc = sealed.crc;
+        }
     }
 
     /// Takes a group into memory that was committed.

@@ -83,9 +83,13 @@ impl VolumeFs {
                 // Of `.` and `..` only the number is shown.
                 entry.attr.ino = Ino(shown.node.0);
             }
+            // Counted before the reader has it, so that whatever must be noted of it is.
+            if let Some(child) = &child {
+                self.refer(child)?;
+            }
             let answer = sink(shown, &entry);
-            if let (Sink::Continue, Some(child)) = (answer, &child) {
-                child.count_lookup();
+            if let (Sink::Full, Some(child)) = (answer, &child) {
+                child.uncount_lookup();
             }
             Ok(answer)
         })

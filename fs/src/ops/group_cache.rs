@@ -11,7 +11,7 @@ use crate::ids::{BranchId, Epoch};
 use crate::store::record::Group;
 
 /// Groups of one file that are kept whatever is kept of others.
-const FEW: usize = 2048;
+pub(super) const FEW: usize = 2048;
 /// Groups of all files up to which one file may have more than that: some 40 MiB, the map of 4 GiB of data.
 const MANY: usize = 1 << 16;
 
@@ -23,17 +23,35 @@ static CACHED: AtomicUsize = AtomicUsize::new(0);
 pub(super) struct Cached {
     pub(super) group: Group,
     pub(super) version: Option<(BranchId, Epoch)>,
+    /// How many syncs had begun when all of this content was new; 0 where that is not known. If no other began since,
+    /// nobody was promised to find any of it after a loss of power.
+    pub(super) born: u64,
 }
 
 /// Groups of one file that were read or written lately.
-#[derive(Default)]
 pub(crate) struct GroupCache {
     groups: HashMap<u64, Cached>,
+    /// Counts them together with those of other files.
+    all: &'static AtomicUsize,
+}
+
+impl Default for GroupCache {
+    fn default() -> GroupCache {
+        GroupCache::counted_in(&CACHED)
+    }
 }
 
 impl GroupCache {
+    fn counted_in(all: &'static AtomicUsize) -> GroupCache {
+        GroupCache { groups: HashMap::new(), all }
+    }
+
     pub(super) fn get(&self, index: u64) -> Option<&Cached> {
         self.groups.get(&index)
+    }
+
+    pub(super) fn get_mut(&mut self, index: u64) -> Option<&mut Cached> {
+        self.groups.get_mut(&index)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Cached)> {
@@ -41,23 +59,23 @@ impl GroupCache {
     }
 
     pub(super) fn insert(&mut self, index: u64, cached: Cached) {
-        if self.groups.len() >= FEW && CACHED.load(Ordering::Relaxed) >= MANY {
+        if self.groups.len() >= FEW && self.all.load(Ordering::Relaxed) >= MANY {
             self.clear();
         }
         if self.groups.insert(index, cached).is_none() {
-            CACHED.fetch_add(1, Ordering::Relaxed);
+            self.all.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     pub(super) fn clear(&mut self) {
-        CACHED.fetch_sub(self.groups.len(), Ordering::Relaxed);
+        self.all.fetch_sub(self.groups.len(), Ordering::Relaxed);
         self.groups.clear();
     }
 }
 
 impl Drop for GroupCache {
     fn drop(&mut self) {
-        CACHED.fetch_sub(self.groups.len(), Ordering::Relaxed);
+        self.all.fetch_sub(self.groups.len(), Ordering::Relaxed);
     }
 }
 
@@ -67,13 +85,14 @@ mod tests {
 
     #[test]
     fn one_file_may_have_many_groups_and_all_together_no_more_than_that() {
-        let cached = || Cached { group: Group::Removed, version: None };
-        let mut one = GroupCache::default();
+        let cached = || Cached { group: Group::Removed, version: None, born: 0 };
+        static ALL: AtomicUsize = AtomicUsize::new(0);
+        let mut one = GroupCache::counted_in(&ALL);
         for index in 0..MANY as u64 {
             one.insert(index, cached());
         }
         assert_eq!(one.iter().count(), MANY);
-        let mut other = GroupCache::default();
+        let mut other = GroupCache::counted_in(&ALL);
         for index in 0..=FEW as u64 {
             other.insert(index, cached());
         }

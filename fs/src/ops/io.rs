@@ -7,6 +7,7 @@ use super::locks::Locked;
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::{Prefix, Txn};
 
 /// Whether a write takes the set-id bits away.
@@ -45,10 +46,29 @@ impl VolumeFs {
 
     /// Writes all of `data`, or nothing.
     pub fn write(&self, node: NodeId, offset: u64, data: &[u8], kill: KillSuid) -> Result<(), FsError> {
-        self.with_room(|| self.write_once(node, offset, data, kill))
+        self.write_answering(node, offset, data, kill, Answer::Count(data.len() as u64))
     }
 
-    fn write_once(&self, node: NodeId, offset: u64, data: &[u8], kill: KillSuid) -> Result<(), FsError> {
+    /// Writes all of `data`, or nothing, as all or a part of a request that is answered with `answer`.
+    pub(super) fn write_answering(
+        &self,
+        node: NodeId,
+        offset: u64,
+        data: &[u8],
+        kill: KillSuid,
+        answer: Answer,
+    ) -> Result<(), FsError> {
+        self.with_room(|| self.write_once(node, offset, data, kill, answer))
+    }
+
+    fn write_once(
+        &self,
+        node: NodeId,
+        offset: u64,
+        data: &[u8],
+        kill: KillSuid,
+        answer: Answer,
+    ) -> Result<(), FsError> {
         let node = self.node(node)?;
         let head = self.writable(&node)?;
         let end = offset
@@ -75,15 +95,17 @@ impl VolumeFs {
             kill_set_ids(&mut inode);
         }
         let current = (head.branch, txn.epoch());
-        if staged.has_ahead() && end <= state.inode.size && state.version == Some(current) {
-            // It shows no byte that is not there yet: one batch instead of two.
-            txn.put_ahead(&Prefix::inode(head.tree, node.ino), &Some(inode.clone()));
+        // It shows no byte that is not there yet, and counts none: one batch instead of two.
+        let only_times = end <= state.inode.size && inode.stored == state.inode.stored;
+        if staged.has_ahead() && only_times && state.version == Some(current) {
+            let stored = node.known_names.renamed(&inode).unwrap_or_else(|| inode.clone());
+            txn.put_ahead(&Prefix::inode(head.tree, node.ino), &Some(stored));
         } else {
-            put_inode(&mut txn, node.ino, state, &inode)?;
+            put_inode(&mut txn, &node, state, &inode)?;
         }
         self.rewrite(&mut txn, node.ino, state, &mut staged, data)?;
         let epoch = txn.epoch();
-        let admission = txn.commit()?;
+        let admission = txn.commit(answer)?;
         staged.apply(state);
         drop(admission);
         state.accept(inode, (head.branch, epoch));

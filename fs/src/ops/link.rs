@@ -9,6 +9,7 @@ use super::{Entry, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::record::Dentry;
 use crate::store::{Touch, Txn};
 
@@ -49,16 +50,17 @@ impl VolumeFs {
 
         let mut txn = Txn::begin(&self.store, head)?;
         txn.put(&self.dentry(&dir, bytes), &Dentry::Entry { ino: node.ino, kind: inode.kind }, Touch::First);
-        put_inode(&mut txn, node.ino, locked.get(node.ino), &inode)?;
-        put_inode(&mut txn, dir.ino, locked.get(dir.ino), &dir_inode)?;
+        node.learn_link(&inode, dir.ino, bytes);
+        put_inode(&mut txn, &node, locked.get(node.ino), &inode)?;
+        put_inode(&mut txn, &dir, locked.get(dir.ino), &dir_inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Inode(node.ino))?;
 
         locked.get(node.ino).accept(inode, version);
         let state = locked.get(dir.ino);
         state.accept(dir_inode, version);
         state.bind_name(bytes, node.ino);
         drop(locked);
-        Ok(self.entry(&node))
+        self.entry(&node)
     }
 }

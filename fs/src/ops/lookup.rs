@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use super::known_names::is_one_of_several;
 use super::names::Known;
 use super::node::NodeRef;
 use super::{Caller, Entry, VolumeFs, check_name};
@@ -17,21 +18,22 @@ impl VolumeFs {
         }
         let dir = self.node(parent)?;
         match self.find_child(&dir, name)? {
-            Some(child) => Ok(self.entry(&child)),
+            Some(child) => self.entry(&child),
             None => Err(FsError::NotFound),
         }
     }
 
     /// Takes back `count` references.
     pub fn forget(&self, node: NodeId, count: u64) {
-        self.nodes.forget(node, count);
+        self.forget_node(node, count);
+        self.tidy_journal();
         self.reap_dead(super::reap::PATIENCE);
     }
 
     /// Counts a reference and describes the node.
-    pub(super) fn entry(&self, node: &NodeRef<'_>) -> Entry {
-        node.count_lookup();
-        Entry { node: node.id, generation: 0, attr: node.attr() }
+    pub(super) fn entry(&self, node: &NodeRef<'_>) -> Result<Entry, FsError> {
+        self.refer(node)?;
+        Ok(Entry { node: node.id, generation: 0, attr: node.attr() })
     }
 
     /// Finds the node that a name leads to, without counting a reference.
@@ -57,7 +59,17 @@ impl VolumeFs {
         let looked = match known {
             Known::Absent => return Ok(None),
             Known::Bound(ino) => match self.nodes.find_live(&dir.tree, ino) {
-                Some(child) => return Ok(Some(child)),
+                Some(child) => {
+                    // Whoever has it locked may wait for this directory. A name too many does no harm.
+                    let several = match child.state.try_read() {
+                        Some(child) => is_one_of_several(&child.inode, dir.ino, name),
+                        None => true,
+                    };
+                    if several {
+                        child.learn_name(dir.ino, &state, name)?;
+                    }
+                    return Ok(Some(child));
+                }
                 // Without a record it is in a lower only, which is asked by path.
                 None => dir.tree.merged.stored(ino)?,
             },
@@ -70,7 +82,12 @@ impl VolumeFs {
         match looked {
             Some(looked) => {
                 state.names.lock().bind(name, looked.ino);
-                self.nodes.insert(&dir.tree, looked, evictions).map(Some)
+                let several = is_one_of_several(&looked.inode, dir.ino, name);
+                let node = self.nodes.insert(&dir.tree, looked, evictions)?;
+                if several {
+                    node.learn_name(dir.ino, &state, name)?;
+                }
+                Ok(Some(node))
             }
             None => {
                 state.names.lock().unbind(name);

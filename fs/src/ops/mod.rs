@@ -13,6 +13,7 @@
 //! is left here is what a change of a file does to its mode.
 
 mod acl;
+mod adopt;
 mod attr;
 mod copy;
 mod create;
@@ -21,6 +22,8 @@ mod dir;
 mod group_cache;
 mod invalidate;
 mod io;
+mod journal;
+mod known_names;
 mod link;
 mod locks;
 mod lookup;
@@ -37,15 +40,17 @@ mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
+pub use adopt::FromAnswer;
 pub use dir::{DirEntry, Sink};
 pub use invalidate::Invalidate;
 pub use io::KillSuid;
+pub use journal::{Fact, NodeJournal};
 pub use rename::RenameMode;
 pub use space::Whence;
 pub use sync::{Datasync, StatFs};
@@ -56,6 +61,7 @@ use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, NodeId};
 use crate::overlay::merged::Merged;
 use crate::store::{Head, Store};
+use adopt::Adopted;
 use node::{NodeRef, NodeTable};
 
 /// Who asks.
@@ -83,10 +89,20 @@ pub struct Entry {
 /// The longest name, in bytes.
 pub const NAME_MAX: usize = 255;
 
+/// Tells the trees of one mount apart, also for a successor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum TreeKey {
+    /// What was mounted. The transport calls its nodes by their inode numbers.
+    Mounted,
+    /// The head that a rollback under the mount began, by its branch.
+    RolledBack(BranchId),
+    /// A snapshot that was looked into through `.snapshots`.
+    Snapshot(BranchId, Epoch),
+}
+
 /// One merged tree: the head as of some timeline, or a snapshot.
 pub(crate) struct Tree {
-    /// Tells trees of one mount apart; 0 is the first.
-    id: u64,
+    key: TreeKey,
     merged: Merged,
     /// Where it is written; `None` for a snapshot.
     head: Option<Arc<Head>>,
@@ -104,6 +120,10 @@ pub struct VolumeFs {
     /// The snapshot that this is a view of, which must not be removed meanwhile.
     pinned: Option<(BranchId, Epoch)>,
     invalidator: RwLock<Option<Box<dyn Invalidate>>>,
+    /// Where a successor finds what the store does not know, if the mount may have one.
+    journal: OnceLock<Box<dyn NodeJournal>>,
+    /// What a predecessor left, if there was one.
+    adopted: OnceLock<Adopted>,
     /// Inodes that lost their last name and are not removed yet; a hint for [`VolumeFs::with_room`].
     unlinked: AtomicI64,
 }
@@ -122,6 +142,18 @@ impl VolumeFs {
     /// Takes what makes a transport's caches forget.
     pub fn set_invalidator(&self, invalidator: Box<dyn Invalidate>) {
         *self.invalidator.write() = Some(invalidator);
+    }
+
+    /// Takes the journal in which a successor will find what the store does not know. To be called before the first
+    /// request.
+    pub fn set_journal(&self, journal: Box<dyn NodeJournal>) {
+        let first = self.journal.set(journal).is_ok();
+        debug_assert!(first, "a mount has one journal");
+    }
+
+    /// Returns the branch that is written; `None` for a snapshot.
+    pub fn branch(&self) -> Option<BranchId> {
+        self.root.read().head.as_ref().map(|head| head.branch)
     }
 
     /// Returns how many inodes are held in memory.
@@ -150,13 +182,14 @@ impl VolumeFs {
     fn load_node(&self, id: NodeId) -> Result<NodeRef<'_>, FsError> {
         let tree = self.root.read().clone();
         let stale = FsError::Stale { node: id };
-        if id == NodeId::ROOT || (tree.id == 0 && id.0 < NodeId::FIRST_DYNAMIC) {
+        if id == NodeId::ROOT || (tree.key == TreeKey::Mounted && id.0 < NodeId::FIRST_DYNAMIC) {
             let ino = crate::ids::Ino(id.0);
             let evictions = self.nodes.evictions();
-            let looked = tree.merged.stored(ino)?.ok_or(stale)?;
-            return self.nodes.insert(&tree, looked, evictions);
+            if let Some(looked) = tree.merged.stored(ino)? {
+                return self.nodes.insert(&tree, looked, evictions);
+            }
         }
-        Err(stale)
+        self.load_inherited(id)?.ok_or(stale)
     }
 
     /// Returns the head that the node belongs to, or refuses to write a snapshot.

@@ -6,14 +6,15 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
-use super::Tree;
 use super::group_cache::GroupCache;
+use super::known_names::KnownNames;
 use super::names::Names;
+use super::{Tree, TreeKey};
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
@@ -28,8 +29,11 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) ino: Ino,
     pub(crate) tree: Arc<Tree>,
-    /// References the kernel holds.
+    /// References the kernel was given by this process.
     lookups: AtomicU64,
+    /// The kernel may hold more, from a process that served the mount before.
+    inherited: AtomicBool,
+    pub(super) known_names: KnownNames,
     pub(crate) state: RwLock<NodeState>,
 }
 
@@ -53,15 +57,25 @@ pub(crate) struct NodeRef<'t> {
     table: &'t NodeTable,
 }
 
+/// An inode without a name that nobody refers to any more.
+pub(crate) struct Gone {
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) ino: Ino,
+    /// What memory had of it last.
+    pub(crate) node: Option<Arc<Node>>,
+}
+
 /// All nodes of a mount.
 pub(crate) struct NodeTable {
     shards: Vec<Mutex<HashMap<NodeId, Arc<Node>>>>,
     /// Nodes whose number is not their inode's: those of snapshots, and of timelines after a rollback.
-    dynamic: Mutex<HashMap<(u64, Ino), NodeId>>,
-    next_dynamic: AtomicU64,
+    pub(super) dynamic: Mutex<HashMap<(TreeKey, Ino), NodeId>>,
+    pub(super) next_dynamic: AtomicU64,
+    /// Another process served the mount before.
+    pub(super) inherited: AtomicBool,
     evictions: AtomicU64,
     /// Inodes without a name that nobody refers to any more, to be reaped.
-    pub(crate) dead: Mutex<Vec<Arc<Node>>>,
+    pub(crate) dead: Mutex<Vec<Gone>>,
 }
 
 impl NodeState {
@@ -117,14 +131,25 @@ impl NodeState {
 }
 
 impl Node {
-    /// Returns how many references the kernel holds.
+    /// Returns how many references this process gave to the kernel.
     pub(crate) fn lookups(&self) -> u64 {
         self.lookups.load(Ordering::SeqCst)
     }
 
-    /// Counts a reference of the kernel.
-    pub(crate) fn count_lookup(&self) {
-        self.lookups.fetch_add(1, Ordering::SeqCst);
+    /// Counts a reference of the kernel, and returns how many there were before.
+    pub(crate) fn count_lookup(&self) -> u64 {
+        self.lookups.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Takes back a reference that the kernel was not given after all.
+    pub(crate) fn uncount_lookup(&self) {
+        self.lookups.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Tells whether the kernel may hold it: by a reference from here, or, where it could not come back by its name, by one
+    /// of a process that served the mount before.
+    fn is_referred(&self) -> bool {
+        self.lookups() > 0 || (self.inherited.load(Ordering::SeqCst) && self.state.read().inode.nlink == 0)
     }
 
     /// The number that programs see: files of other trees must not be taken for hard links of the live ones.
@@ -144,9 +169,31 @@ impl Default for NodeTable {
             dynamic: Mutex::default(),
             // The first is the `.snapshots` directory.
             next_dynamic: AtomicU64::new(NodeId::FIRST_DYNAMIC + 1),
+            inherited: AtomicBool::new(false),
             evictions: AtomicU64::new(0),
             dead: Mutex::default(),
         }
+    }
+}
+
+/// What is left of a node after the kernel gave references back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Left {
+    /// It holds others, or may do so.
+    References,
+    /// It holds none of this node, which is in memory.
+    Nothing,
+    /// It holds none, and the node was not in memory.
+    NothingAtAll,
+}
+
+impl Left {
+    pub(crate) fn is_for_good(self) -> bool {
+        self != Left::References
+    }
+
+    pub(crate) fn was_in_memory(self) -> bool {
+        self != Left::NothingAtAll
     }
 }
 
@@ -182,10 +229,10 @@ impl NodeTable {
     }
 
     fn existing_id(&self, tree: &Tree, ino: Ino) -> Option<NodeId> {
-        match tree.id {
-            0 => Some(NodeId(ino.0)),
-            _ if ino == Ino::ROOT && tree.head.is_some() => Some(NodeId::ROOT),
-            id => self.dynamic.lock().get(&(id, ino)).copied(),
+        match tree.key {
+            TreeKey::Mounted => Some(NodeId(ino.0)),
+            TreeKey::RolledBack(_) if ino == Ino::ROOT => Some(NodeId::ROOT),
+            key => self.dynamic.lock().get(&(key, ino)).copied(),
         }
     }
 
@@ -199,13 +246,13 @@ impl NodeTable {
         evictions: u64,
     ) -> Result<NodeRef<'_>, FsError> {
         let ino = looked.ino;
-        let id = match tree.id {
-            0 => NodeId(ino.0),
-            _ if ino == Ino::ROOT && tree.head.is_some() => NodeId::ROOT,
-            tree_id => *self
+        let id = match tree.key {
+            TreeKey::Mounted => NodeId(ino.0),
+            TreeKey::RolledBack(_) if ino == Ino::ROOT => NodeId::ROOT,
+            key => *self
                 .dynamic
                 .lock()
-                .entry((tree_id, ino))
+                .entry((key, ino))
                 .or_insert_with(|| NodeId(self.next_dynamic.fetch_add(1, Ordering::SeqCst))),
         };
         let mut shard = self.shard(id).lock();
@@ -228,6 +275,8 @@ impl NodeTable {
             ino,
             tree: tree.clone(),
             lookups: AtomicU64::new(0),
+            inherited: AtomicBool::new(self.inherited.load(Ordering::SeqCst)),
+            known_names: KnownNames::default(),
             state: RwLock::new(NodeState::new(looked)),
         });
         shard.insert(id, node.clone());
@@ -235,13 +284,31 @@ impl NodeTable {
     }
 
     /// Takes back references of the kernel.
-    pub(crate) fn forget(&self, id: NodeId, count: u64) {
-        if let Some(node) = self.get(id) {
-            // The kernel forgets what it looked up, but a takeover may have lost count: never below zero.
-            let forgotten = node.lookups.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |lookups| {
-                Some(lookups.saturating_sub(count))
-            });
-            debug_assert!(forgotten.is_ok(), "the closure always gives a number");
+    ///
+    /// The kernel takes single ones back that it could not use, and all of a node at once when it drops it. In a session
+    /// that another process began it may hold more than were counted here: more than those come back only at the end.
+    pub(crate) fn forget(&self, id: NodeId, count: u64) -> Left {
+        let Some(node) = self.get(id) else { return Left::NothingAtAll };
+        let taken = node
+            .lookups
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |lookups| Some(lookups.saturating_sub(count)));
+        let before = taken.unwrap_or_else(|before| before);
+        let all = if node.inherited.load(Ordering::SeqCst) { count > before } else { count >= before };
+        if !all {
+            return Left::References;
+        }
+        node.inherited.store(false, Ordering::SeqCst);
+        Left::Nothing
+    }
+
+    /// Calls `visit` with every node that the kernel was given a reference to.
+    pub(crate) fn each_referred(&self, mut visit: impl FnMut(&Node)) {
+        for shard in &self.shards {
+            // Looked at without the lock: whoever holds a node's state may be about to take a shard.
+            let nodes: Vec<Arc<Node>> = shard.lock().values().cloned().collect();
+            for node in nodes.iter().filter(|node| node.lookups() > 0) {
+                visit(node);
+            }
         }
     }
 
@@ -249,7 +316,7 @@ impl NodeTable {
     fn evict(&self, node: &Arc<Node>) {
         let mut shard = self.shard(node.id).lock();
         // The table's and the caller's.
-        if Arc::strong_count(node) > 2 || node.lookups() > 0 {
+        if Arc::strong_count(node) > 2 || node.is_referred() {
             return;
         }
         match shard.get(&node.id) {
@@ -261,10 +328,14 @@ impl NodeTable {
         let dead = node.tree.head.is_some() && node.state.read().inode.nlink == 0;
         drop(shard);
         if node.id.0 >= NodeId::FIRST_DYNAMIC {
-            self.dynamic.lock().remove(&(node.tree.id, node.ino));
+            let mut dynamic = self.dynamic.lock();
+            // The snapshot may have been closed and looked into again since.
+            if dynamic.get(&(node.tree.key, node.ino)) == Some(&node.id) {
+                dynamic.remove(&(node.tree.key, node.ino));
+            }
         }
         if dead {
-            self.dead.lock().push(node.clone());
+            self.dead.lock().push(Gone { tree: node.tree.clone(), ino: node.ino, node: Some(node.clone()) });
         }
     }
 
@@ -272,8 +343,8 @@ impl NodeTable {
     pub(crate) fn remove_tree(&self, tree: &Tree) {
         let mut dynamic = self.dynamic.lock();
         let ids: Vec<NodeId> =
-            dynamic.iter().filter(|((id, _), _)| *id == tree.id).map(|(_, &node)| node).collect();
-        dynamic.retain(|(id, _), _| *id != tree.id);
+            dynamic.iter().filter(|((key, _), _)| *key == tree.key).map(|(_, &node)| node).collect();
+        dynamic.retain(|(key, _), _| *key != tree.key);
         drop(dynamic);
         for id in ids {
             // Dropped outside the lock of the shard.

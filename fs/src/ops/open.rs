@@ -1,22 +1,35 @@
 //! Opening volumes and snapshots, and turning an open volume to another point of its history.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::node::NodeTable;
-use super::{Tree, VolumeFs};
+use super::{Tree, TreeKey, VolumeFs};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
 use crate::overlay::lowers::Lowers;
 use crate::overlay::merged::Merged;
-use crate::store::{Head, LiveHead, Store};
+use crate::store::{Head, LiveHead, Receipt, Store, VolumeInfo};
 
 impl Store {
     /// Opens the head of a volume. While it is open, a second call returns the same.
     pub fn open_head(self: &Arc<Self>, volume: &str) -> Result<Arc<VolumeFs>, FsError> {
+        self.open_head_for(volume, None)
+    }
+
+    /// Opens the head of a volume to go on with a mount of it, which began when the volume wrote `branch`. What
+    /// the kernel may still refer to stays: see [`VolumeFs::adopt`].
+    pub fn reopen_head(self: &Arc<Self>, volume: &str, branch: BranchId) -> Result<Arc<VolumeFs>, FsError> {
+        self.open_head_for(volume, Some(branch))
+    }
+
+    fn open_head_for(
+        self: &Arc<Self>,
+        volume: &str,
+        mounted: Option<BranchId>,
+    ) -> Result<Arc<VolumeFs>, FsError> {
         let head = self.head_of_volume(volume)?;
         // Two openers at once get one file system: whoever comes second finds it here.
         let _opening = head.opening.lock();
@@ -36,10 +49,16 @@ impl Store {
             view: self.head_view(&head)?,
             lowers: Arc::new(Lowers::open(self, record.tree, &record.lowers)?),
         };
-        let tree = Arc::new(Tree { id: 0, merged, head: Some(head.clone()) });
+        let key = match mounted {
+            Some(branch) if branch != head.branch => TreeKey::RolledBack(head.branch),
+            Some(_) | None => TreeKey::Mounted,
+        };
+        let tree = Arc::new(Tree { key, merged, head: Some(head.clone()) });
         let fs = Arc::new(VolumeFs::new(self, volume, tree.clone()));
         fs.keep_root()?;
-        fs.reap_orphans(&tree)?;
+        if mounted.is_none() {
+            fs.reap_orphans(&tree)?;
+        }
         let live: Weak<dyn LiveHead> = Arc::<VolumeFs>::downgrade(&fs) as Weak<dyn LiveHead>;
         head.set_live(live);
         Ok(fs)
@@ -62,7 +81,8 @@ impl Store {
             self.registry.write().viewed.remove(&key);
         })?;
         let merged = Merged { store: self.clone(), view, lowers: Arc::new(lowers) };
-        let mut fs = VolumeFs::new(self, snapshot, Arc::new(Tree { id: 0, merged, head: None }));
+        let mut fs =
+            VolumeFs::new(self, snapshot, Arc::new(Tree { key: TreeKey::Mounted, merged, head: None }));
         fs.pinned = Some(key);
         fs.keep_root()?;
         Ok(Arc::new(fs))
@@ -70,10 +90,15 @@ impl Store {
 
     /// Takes a volume back to one of its snapshots. What was written since its newest snapshot is lost. An open file
     /// system turns to the new head: open files of the old one are stale from then on.
-    pub fn rollback(self: &Arc<Self>, volume: &str, snapshot: &str) -> Result<(), FsError> {
+    pub fn rollback(
+        self: &Arc<Self>,
+        volume: &str,
+        snapshot: &str,
+        receipt: Receipt<'_, VolumeInfo>,
+    ) -> Result<VolumeInfo, FsError> {
         let old = self.head_of_volume(volume)?;
         let live: Option<Arc<VolumeFs>> = old.live().and_then(|live| live.into_any().downcast().ok());
-        {
+        let info = {
             // No cut, and nobody who opens the volume, may find the old head still in its place.
             let (_cutting, _opening) = (old.cutting.lock(), old.opening.lock());
             if self.registry.read().volume(volume)?.1.branch != old.branch {
@@ -81,34 +106,44 @@ impl Store {
             }
             // Operations under way end in the old head, which nobody sees again; none follows.
             let epoch = old.gate.retire();
-            self.turn(volume, snapshot, live.as_ref()).inspect_err(|_| old.gate.reinstate(epoch))?;
-        }
+            self.turn(volume, snapshot, receipt, live.as_ref()).inspect_err(|_| old.gate.reinstate(epoch))?
+        };
         if let Some(fs) = live {
             fs.keep_root()?;
             if let Some(invalidator) = &*fs.invalidator.read() {
                 invalidator.all_entries();
                 invalidator.inode(NodeId::ROOT);
             }
+            let tree = fs.root.read().clone();
+            match fs.reap_inherited(&tree) {
+                Ok(()) | Err(FsError::Retired) => {}
+                // They are found again when the volume is opened next.
+                Err(error) => {
+                    tracing::warn!(%error, volume, "unlinked inodes of a snapshot could not be removed")
+                }
+            }
         }
-        Ok(())
+        Ok(info)
     }
 
     fn turn(
         self: &Arc<Self>,
         volume: &str,
         snapshot: &str,
+        receipt: Receipt<'_, VolumeInfo>,
         live: Option<&Arc<VolumeFs>>,
-    ) -> Result<(), FsError> {
-        let Some(fs) = live else { return self.rollback_head(volume, snapshot, |_, _| {}) };
+    ) -> Result<VolumeInfo, FsError> {
+        let Some(fs) = live else { return self.rollback_head(volume, snapshot, receipt, |_, _| {}) };
         let mut root = fs.root.write();
         let lowers = root.merged.lowers.clone();
-        self.rollback_head(volume, snapshot, |head, view| {
+        let info = self.rollback_head(volume, snapshot, receipt, |head, view| {
             let merged = Merged { store: self.clone(), view, lowers };
-            *root = Arc::new(Tree { id: fs.next_tree_id(), merged, head: Some(head.clone()) });
+            *root =
+                Arc::new(Tree { key: TreeKey::RolledBack(head.branch), merged, head: Some(head.clone()) });
             head.set_live(Arc::<VolumeFs>::downgrade(fs) as Weak<dyn LiveHead>);
         })?;
         fs.nodes.clear();
-        Ok(())
+        Ok(info)
     }
 }
 
@@ -122,6 +157,8 @@ impl VolumeFs {
             browsed: Mutex::default(),
             pinned: None,
             invalidator: RwLock::default(),
+            journal: OnceLock::new(),
+            adopted: OnceLock::new(),
             unlinked: Default::default(),
         }
     }
@@ -130,11 +167,6 @@ impl VolumeFs {
     fn keep_root(&self) -> Result<(), FsError> {
         self.node(NodeId::ROOT)?.count_lookup();
         Ok(())
-    }
-
-    pub(super) fn next_tree_id(&self) -> u64 {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        NEXT.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Returns the newest epoch of the head and whether there is one.

@@ -2,17 +2,18 @@
 //!
 //! # Crash consistency
 //! The mark of an orphan goes with the last of its records. Opening a volume removes the orphans that a mount
-//! left which could not.
+//! left which could not, and those that it has from the snapshot it began with.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::node::Node;
+use super::node::Gone;
 use super::{Tree, VolumeFs};
 use crate::attr::FileKind;
 use crate::error::FsError;
 use crate::ids::Ino;
+use crate::request::Answer;
 use crate::store::record::{GROUP_SIZE, Group, Inode, Usage, Xattr};
 use crate::store::{Beneath, Head, META, Prefix, StoreError, Txn, meta};
 
@@ -36,6 +37,15 @@ struct Dead {
     known: Option<(Inode, Vec<(u64, Group)>)>,
 }
 
+/// Who may still see an inode that is removed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Departs {
+    /// Nobody sees it, or it has names there.
+    Unseen,
+    /// The end of an older epoch, without a name.
+    AsOrphan,
+}
+
 impl VolumeFs {
     /// Removes what died since, if more than `patience` inodes wait.
     pub(super) fn reap_dead(&self, patience: usize) {
@@ -47,12 +57,15 @@ impl VolumeFs {
             std::mem::take(&mut *dead)
         };
         for chunk in dead.chunk_by(|a, b| Arc::ptr_eq(&a.tree, &b.tree)) {
-            let Some(tree) = chunk.first().map(|node| &node.tree) else { continue };
-            let dead: Vec<Dead> = chunk.iter().map(|node| self.last_seen(node)).collect();
+            let Some(tree) = chunk.first().map(|gone| &gone.tree) else { continue };
+            let dead: Vec<Dead> = chunk.iter().map(|gone| self.last_seen(gone)).collect();
             for dead in dead.chunks(TOGETHER) {
                 match self.reap(tree, dead) {
+                    Ok(()) => {
+                        self.unlinked.fetch_sub(dead.len() as i64, Ordering::SeqCst);
+                    }
                     // They went with the head that a rollback took away.
-                    Ok(()) | Err(FsError::Retired) => {}
+                    Err(FsError::Retired) => {}
                     // Their marks stay: the next mount tries again.
                     Err(error) => {
                         let inos: Vec<Ino> = dead.iter().map(|dead| dead.ino).collect();
@@ -133,15 +146,27 @@ impl VolumeFs {
             Ok(true)
         })?;
         orphans.retain(|&ino| self.nodes.find(tree, ino).is_none());
-        let orphans: Vec<Dead> = orphans.into_iter().map(|ino| Dead { ino, known: None }).collect();
-        for orphans in orphans.chunks(TOGETHER) {
-            self.reap(tree, orphans)?;
+        self.reap_unseen(tree, orphans)?;
+        self.reap_inherited(tree)
+    }
+
+    /// Removes what was an orphan in the snapshot that the tree began with: nobody can have it open here.
+    pub(super) fn reap_inherited(&self, tree: &Tree) -> Result<(), FsError> {
+        self.reap_unseen(tree, self.store.inherited_orphans(&tree.merged.view)?)
+    }
+
+    /// Removes inodes of which nothing is in memory.
+    fn reap_unseen(&self, tree: &Tree, inos: Vec<Ino>) -> Result<(), FsError> {
+        let dead: Vec<Dead> = inos.into_iter().map(|ino| Dead { ino, known: None }).collect();
+        for dead in dead.chunks(TOGETHER) {
+            self.reap(tree, dead)?;
         }
         Ok(())
     }
 
     /// Returns what memory still has of an inode that went out of it, where that is all there is.
-    fn last_seen(&self, node: &Node) -> Dead {
+    fn last_seen(&self, gone: &Gone) -> Dead {
+        let Some(node) = &gone.node else { return Dead { ino: gone.ino, known: None } };
         let is_new = node.tree.head.as_ref().is_some_and(|head| head.is_new(node.ino));
         // Somebody who asks for the parent of a removed directory may have loaded it again.
         let alone = self.nodes.find(&node.tree, node.ino).is_none();
@@ -170,13 +195,14 @@ impl VolumeFs {
         let mut txn = Txn::begin_housekeeping(&self.store, head)?;
         for (ino, inode, groups) in found {
             // A fork's name for what died elsewhere keeps an inode alive.
-            if let Some(inode) = inode.filter(|inode| inode.nlink == 0) {
-                self.stage_reap(&mut txn, tree, ino, &inode, groups)?;
+            if let Some(inode) = inode.filter(|inode| inode.nlink == 0)
+                && self.stage_reap(&mut txn, tree, ino, &inode, groups)? == Departs::AsOrphan
+            {
+                txn.put_departed(ino);
             }
             txn.delete_orphan(ino);
         }
-        txn.commit()?;
-        self.unlinked.fetch_sub(dead.len() as i64, Ordering::SeqCst);
+        txn.commit(Answer::Done)?;
         Ok(())
     }
 
@@ -187,10 +213,14 @@ impl VolumeFs {
         ino: Ino,
         inode: &Inode,
         groups: Option<&Vec<(u64, Group)>>,
-    ) -> Result<(), FsError> {
+    ) -> Result<Departs, FsError> {
         let head = txn.head();
         let view = &tree.merged.view;
         let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
+        let older = match beneath {
+            Beneath::Nothing => None,
+            _ => view.before(head.branch, txn.epoch()).inode(&self.store.db, ino)?,
+        };
         match (inode.kind, groups) {
             (FileKind::Regular, None) => {
                 self.stage_reap_groups(txn, tree, ino, beneath)?;
@@ -208,8 +238,15 @@ impl VolumeFs {
                 txn.erase(&Prefix::xattr(head.tree, ino, &name), &Xattr::Removed, beneath)?;
             }
         }
-        txn.erase(&Prefix::inode(head.tree, ino), &None::<Inode>, beneath)?;
-        txn.charge(Usage { bytes: -i64::try_from(inode.stored).unwrap_or(0), inodes: -1 })
+        let marker = if older.is_some() { Beneath::Something } else { Beneath::Nothing };
+        txn.erase(&Prefix::inode(head.tree, ino), &None::<Inode>, marker)?;
+        txn.charge(Usage { bytes: -i64::try_from(inode.stored).unwrap_or(0), inodes: -1 })?;
+        // What the branch began with is marked where it died.
+        let shown = older.filter(|older| older.branch == head.branch && older.epoch <= head.retained());
+        Ok(match shown.and_then(|older| older.record) {
+            Some(inode) if inode.nlink == 0 => Departs::AsOrphan,
+            _ => Departs::Unseen,
+        })
     }
 
     /// Removes some groups of a large file. Returns how many.
@@ -217,7 +254,7 @@ impl VolumeFs {
         let mut txn = Txn::begin_housekeeping(&self.store, head)?;
         let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
         let count = self.stage_reap_groups(&mut txn, tree, ino, beneath)?;
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
         Ok(count)
     }
 

@@ -13,6 +13,7 @@ use super::{Caller, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::record::{Dentry, Inode};
 use crate::store::{Beneath, Txn};
 
@@ -64,13 +65,14 @@ impl VolumeFs {
         let mut txn = Txn::begin(&self.store, head)?;
         let beneath = self.beneath_name(&dir, locked.get(dir.ino), bytes)?;
         txn.erase(&self.dentry(&dir, bytes), &Dentry::Whiteout, beneath)?;
+        child.forget_name(dir.ino, bytes);
         let inode = self.stage_unlink(&mut txn, &child, locked.get(child.ino), now)?;
         if inode.kind == FileKind::Directory {
             dir_inode.remove_subdirectory();
         }
-        put_inode(&mut txn, dir.ino, locked.get(dir.ino), &dir_inode)?;
+        put_inode(&mut txn, &dir, locked.get(dir.ino), &dir_inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
 
         self.count_unlinked(&inode);
         locked.get(child.ino).accept(inode, version);
@@ -97,7 +99,7 @@ impl VolumeFs {
         if inode.nlink == 0 {
             txn.put_orphan(node.ino);
         }
-        put_inode(txn, node.ino, state, &inode)?;
+        put_inode(txn, node, state, &inode)?;
         Ok(inode)
     }
 

@@ -17,6 +17,7 @@ use super::{Caller, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::{Ino, NodeId};
+use crate::request::Answer;
 use crate::store::record::Dentry;
 use crate::store::{Touch, Txn};
 
@@ -76,6 +77,10 @@ impl VolumeFs {
         if mode == RenameMode::Replace && target.is_some() && moved.state.read().inode.stored > INLINE_MAX {
             self.store.sync_data(&head.appender)?;
         }
+        if mode == RenameMode::Replace && target.is_some() {
+            // From here on the content counts as durable.
+            self.store.db.note_sync();
+        }
         let all: Vec<&NodeRef<'_>> = [&from, &to, &moved].into_iter().chain(target.as_ref()).collect();
         let mut locked = Locked::all(&all);
         if (locked.get(from.ino).names_changed, locked.get(to.ino).names_changed) != seen {
@@ -115,7 +120,8 @@ impl VolumeFs {
                     &Dentry::Entry { ino: target.ino, kind: other.kind },
                     Touch::First,
                 );
-                put_inode(&mut txn, target.ino, locked.get(target.ino), &other)?;
+                target.move_name((to.ino, new_bytes), (from.ino, old_bytes));
+                put_inode(&mut txn, target, locked.get(target.ino), &other)?;
                 target_inode = Some(other);
             }
             (target, _) => {
@@ -130,6 +136,7 @@ impl VolumeFs {
                         (_, FileKind::Directory) => return Err(FsError::IsDirectory { ino: target.ino }),
                         _ => {}
                     }
+                    target.forget_name(to.ino, new_bytes);
                     target_inode = Some(self.stage_unlink(&mut txn, target, replaced, now)?);
                 }
                 let beneath = self.beneath_name(&from, locked.get(from.ino), old_bytes)?;
@@ -146,13 +153,14 @@ impl VolumeFs {
             &Dentry::Entry { ino: moved.ino, kind: inode.kind },
             Touch::First,
         );
-        put_inode(&mut txn, moved.ino, locked.get(moved.ino), &inode)?;
-        put_inode(&mut txn, to.ino, locked.get(to.ino), &to_inode)?;
+        moved.move_name((from.ino, old_bytes), (to.ino, new_bytes));
+        put_inode(&mut txn, &moved, locked.get(moved.ino), &inode)?;
+        put_inode(&mut txn, &to, locked.get(to.ino), &to_inode)?;
         if !same_dir {
-            put_inode(&mut txn, from.ino, locked.get(from.ino), &from_inode)?;
+            put_inode(&mut txn, &from, locked.get(from.ino), &from_inode)?;
         }
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
 
         locked.get(moved.ino).accept(inode, version);
         if let (Some(target), Some(inode)) = (&target, target_inode) {

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use super::{DirEntry, Entry, Sink, Tree, VolumeFs};
+use super::{DirEntry, Entry, Sink, Tree, TreeKey, VolumeFs};
 use crate::attr::{Attr, FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
@@ -49,7 +49,7 @@ impl VolumeFs {
         let evictions = self.nodes.evictions();
         let root = tree.merged.stored(Ino::ROOT)?.ok_or(FsError::NotFound)?;
         let root = self.nodes.insert(&tree, root, evictions)?;
-        Ok(Some(self.entry(&root)))
+        self.entry(&root).map(Some)
     }
 
     /// Returns the attributes of `.snapshots`, `None` for any other node.
@@ -167,7 +167,7 @@ impl VolumeFs {
     }
 
     /// Returns the tree of a snapshot, which cannot be removed from now on until nobody looks at it.
-    fn browse(&self, branch: BranchId, epoch: Epoch) -> Result<Arc<Tree>, FsError> {
+    pub(super) fn browse(&self, branch: BranchId, epoch: Epoch) -> Result<Arc<Tree>, FsError> {
         let mut browsed = self.browsed.lock();
         if let Some(tree) = browsed.get(&(branch, epoch)) {
             return Ok(tree.clone());
@@ -178,7 +178,7 @@ impl VolumeFs {
         *registry.viewed.entry((branch, epoch)).or_default() += 1;
         drop(registry);
         let tree = Arc::new(Tree {
-            id: self.next_tree_id(),
+            key: TreeKey::Snapshot(branch, epoch),
             merged: Merged { store: self.store.clone(), view, lowers },
             head: None,
         });

@@ -9,6 +9,7 @@ use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::NodeId;
 use crate::overlay::lower::SeekTo;
+use crate::request::Answer;
 use crate::store::Txn;
 use crate::store::record::{GROUP_SIZE, Group, PAGE_SIZE, Page};
 
@@ -76,9 +77,9 @@ impl VolumeFs {
         if caller.uid != 0 {
             kill_set_ids(&mut inode);
         }
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let epoch = txn.epoch();
-        let admission = txn.commit()?;
+        let admission = txn.commit(Answer::Done)?;
         if let Some(staged) = staged {
             staged.apply(state);
         }

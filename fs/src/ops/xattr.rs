@@ -10,6 +10,7 @@ use super::{Caller, NAME_MAX, VolumeFs};
 use crate::attr::Timestamp;
 use crate::error::FsError;
 use crate::ids::NodeId;
+use crate::request::Answer;
 use crate::store::record::Xattr;
 use crate::store::{Prefix, Touch, Txn};
 
@@ -93,9 +94,9 @@ impl VolumeFs {
             inode.has_xattrs = true;
             txn.put(&Prefix::xattr(head.tree, node.ino, name), &record, Touch::First);
         }
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
         state.accept(inode, version);
         Ok(())
     }
@@ -115,9 +116,9 @@ impl VolumeFs {
         inode.has_xattrs = true;
         let mut txn = Txn::begin(&self.store, head)?;
         txn.put(&Prefix::xattr(head.tree, node.ino, name), &Xattr::Removed, Touch::First);
-        put_inode(&mut txn, node.ino, state, &inode)?;
+        put_inode(&mut txn, &node, state, &inode)?;
         let version = (head.branch, txn.epoch());
-        txn.commit()?;
+        txn.commit(Answer::Done)?;
         state.accept(inode, version);
         Ok(())
     }

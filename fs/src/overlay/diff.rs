@@ -1,7 +1,8 @@
 //! What differs between two trees of one history.
 //!
 //! The store knows which records the two sides wrote since they parted; each is turned here into what a person calls it. The cost
-//! follows what was written, not what there is.
+//! follows what was written, not what there is, with one exception: a file that changed, and whose recorded name was removed while
+//! another stayed that the mount did not come across since, is looked for in the whole tree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -68,8 +69,22 @@ impl Store {
             })
             .collect();
         let mut changes = Vec::new();
+        // Of what changed under a name that nobody knows: its change, but for the path.
+        let mut nameless: BTreeMap<Ino, Change> = BTreeMap::new();
         for (ino, found) in inodes {
-            describe(&old, &new, ino, &found, xattrs.contains(&ino), &mut changes)?;
+            let changed = describe(&old, &new, ino, &found, xattrs.contains(&ino), &mut changes)?;
+            let Some((inode, mut change)) = changed else { continue };
+            if inode.kind == FileKind::Directory || new.reaches(ino, &inode)? {
+                change.path = new.path(ino, &inode)?;
+                changes.push(change);
+            } else {
+                nameless.insert(ino, change);
+            }
+        }
+        if !nameless.is_empty() {
+            for (ino, path) in new.search(nameless.keys().copied().collect())? {
+                changes.extend(nameless.remove(&ino).map(|change| Change { path, ..change }));
+            }
         }
         changes.sort_by(|a, b| (&a.path, a.change).cmp(&(&b.path, b.change)));
         Ok(changes)
@@ -111,7 +126,11 @@ fn bound(tree: &Merged, other: &Merged, dir: Ino, name: &[u8]) -> Result<Option<
 fn group_difference(old: &Merged, new: &Merged, ino: Ino, group: u64) -> Result<u64, FsError> {
     let pages = |tree: &Merged| -> Result<Group, FsError> {
         let found = tree.view.group(&tree.store.db, ino, group)?;
-        Ok(found.map_or(Group::Removed, |found| found.record))
+        // Nothing is the same as the lower's bytes: a hole that hides some of them differs.
+        Ok(match found.map(|found| found.record) {
+            None | Some(Group::Removed) => Group::base(),
+            Some(group) => group,
+        })
     };
     Ok(match (pages(old)?, pages(new)?) {
         (Group::Pages(a), Group::Pages(b)) => {
@@ -136,6 +155,8 @@ fn group_difference(old: &Merged, new: &Merged, ino: Ino, group: u64) -> Result<
     .min(GROUP_SIZE as u64))
 }
 
+/// Adds what became of the names of an inode. If they are as they were but the inode is not, returns it with its change, to
+/// which the path is to be added.
 fn describe(
     old: &Merged,
     new: &Merged,
@@ -143,7 +164,7 @@ fn describe(
     found: &Found,
     xattrs_differ: bool,
     changes: &mut Vec<Change>,
-) -> Result<(), FsError> {
+) -> Result<Option<(Inode, Change)>, FsError> {
     let (before, after) = match (old.stored(ino)?, new.stored(ino)?) {
         // Copied up on one side only: on the other it is as the lower has it.
         (None, Some(after)) if ino.is_lower() => (old.as_in_lower(&after)?, Some(after)),
@@ -171,9 +192,9 @@ fn describe(
     for path in gone {
         changes.push(Change { path, change: ChangeKind::Removed, from: None, bytes_changed: size(&before) });
     }
-    let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+    let (Some(before), Some(after)) = (before, after) else { return Ok(None) };
     if !found.names_gone.is_empty() || !found.names_new.is_empty() || after.inode.nlink == 0 {
-        return Ok(());
+        return Ok(None);
     }
     // A tail that was cut off, or made zeros, of what the lower has leaves no other trace.
     let readable = |inode: &Inode| inode.lower.as_ref().map_or(0, |lower| lower.readable);
@@ -186,11 +207,10 @@ fn describe(
     } else if xattrs_differ || (found.attributes && shows_difference(&before.inode, &after.inode)) {
         ChangeKind::Metadata
     } else {
-        return Ok(());
+        return Ok(None);
     };
-    let path = new.path(ino, &after.inode)?;
-    changes.push(Change { path, change, from: None, bytes_changed: found.bytes });
-    Ok(())
+    let change = Change { path: Vec::new(), change, from: None, bytes_changed: found.bytes };
+    Ok(Some((after.inode, change)))
 }
 
 fn paths(tree: &Merged, other: &Merged, names: &BTreeSet<Name>) -> Result<Vec<Vec<u8>>, FsError> {

@@ -303,13 +303,38 @@ impl Merged {
     pub(crate) fn as_in_lower(&self, after: &Looked) -> Result<Option<Looked>, FsError> {
         let path = after.inode.lower.as_ref().and_then(|lower| LowerPath::parse(&lower.path));
         let Some(path) = path else { return Ok(None) };
-        let (layers, inode) = match self.lowers.stack.lookup(&path, self.lowers.stack.all())? {
+        let (layers, inode) = match self.resolve_lower(&path)? {
             Resolved::Absent => return Ok(None),
             Resolved::File { layer, inode } => (LayerSet::only(layer), inode),
             Resolved::Directory { layers, inode } => (layers, inode),
         };
-        let inode = self.lowers.inode(&path, layers, &inode, after.inode.parent, &after.inode.name);
+        // It was renamed since, perhaps: there it has the place that the lower gives it.
+        let Some(parent) = self.lower_parent_ino(&path)? else { return Ok(None) };
+        let inode = self.lowers.inode(&path, layers, &inode, parent, path.name().unwrap_or_default());
         Ok(Some(Looked { ino: after.ino, inode, version: None }))
+    }
+
+    /// Returns an inode that the store has no record of, which was found at `path` before; `None` if something else is
+    /// there now.
+    pub(crate) fn at_in_lower(
+        &self,
+        ino: Ino,
+        parent: Ino,
+        path: &LowerPath,
+        among: LayerSet,
+    ) -> Result<Option<Looked>, FsError> {
+        let (layers, inode) = match self.lowers.stack.lookup(path, among)? {
+            Resolved::Absent => return Ok(None),
+            Resolved::File { layer, inode } => (LayerSet::only(layer), inode),
+            Resolved::Directory { layers, inode } => (layers, inode),
+        };
+        let top = layers.first().unwrap_or(0);
+        if self.lowers.ino(&self.store, top, inode.host_dev, inode.stamp.host_ino)? != ino {
+            return Ok(None);
+        }
+        let name = path.name().unwrap_or_default();
+        let inode = self.lowers.inode(path, layers, &inode, parent, name);
+        Ok(Some(Looked { ino, inode, version: None }))
     }
 
     /// Looks a name up in a directory that this view has no record of: its lowers' word, if `other` saw where it is.
@@ -330,26 +355,41 @@ impl Merged {
     fn lower_parent(&self, inode: &Inode) -> Result<Option<Inode>, FsError> {
         let path = inode.lower.as_ref().and_then(|lower| LowerPath::parse(&lower.path));
         let Some(parent) = path.and_then(|path| path.parent()) else { return Ok(None) };
-        let Resolved::Directory { layers, inode } =
-            self.lowers.stack.lookup(&parent, self.lowers.stack.all())?
-        else {
+        let Resolved::Directory { layers, inode } = self.resolve_lower(&parent)? else {
             return Ok(None);
         };
-        let grandparent = match parent.parent() {
-            None => Ino::ROOT,
-            Some(path) if path.is_root() => Ino::ROOT,
-            Some(path) => match self.lowers.stack.lookup(&path, self.lowers.stack.all())? {
-                Resolved::Directory { layers, inode } => self.lowers.ino(
-                    &self.store,
-                    layers.first().unwrap_or(0),
-                    inode.host_dev,
-                    inode.stamp.host_ino,
-                )?,
-                _ => return Ok(None),
-            },
-        };
+        let Some(grandparent) = self.lower_parent_ino(&parent)? else { return Ok(None) };
         let name = parent.name().unwrap_or_default().to_vec();
         Ok(Some(self.lowers.inode(&parent, layers, &inode, grandparent, &name)))
+    }
+
+    /// Looks a path up in the lowers, from the root on: at each step only those take part that the directory above is merged from.
+    fn resolve_lower(&self, path: &LowerPath) -> Result<Resolved<LowerInode>, FsError> {
+        let mut above: Vec<LowerPath> =
+            std::iter::successors(path.parent(), LowerPath::parent).filter(|path| !path.is_root()).collect();
+        above.reverse();
+        let mut among = self.lowers.stack.all();
+        for directory in &above {
+            match self.lowers.stack.lookup(directory, among)? {
+                Resolved::Directory { layers, .. } => among = layers,
+                Resolved::Absent | Resolved::File { .. } => return Ok(Resolved::Absent),
+            }
+        }
+        Ok(self.lowers.stack.lookup(path, among)?)
+    }
+
+    /// Returns the number of the directory in which the lowers have a path.
+    fn lower_parent_ino(&self, path: &LowerPath) -> Result<Option<Ino>, FsError> {
+        let Some(parent) = path.parent().filter(|parent| !parent.is_root()) else {
+            return Ok(Some(Ino::ROOT));
+        };
+        match self.resolve_lower(&parent)? {
+            Resolved::Directory { layers, inode } => {
+                let top = layers.first().unwrap_or(0);
+                self.lowers.ino(&self.store, top, inode.host_dev, inode.stamp.host_ino).map(Some)
+            }
+            Resolved::Absent | Resolved::File { .. } => Ok(None),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::record::Flag;
 use crate::attr::Timestamp;
 use crate::ids::{Epoch, VolumeId};
 
@@ -39,6 +40,8 @@ pub struct VolumeInfo {
     pub quota_inodes: Option<u64>,
     /// When it was made.
     pub created: Timestamp,
+    /// What a person should know of it.
+    pub flag: Option<Flag>,
 }
 
 /// A snapshot.
@@ -118,6 +121,12 @@ pub struct StoreUsage {
     pub segment_bytes: u64,
     /// Bytes of RocksDB's tables.
     pub table_bytes: u64,
+    /// Bytes of blocks of tables that are kept in memory.
+    pub cache_bytes: u64,
+    /// Bytes of records in memory that are not in a table yet.
+    pub memtable_bytes: u64,
+    /// Records that could not be read when the store was opened, and were passed over.
+    pub quarantined: u64,
     /// Size of the disk.
     pub disk_bytes: u64,
     /// What may still be written, the reserve left out.

@@ -7,7 +7,8 @@
 //!
 //! A crash before 3 leaves epochs that ended without a snapshot: nobody can see that, and
 //! what they wrote belongs to the head as before. File data of the cut that was never synced is pushed out right
-//! after, in the background: until then a loss of power can take single pages back to their older content.
+//! after, in the background, and what of it has no checksum is sealed ([`super::seal`]): until then a loss of power can
+//! take single pages back to their older content.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,8 @@ use super::counters::Counter;
 use super::head::Head;
 use super::record::{Branch, Record, Snapshot};
 use super::registry::{Registry, check_name};
-use super::{META, Store, meta};
+use super::seal::Ended;
+use super::{META, Receipt, Store, meta};
 use crate::attr::Timestamp;
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, VolumeId};
@@ -32,7 +34,7 @@ pub struct CutReport {
     pub held: Duration,
     /// How long the operations that were under way took to end; nobody waited for them but the cut.
     pub drained: Duration,
-    /// How long the log took to become durable.
+    /// How long the log took to become durable; zero while that is not known.
     pub sync: Duration,
     /// One per volume, in the order in which they were named.
     pub snapshots: Vec<CutSnapshot>,
@@ -69,7 +71,12 @@ impl Store {
     ///
     /// Holds everything that had returned to its caller before this call began. What lies dirty in shared mappings is
     /// the caller's to drain first.
-    pub fn snapshot(&self, volumes: &[&str], name: Option<&str>) -> Result<CutReport, FsError> {
+    pub fn snapshot(
+        &self,
+        volumes: &[&str],
+        name: Option<&str>,
+        receipt: Receipt<'_, CutReport>,
+    ) -> Result<CutReport, FsError> {
         if volumes.is_empty() {
             return Err(FsError::Invalid { what: "no volume is named" });
         }
@@ -114,20 +121,22 @@ impl Store {
             part.ended = part.head.gate.epoch().previous();
         }
         let id = if moving.is_empty() { 0 } else { u64::from(self.number(Counter::Cut)?) };
-        let start = Instant::now();
-        self.record_cut(&parts, id, name)?;
-        self.db.sync_log()?;
-        self.seal_later(&moving);
-        for live in parts.iter().filter_map(|part| part.head.live()) {
-            live.snapshots_changed();
-        }
-        Ok(CutReport {
+        let report = CutReport {
             id,
             held,
             drained,
-            sync: start.elapsed(),
-            snapshots: parts.into_iter().map(|part| part.report(name)).collect(),
-        })
+            sync: Duration::ZERO,
+            snapshots: parts.iter().map(|part| part.report(name)).collect(),
+        };
+        let start = Instant::now();
+        self.record_cut(&parts, &report, name, receipt)?;
+        self.db.sync_log()?;
+        let sync = start.elapsed();
+        self.seal_later(moving.iter().map(|head| Ended::new(head, head.gate.epoch().previous())));
+        for live in parts.iter().filter_map(|part| part.head.live()) {
+            live.snapshots_changed();
+        }
+        Ok(CutReport { sync, ..report })
     }
 
     fn parts(&self, volumes: &[&str], name: Option<&str>) -> Result<Vec<Part>, FsError> {
@@ -172,6 +181,8 @@ impl Store {
         for head in heads {
             let branch = Branch { epoch: head.gate.epoch().next(), ..registry.branch(head.branch)?.clone() };
             batch.put_cf(self.db.family(META), meta::branch(head.branch), branch.encode());
+            // Its pages that were rewritten in place get their checksums once it has ended.
+            batch.put_cf(self.db.family(META), meta::seal(head.branch, head.gate.epoch()), []);
             announced.push((head.branch, branch));
         }
         self.db.write(batch)?;
@@ -182,7 +193,13 @@ impl Store {
     }
 
     /// Writes the snapshot records, all in one batch.
-    fn record_cut(&self, parts: &[Part], id: u64, name: Option<&str>) -> Result<(), FsError> {
+    fn record_cut(
+        &self,
+        parts: &[Part],
+        report: &CutReport,
+        name: Option<&str>,
+        receipt: Receipt<'_, CutReport>,
+    ) -> Result<(), FsError> {
         let created = Timestamp::now();
         let mut registry = self.registry.write();
         let mut batch = WriteBatch::default();
@@ -197,7 +214,7 @@ impl Store {
                     volume: part.volume,
                     name: name.map(str::to_owned),
                     created,
-                    cut: id,
+                    cut: report.id,
                     usage: part.head.settle(part.ended),
                 },
                 // Nothing changed: the older snapshot gets the name, which it did not have.
@@ -212,7 +229,7 @@ impl Store {
             batch.put_cf(self.db.family(META), meta::snapshot(branch, key.1), snapshot.encode());
             made.push((key, snapshot));
         }
-        self.db.write(batch)?;
+        self.write_change(batch, receipt, report)?;
         registry.snapshots.extend(made);
         Ok(())
     }
@@ -236,11 +253,11 @@ impl Part {
         Ok(())
     }
 
-    fn report(self, name: Option<&str>) -> CutSnapshot {
+    fn report(&self, name: Option<&str>) -> CutSnapshot {
         let epoch = self.same_as.unwrap_or(self.ended);
         CutSnapshot {
             snapshot: format!("{}@{epoch}", self.name),
-            volume: self.name,
+            volume: self.name.clone(),
             epoch,
             name: name.map(str::to_owned),
             changed: self.changed,

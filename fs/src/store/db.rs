@@ -11,8 +11,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    Options, ReadOptions, SliceTransform, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
+    DBCompressionType, DBRawIterator, InfoLogger, LogLevel, Options, ReadOptions, SliceTransform, Snapshot,
+    WriteBatch, WriteOptions,
 };
 
 use super::error::StoreError;
@@ -54,8 +55,10 @@ pub(crate) struct Database {
     db: DB,
     poison: OnceLock<String>,
     log_sync: GroupSync,
-    /// Syncs of the log since the database was opened.
+    /// Syncs that began, of data or the log.
     syncs: AtomicU64,
+    /// Those of the log.
+    log_syncs: AtomicU64,
     /// Whether there are log files to be overwritten.
     prepared: AtomicBool,
 }
@@ -63,22 +66,28 @@ pub(crate) struct Database {
 impl Database {
     /// Opens or makes the database in `dir`.
     pub(crate) fn open(dir: &Path, memory: MemoryBudget) -> Result<Database, StoreError> {
-        let cache = Cache::new_lru_cache(memory.block_cache);
-        let families = Family::ALL
-            .into_iter()
-            .map(|family| (family.name(), versioned_options(&cache, memory)))
-            .chain([(TOUCHED, plain_options(&cache, memory)), (META, plain_options(&cache, memory))])
-            // Empty, and always there. RocksDB reserves as much disk for a log as the largest memtable may have.
-            .chain([(EMPTY, plain_options(&cache, memory))])
-            .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
-        let db = DB::open_cf_descriptors(&database_options(memory), dir, families)?;
-        Ok(Database {
+        Ok(Database::of(DB::open_cf_descriptors(&database_options(memory), dir, families(memory))?))
+    }
+
+    fn of(db: DB) -> Database {
+        Database {
             db,
             poison: OnceLock::new(),
             log_sync: GroupSync::default(),
-            syncs: AtomicU64::new(0),
+            syncs: AtomicU64::new(1),
+            log_syncs: AtomicU64::new(0),
             prepared: AtomicBool::new(false),
-        })
+        }
+    }
+
+    /// Opens the database in `dir` to look at it, beside a process that may have it open.
+    pub(crate) fn open_read_only(dir: &Path) -> Result<Database, StoreError> {
+        let memory = MemoryBudget::default();
+        let mut options = database_options(memory);
+        options.create_if_missing(false);
+        // RocksDB would begin a log of its own beside that of its owner.
+        options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
+        Ok(Database::of(DB::open_cf_descriptors_read_only(&options, dir, families(memory), false)?))
     }
 
     pub(crate) fn family(&self, name: &str) -> &ColumnFamily {
@@ -94,7 +103,8 @@ impl Database {
     /// Makes everything written so far durable. Concurrent callers share one sync.
     pub(crate) fn sync_log(&self) -> Result<(), StoreError> {
         self.alive()?;
-        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.note_sync();
+        self.log_syncs.fetch_add(1, Ordering::Relaxed);
         self.log_sync.run(|| self.db.flush_wal(true)).map_err(|error| self.poison(error.into()))
     }
 
@@ -102,7 +112,7 @@ impl Database {
     /// of the host, which costs several times what writing it does. RocksDB overwrites old log files by itself,
     /// but only those that this process has filled.
     pub(crate) fn prepare_log(&self) -> Result<(), StoreError> {
-        if self.syncs.load(Ordering::Relaxed) < OFTEN || self.prepared.swap(true, Ordering::Relaxed) {
+        if self.log_syncs.load(Ordering::Relaxed) < OFTEN || self.prepared.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
         // The first file is the one that is written now; it is free once all that it holds is in tables. The second follows it.
@@ -119,6 +129,16 @@ impl Database {
             self.db.flush_cf(self.family(EMPTY))?;
         }
         Ok(())
+    }
+
+    /// Counts a sync that is about to begin: what was written before may be on the disk from now on.
+    pub(crate) fn note_sync(&self) {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Returns how many syncs began so far: never 0, and more than before as soon as something may have become durable.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::SeqCst)
     }
 
     /// Returns the value of an unversioned key.
@@ -182,6 +202,28 @@ impl Database {
         Ok(())
     }
 
+    /// Returns what the block cache holds, in bytes.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        // All families share one.
+        let held = self.db.property_int_value_cf(self.family(META), "rocksdb.block-cache-usage");
+        held.ok().flatten().unwrap_or(0)
+    }
+
+    /// Returns what the memtables hold, in bytes.
+    pub(crate) fn memtable_bytes(&self) -> u64 {
+        Family::ALL
+            .iter()
+            .map(|family| family.name())
+            .chain([TOUCHED, META])
+            .filter_map(|name| {
+                self.db
+                    .property_int_value_cf(self.family(name), "rocksdb.cur-size-all-mem-tables")
+                    .ok()
+                    .flatten()
+            })
+            .sum()
+    }
+
     /// Returns the bytes of live tables.
     pub(crate) fn table_bytes(&self) -> u64 {
         Family::ALL
@@ -208,6 +250,19 @@ impl Database {
             Some(first) => Err(StoreError::Poisoned { first: first.clone() }),
         }
     }
+}
+
+fn families(memory: MemoryBudget) -> impl Iterator<Item = ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(memory.block_cache);
+    Family::ALL
+        .into_iter()
+        .map(|family| (family.name(), versioned_options(&cache, memory)))
+        .chain([(TOUCHED, plain_options(&cache, memory)), (META, plain_options(&cache, memory))])
+        // Empty, and always there. RocksDB reserves as much disk for a log as the largest memtable may have.
+        .chain([(EMPTY, plain_options(&cache, memory))])
+        .map(|(name, options)| ColumnFamilyDescriptor::new(name, options))
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 /// The smallest key after all keys that begin with `prefix`; `None` if there is no such key.
@@ -281,6 +336,12 @@ fn table_options(cache: &Cache) -> BlockBasedOptions {
     table.set_block_cache(cache);
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
+    // In parts of a block's size: the filter of a table with a million keys is larger than a shard of the cache, and would be read
+    // anew by every look-up.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(4 << 10);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_block_size(8 << 10);
     table.set_format_version(5);

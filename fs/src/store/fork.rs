@@ -10,16 +10,21 @@ use rocksdb::WriteBatch;
 use super::appearance::VolumeInfo;
 use super::counters::Counter;
 use super::head::Head;
-use super::record::{Branch, Record, Usage, Volume};
+use super::record::{Branch, Record, Usage, Volume, WriterState};
 use super::view::View;
-use super::{META, Store, meta};
+use super::{META, Receipt, Store, meta};
 use crate::attr::Timestamp;
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, TreeId, VolumeId};
 
 impl Store {
     /// Makes a volume whose content is that of a snapshot. O(1), durable on return.
-    pub fn fork(&self, snapshot: &str, new_volume: &str) -> Result<VolumeInfo, FsError> {
+    pub fn fork(
+        &self,
+        snapshot: &str,
+        new_volume: &str,
+        receipt: Receipt<'_, VolumeInfo>,
+    ) -> Result<VolumeInfo, FsError> {
         let mut registry = self.registry.write();
         registry.check_new_volume(new_volume)?;
         let (parent, epoch, record) = registry.snapshot(snapshot)?;
@@ -44,12 +49,11 @@ impl Store {
         let mut batch = WriteBatch::default();
         let record = self.put_branch(&mut batch, tree, id, (parent, epoch), branch, epoch.next(), usage);
         batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
-        self.db.write(batch)?;
-        self.db.sync_log()?;
+        let info = volume.describe(id, record.epoch, usage);
+        self.commit_change(batch, receipt, &info)?;
         registry.insert_volume(id, volume);
         registry.insert_branch(branch, record);
-        drop(registry);
-        self.volume(new_volume)
+        Ok(info)
     }
 
     /// Points a volume at a snapshot of its own; what was written since the newest snapshot is given up. O(1), durable on
@@ -61,8 +65,9 @@ impl Store {
         &self,
         volume: &str,
         snapshot: &str,
+        receipt: Receipt<'_, VolumeInfo>,
         switch: impl FnOnce(Arc<Head>, View),
-    ) -> Result<(), FsError> {
+    ) -> Result<VolumeInfo, FsError> {
         let mut registry = self.registry.write();
         let (id, record) = registry.volume(volume)?;
         let (old, mut record) = (record.branch, record.clone());
@@ -81,8 +86,8 @@ impl Store {
         // The old head is nobody's any more: what only it could see goes.
         let kept = registry.pinned_up_to(old, Epoch(u64::MAX)).unwrap_or(Epoch(0));
         self.put_sweep_after(&mut batch, old, kept, Epoch(u64::MAX))?;
-        self.db.write(batch)?;
-        self.db.sync_log()?;
+        let info = record.describe(id, first, usage);
+        self.commit_change(batch, receipt, &info)?;
         registry.insert_volume(id, record);
         registry.insert_branch(branch, branch_record);
         let view = registry.view(branch, Epoch(u64::MAX))?;
@@ -90,7 +95,7 @@ impl Store {
         self.unload_head(old);
         switch(self.head(branch)?, view);
         self.wake_reclaimer();
-        Ok(())
+        Ok(info)
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is one field of what is stored")]
@@ -106,7 +111,11 @@ impl Store {
     ) -> Branch {
         let record = Branch { tree, volume, parent: Some(parent), epoch };
         batch.put_cf(self.db.family(META), meta::branch(branch), record.encode());
-        batch.put_cf(self.db.family(META), meta::usage(branch, 0), usage.encode());
+        batch.put_cf(
+            self.db.family(META),
+            meta::usage(branch, 0),
+            WriterState { usage, answered: None }.encode(),
+        );
         record
     }
 }

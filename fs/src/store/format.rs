@@ -15,20 +15,8 @@ const PREFIX: &str = "durdir store format ";
 pub(crate) fn check(dir: &Path) -> Result<(), StoreError> {
     let path = dir.join("FORMAT");
     let io = |action, source| StoreError::Io { action, path: path.clone(), source };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let found = text.strip_prefix(PREFIX).and_then(|version| version.trim().parse().ok());
-            match found {
-                Some(found) if found > FORMAT_VERSION => {
-                    Err(StoreError::NewerFormat { dir: dir.to_owned(), found, supported: FORMAT_VERSION })
-                }
-                Some(_) => Ok(()),
-                None => Err(StoreError::Corrupt {
-                    what: format!("{}: not a store's format file", path.display()),
-                }),
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+    match check_existing(dir) {
+        Err(StoreError::Io { source: error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
             if dir.join("db").exists() {
                 return Err(StoreError::Corrupt { what: format!("{}: missing", path.display()) });
             }
@@ -39,7 +27,25 @@ pub(crate) fn check(dir: &Path) -> Result<(), StoreError> {
             std::fs::rename(&temporary, &path).map_err(|source| io("rename", source))?;
             File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| io("sync", source))
         }
-        Err(source) => Err(io("read", source)),
+        checked => checked,
+    }
+}
+
+/// Refuses a store that a newer durdir wrote, and what is no store.
+pub fn check_existing(dir: &Path) -> Result<(), StoreError> {
+    let path = dir.join("FORMAT");
+    let text = std::fs::read_to_string(&path).map_err(|source| StoreError::Io {
+        action: "read",
+        path: path.clone(),
+        source,
+    })?;
+    let found = text.strip_prefix(PREFIX).and_then(|version| version.trim().parse().ok());
+    match found {
+        Some(found) if found > FORMAT_VERSION => {
+            Err(StoreError::NewerFormat { dir: dir.to_owned(), found, supported: FORMAT_VERSION })
+        }
+        Some(_) => Ok(()),
+        None => Err(StoreError::Corrupt { what: format!("{}: not a store's format file", path.display()) }),
     }
 }
 

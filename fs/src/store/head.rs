@@ -1,19 +1,22 @@
 //! The writable end of a branch, as it lives in memory while the store is open.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::gate::Gate;
-use super::record::Usage;
+use super::record::{Usage, WriterState};
 use super::segment::Appender;
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
+use crate::request;
 
-/// How many threads may count usage without waiting for each other.
-pub(crate) const WRITERS: usize = 16;
+/// Writers that threads share which belong to no session: the background, fsck, tests.
+const SHARED_WRITERS: u16 = 16;
+/// All writers: each thread of a session has its own, for what it answered last.
+const WRITERS: u16 = SHARED_WRITERS + request::THREADS;
 
 /// The epoch in which a volume begins that is no fork.
 pub(crate) const FIRST_EPOCH: Epoch = Epoch(1);
@@ -60,7 +63,6 @@ pub(crate) trait LiveHead: Any + Send + Sync {
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
-#[derive(Default)]
 struct HeadUsage {
     /// Committed and reserved.
     bytes: AtomicI64,
@@ -71,7 +73,7 @@ struct HeadUsage {
     epoch_bytes: [AtomicI64; 2],
     epoch_inodes: [AtomicI64; 2],
     /// What each writer's stored record says.
-    writers: [Mutex<Usage>; WRITERS],
+    writers: Box<[Mutex<WriterState>]>,
 }
 
 #[derive(Default)]
@@ -102,7 +104,7 @@ impl Head {
             retained: AtomicU64::new(retained.0),
             written: AtomicU64::new(0),
             first_new_ino: AtomicU64::new(u64::MAX),
-            usage: HeadUsage::default(),
+            usage: HeadUsage::new(),
             quota,
             live: RwLock::default(),
             opening: Mutex::default(),
@@ -173,15 +175,19 @@ impl Head {
         self.usage.inodes.fetch_sub(delta.inodes, Ordering::SeqCst);
     }
 
-    /// Locks this thread's usage record: it is stored in the same batch as what it counts.
-    pub(crate) fn writer(&self) -> (u16, MutexGuard<'_, Usage>) {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+    /// Locks the record of a writer, which is stored in the same batch as what it counts: that of `thread`, a
+    /// session's, or one that the calling thread shares with others.
+    pub(crate) fn writer(&self, thread: Option<u16>) -> (u16, MutexGuard<'_, WriterState>) {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
         thread_local! {
-            static WRITER: usize = usize::try_from(NEXT.fetch_add(1, Ordering::SeqCst)).unwrap_or(0) % WRITERS;
+            static SHARED: u16 = NEXT.fetch_add(1, Ordering::Relaxed) % SHARED_WRITERS;
         }
-        let index = WRITER.with(|writer| *writer);
-        let writer = self.usage.writers.get(index).expect("the index is taken modulo the length");
-        (index as u16, writer.lock())
+        let index = match thread {
+            Some(thread) => SHARED_WRITERS + thread % request::THREADS,
+            None => SHARED.with(|shared| *shared),
+        };
+        let writer = self.usage.writers.get(usize::from(index));
+        (index, writer.expect("both kinds of index are below the number of writers").lock())
     }
 
     /// Counts what was committed in `epoch`.
@@ -208,10 +214,11 @@ impl Head {
         *settled
     }
 
-    /// Sets the stored usage at open.
-    pub(crate) fn load_usage(&self, writer: usize, usage: Usage) {
+    /// Takes over the stored record of a writer at open.
+    pub(crate) fn load_writer(&self, writer: usize, state: WriterState) {
+        let usage = state.usage;
         if let Some(slot) = self.usage.writers.get(writer) {
-            *slot.lock() = usage;
+            *slot.lock() = state;
         }
         *self.usage.settled.lock() += usage;
         self.usage.bytes.fetch_add(usage.bytes, Ordering::SeqCst);
@@ -238,6 +245,19 @@ impl Head {
 
     pub(crate) fn set_live(&self, live: Weak<dyn LiveHead>) {
         *self.live.write() = Some(live);
+    }
+}
+
+impl HeadUsage {
+    fn new() -> HeadUsage {
+        HeadUsage {
+            bytes: AtomicI64::default(),
+            inodes: AtomicI64::default(),
+            settled: Mutex::default(),
+            epoch_bytes: Default::default(),
+            epoch_inodes: Default::default(),
+            writers: (0..WRITERS).map(|_| Mutex::default()).collect(),
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! Listing and removing snapshots, and the log of cuts and forks.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use rocksdb::WriteBatch;
 
 use super::appearance::{LogEntry, SnapshotInfo};
 use super::record::{PAGE_SIZE, Snapshot};
 use super::registry::Registry;
 use super::volumes::check_not_viewed;
-use super::{Family, META, PrefixOf, Store, TOUCHED, meta, parse_touched, touched_start};
+use super::{Family, LiveHead, META, PrefixOf, Receipt, Store, TOUCHED, meta, parse_touched, touched_start};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch};
 
@@ -72,48 +75,69 @@ impl Store {
         })
     }
 
-    /// Removes a snapshot. O(1), durable on return; the space comes back in the background.
+    /// Removes snapshots, all or none. Costs the same whatever they hold, durable on return; the space comes back in the
+    /// background.
     ///
     /// # Errors
-    /// [`FsError::SnapshotMounted`] while it is in use.
-    pub fn remove_snapshot(&self, called: &str) -> Result<(), FsError> {
-        let (branch, shown_by) = {
-            let registry = self.registry.read();
-            let (branch, epoch, snapshot) = registry.snapshot(called)?;
-            let head = registry.volumes.get(&snapshot.volume).map(|volume| volume.branch);
-            (branch, head.map(|head| (head, epoch)))
-        };
-        if let Some((head, epoch)) = shown_by
-            && let Some(live) = self.loaded_head(head).and_then(|head| head.live())
+    /// [`FsError::SnapshotMounted`] while one is in use.
+    pub fn remove_snapshots(&self, called: &[&str], receipt: Receipt<'_, ()>) -> Result<(), FsError> {
+        // The same one may be called by its name and by its epoch. In order, so that two calls never wait for each other.
+        let mut doomed = BTreeMap::new();
         {
-            live.release_snapshot(branch, epoch);
+            let registry = self.registry.read();
+            for called in called {
+                let (branch, epoch, snapshot) = registry.snapshot(called)?;
+                let shown_by = registry.volumes.get(&snapshot.volume).map(|volume| volume.branch);
+                doomed.insert((branch, epoch), (*called, shown_by));
+            }
         }
-        let loaded = self.loaded_head(branch);
+        for (&(branch, epoch), (_, shown_by)) in &doomed {
+            if let Some(live) = shown_by.and_then(|head| self.live_head(head)) {
+                live.release_snapshot(branch, epoch);
+            }
+        }
+        let mut loaded: Vec<_> = doomed.keys().filter_map(|&(branch, _)| self.loaded_head(branch)).collect();
+        loaded.dedup_by_key(|head| head.branch);
         // A cut under way has raised what is retained and is not in the registry yet.
-        let _cutting = loaded.as_ref().map(|head| head.cutting.lock());
+        let _cutting: Vec<_> = loaded.iter().map(|head| head.cutting.lock()).collect();
         let mut registry = self.registry.write();
-        let (found, epoch, _) = registry.snapshot(called)?;
-        if found != branch {
-            return Err(FsError::SnapshotNotFound { name: called.to_owned() });
+        for (&key, (called, _)) in &doomed {
+            let (branch, epoch, _) = registry.snapshot(called)?;
+            if (branch, epoch) != key {
+                return Err(FsError::SnapshotNotFound { name: (*called).to_owned() });
+            }
         }
-        check_not_viewed(&registry, &[(branch, epoch)])?;
+        let keys: Vec<_> = doomed.keys().copied().collect();
+        check_not_viewed(&registry, &keys)?;
         let mut batch = WriteBatch::default();
-        batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
-        self.put_sweep(&mut batch, &registry, branch, epoch)?;
-        self.db.write(batch)?;
-        self.db.sync_log()?;
-        registry.snapshots.remove(&(branch, epoch));
-        if let Some(head) = self.loaded_head(branch) {
-            head.set_retained(self.retained_below_head(&registry, branch)?);
+        for &(branch, epoch) in &keys {
+            batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
+            // It begins at the snapshot before, which may go as well: a sweep asks again what is retained.
+            self.put_sweep(&mut batch, &registry, branch, epoch)?;
         }
-        let volume = registry.branch(branch)?.volume;
-        let head = registry.volumes.get(&volume).map(|volume| volume.branch);
+        self.commit_change(batch, receipt, &())?;
+        for key in &keys {
+            registry.snapshots.remove(key);
+        }
+        for &(branch, _) in &keys {
+            // Looked up again: it may have been loaded meanwhile.
+            if let Some(head) = self.loaded_head(branch) {
+                head.set_retained(self.retained_below_head(&registry, branch)?);
+            }
+        }
         drop(registry);
-        if let Some(live) = head.and_then(|head| self.loaded_head(head)).and_then(|head| head.live()) {
+        let mut shown_by: Vec<_> = doomed.values().filter_map(|(_, shown_by)| *shown_by).collect();
+        shown_by.sort_unstable();
+        shown_by.dedup();
+        for live in shown_by.into_iter().filter_map(|head| self.live_head(head)) {
             live.snapshots_changed();
         }
         self.wake_reclaimer();
         Ok(())
+    }
+
+    fn live_head(&self, branch: BranchId) -> Option<Arc<dyn LiveHead>> {
+        self.loaded_head(branch).and_then(|head| head.live())
     }
 
     /// Returns the newest epoch of a branch, or of its ancestry, that something beside its head can see.

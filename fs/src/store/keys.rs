@@ -300,8 +300,14 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 /// | 0x24 | segment | segment u32 |
 /// | 0x26 | tie of two groups that share pages | tree u32, ino u64, group u64, other ino u64, other group u64 |
 /// | 0x27 | doubt whether a shared page is needed | tree u32, ino u64, group u64, segment u32, page u32 |
+/// | 0x28 | epoch to be sealed | branch u32, epoch u64 |
+/// | 0x29 | orphan that was removed, and that snapshots show | branch u32, ino u64 |
+/// | 0x2a | answer to a request of the kernel | session u64, unique u64 |
+/// | 0x2b | flag of a volume | volume u32 |
+/// | 0x30 | reply to a request of the control plane | id [u8; 16] |
 pub(crate) mod meta {
-    use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
+    use crate::ids::{BranchId, Epoch, Ino, RequestId, SessionId, TreeId, VolumeId};
+    use crate::request::KernelRequest;
 
     pub(crate) const HASH_KEY: &[u8] = &[0x02];
     pub(crate) const COUNTER: u8 = 0x03;
@@ -316,6 +322,11 @@ pub(crate) mod meta {
     pub(crate) const SEGMENT: u8 = 0x24;
     pub(crate) const TIE: u8 = 0x26;
     pub(crate) const DOUBT: u8 = 0x27;
+    pub(crate) const ANSWERED: u8 = 0x2a;
+    pub(crate) const FLAG: u8 = 0x2b;
+    pub(crate) const SEAL: u8 = 0x28;
+    pub(crate) const DEPARTED: u8 = 0x29;
+    pub(crate) const REPLY: u8 = 0x30;
 
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = vec![kind];
@@ -352,14 +363,35 @@ pub(crate) mod meta {
     pub(crate) fn orphans_of(branch: BranchId) -> Vec<u8> {
         key(ORPHAN, &[&branch.0.to_be_bytes()])
     }
+    pub(crate) fn departed(branch: BranchId, ino: Ino) -> Vec<u8> {
+        key(DEPARTED, &[&branch.0.to_be_bytes(), &ino.0.to_be_bytes()])
+    }
+    pub(crate) fn departed_of(branch: BranchId) -> Vec<u8> {
+        key(DEPARTED, &[&branch.0.to_be_bytes()])
+    }
     pub(crate) fn sweep(branch: BranchId, after: Epoch) -> Vec<u8> {
         key(SWEEP, &[&branch.0.to_be_bytes(), &after.0.to_be_bytes()])
+    }
+    pub(crate) fn seal(branch: BranchId, epoch: Epoch) -> Vec<u8> {
+        key(SEAL, &[&branch.0.to_be_bytes(), &epoch.0.to_be_bytes()])
+    }
+    pub(crate) fn seals_of(branch: BranchId) -> Vec<u8> {
+        key(SEAL, &[&branch.0.to_be_bytes()])
     }
     pub(crate) fn free(number: u64) -> Vec<u8> {
         key(FREE, &[&number.to_be_bytes()])
     }
     pub(crate) fn segment(id: u32) -> Vec<u8> {
         key(SEGMENT, &[&id.to_be_bytes()])
+    }
+    pub(crate) fn flag(volume: VolumeId) -> Vec<u8> {
+        key(FLAG, &[&volume.0.to_be_bytes()])
+    }
+    pub(crate) fn answered(request: KernelRequest) -> Vec<u8> {
+        key(ANSWERED, &[&request.session.0.to_be_bytes(), &request.unique.to_be_bytes()])
+    }
+    pub(crate) fn answered_in(session: SessionId) -> Vec<u8> {
+        key(ANSWERED, &[&session.0.to_be_bytes()])
     }
 
     pub(crate) fn ties_of((tree, ino, group): (TreeId, Ino, u64)) -> Vec<u8> {
@@ -392,6 +424,13 @@ pub(crate) mod meta {
         let segment = u32::from_be_bytes(key.get(21..25)?.try_into().ok()?);
         let page = u32::from_be_bytes(key.get(25..29)?.try_into().ok()?);
         Some(((TreeId(tree), Ino(ino), group), segment, page))
+    }
+
+    pub(crate) fn reply(id: RequestId) -> Vec<u8> {
+        key(REPLY, &[&id.0])
+    }
+    pub(crate) fn parse_reply(key: &[u8]) -> Option<RequestId> {
+        Some(RequestId(key.get(1..)?.try_into().ok()?))
     }
 
     pub(crate) fn tail_u32(key: &[u8]) -> Option<u32> {

@@ -2,11 +2,16 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use super::error::StoreError;
+
+/// Returns the file that is locked while a store is open: it is there as long as the store is.
+pub fn lock_file(store: &Path) -> PathBuf {
+    store.join("LOCK.durdir")
+}
 
 /// The lock of an open store; gone with the process, however it ends.
 pub(crate) struct StoreLock {
@@ -16,7 +21,7 @@ pub(crate) struct StoreLock {
 impl StoreLock {
     /// Takes the lock, or says who has it.
     pub(crate) fn take(dir: &Path) -> Result<StoreLock, StoreError> {
-        let path = dir.join("LOCK.durdir");
+        let path = lock_file(dir);
         let io = |action, source| StoreError::Io { action, path: path.clone(), source };
         let file = File::options()
             .create(true)

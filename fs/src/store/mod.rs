@@ -17,12 +17,14 @@
 //! - Nothing but the commit of a transaction, a cut, or a change of the registry writes to RocksDB, and
 //!   each is one batch.
 
+mod answers;
 mod appearance;
 mod changes;
 mod counters;
 mod cut;
 mod db;
 mod error;
+mod flags;
 mod fork;
 mod format;
 mod freer;
@@ -35,9 +37,13 @@ mod host;
 mod keys;
 mod lock;
 mod name_hash;
+mod orphans;
+mod peek;
 mod reclaim;
 pub mod record;
 mod registry;
+mod replies;
+mod seal;
 mod segment;
 mod sharing;
 mod space;
@@ -56,9 +62,12 @@ pub use appearance::{Change, ChangeKind, LogEntry, SnapshotInfo, StoreUsage, Vol
 pub use cut::{CutReport, CutSnapshot};
 pub use db::MemoryBudget;
 pub use error::StoreError;
-pub use format::FORMAT_VERSION;
+pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
+pub use lock::lock_file;
+pub use peek::{StorePeek, peek};
 pub use reclaim::ReclaimReport;
+pub use replies::{KEPT_FOR, KEPT_MOST, Known, Receipt, RequestKey};
 pub use view::{Versioned, View};
 
 pub(crate) use db::{META, TOUCHED};
@@ -75,8 +84,9 @@ use db::Database;
 use freer::Freer;
 use lock::StoreLock;
 use reclaim::Reclaimer;
-use record::{Record, SegmentMark, Usage};
+use record::{Record, SegmentMark, WriterState};
 use registry::Registry;
+use replies::Replies;
 use segment::Segments;
 use space::Space;
 
@@ -109,6 +119,7 @@ pub struct Store {
     heads: Mutex<HashMap<BranchId, Arc<Head>>>,
     pub(crate) space: Space,
     pub(crate) freer: Freer,
+    pub(crate) replies: Replies,
     reclaimer: Reclaimer,
     // Last, so that it is released when everything else is closed.
     _lock: StoreLock,
@@ -138,12 +149,15 @@ impl Store {
             heads: Mutex::default(),
             space: Space::new(dir.to_owned()),
             freer: Freer::load(&db)?,
+            replies: Replies::load(&db)?,
             reclaimer: Reclaimer::default(),
             db,
             segments,
             hasher,
             _lock: lock,
         });
+        store.reclaimer.load_ended(store.stored_to_be_sealed()?);
+        store.loosen_segments()?;
         if options.background {
             store.reclaimer.start(&store)?;
         }
@@ -182,10 +196,10 @@ impl Store {
         head.set_quota(volume_record.quota_bytes, volume_record.quota_inodes);
         head.set_first_new_ino(self.counters.peek_ino());
         self.db.scan(META, &meta::usage_of(branch), &[], |key, value| {
-            let (Some(writer), Some(usage)) = (meta::tail_writer(key), Usage::decode(value)) else {
+            let (Some(writer), Some(state)) = (meta::tail_writer(key), WriterState::decode(value)) else {
                 return Err(StoreError::Corrupt { what: format!("usage of branch {branch}") });
             };
-            head.load_usage(usize::from(writer), usage);
+            head.load_writer(usize::from(writer), state);
             Ok(true)
         })?;
         let mut changed = false;
@@ -234,6 +248,7 @@ impl Store {
 
     /// Makes durable what a head wrote so far: file data first, then the log.
     pub(crate) fn sync_head(&self, head: &Head) -> Result<(), FsError> {
+        self.db.note_sync();
         let marks = self.segments.sync_ahead_of_log(&head.appender).map_err(|error| self.db.poison(error))?;
         self.write_marks(&marks)?;
         Ok(self.db.sync_log()?)
@@ -247,6 +262,7 @@ impl Store {
 
     /// Makes everything durable.
     pub(crate) fn sync_all(&self) -> Result<(), FsError> {
+        self.db.note_sync();
         let marks = self.segments.sync_all().map_err(|error| self.db.poison(error))?;
         self.write_marks(&marks)?;
         Ok(self.db.sync_log()?)
@@ -254,23 +270,29 @@ impl Store {
 
     /// Returns the number of a new segment. Its mark is stored before any record can refer to it: in another boot its
     /// pages are suspect until they were synced in this one.
-    pub(crate) fn new_segment(&self, at_least: u32) -> Result<u32, StoreError> {
+    pub(crate) fn new_segment(&self, branch: BranchId, at_least: u32) -> Result<u32, StoreError> {
         let segment = self.counters.next_segment(&self.db, at_least)?;
-        self.write_marks(&[(segment, 0, self.segments.boot())])?;
+        let mark = SegmentMark { synced_pages: 0, branch, loose_from: None, boot: self.segments.boot() };
+        self.write_marks(&[(segment, mark)])?;
         Ok(segment)
     }
 
-    fn write_marks(&self, marks: &[(u32, u32, u128)]) -> Result<(), StoreError> {
+    /// Notes what may have been rewritten in place before the host lost its power, before anything is sealed in this boot.
+    fn loosen_segments(&self) -> Result<(), StoreError> {
+        let registry = self.registry.read();
+        let sealed = |branch| registry.pinned_up_to(branch, Epoch(u64::MAX)).unwrap_or(Epoch(0));
+        let marks = self.segments.loosen(sealed);
+        drop(registry);
+        self.write_marks(&marks)
+    }
+
+    fn write_marks(&self, marks: &[(u32, SegmentMark)]) -> Result<(), StoreError> {
         if marks.is_empty() {
             return Ok(());
         }
         let mut batch = WriteBatch::default();
-        for &(segment, synced_pages, boot) in marks {
-            batch.put_cf(
-                self.db.family(META),
-                meta::segment(segment),
-                SegmentMark { synced_pages, boot }.encode(),
-            );
+        for (segment, mark) in marks {
+            batch.put_cf(self.db.family(META), meta::segment(*segment), mark.encode());
         }
         self.db.write(batch)?;
         self.segments.marks_are_stored(marks);
@@ -283,6 +305,9 @@ impl Store {
         Ok(StoreUsage {
             segment_bytes: self.segments.bytes(),
             table_bytes: self.db.table_bytes(),
+            cache_bytes: self.db.cache_bytes(),
+            memtable_bytes: self.db.memtable_bytes(),
+            quarantined: self.replies.unreadable(),
             disk_bytes,
             disk_available,
         })
@@ -311,13 +336,13 @@ fn load_hasher(db: &Database) -> Result<NameHasher, FsError> {
     Ok(NameHasher::new(key))
 }
 
-fn load_marks(db: &Database) -> Result<HashMap<u32, (u32, u128)>, StoreError> {
+fn load_marks(db: &Database) -> Result<HashMap<u32, SegmentMark>, StoreError> {
     let mut marks = HashMap::new();
     db.scan(META, &[meta::SEGMENT], &[], |key, value| {
         let (Some(id), Some(mark)) = (meta::tail_u32(key), SegmentMark::decode(value)) else {
             return Err(StoreError::Corrupt { what: "segment record".into() });
         };
-        marks.insert(id, (mark.synced_pages, mark.boot));
+        marks.insert(id, mark);
         Ok(true)
     })?;
     Ok(marks)

@@ -27,6 +27,7 @@ use rocksdb::WriteBatch;
 use super::keys::split_version;
 use super::record::{FreeList, Group, PAGE_SIZE, PageRef, PageRun, Record};
 use super::registry::Registry;
+use super::seal::Ended;
 use super::view::View;
 use super::{Family, META, Prefix, PrefixOf, Store, StoreError, TOUCHED, meta, parse_touched, touched_start};
 use crate::error::FsError;
@@ -61,8 +62,10 @@ impl std::ops::AddAssign for ReclaimReport {
 pub(crate) struct Reclaimer {
     thread: Mutex<Option<JoinHandle<()>>>,
     signal: Arc<Signal>,
+    /// One thread seals, and whoever wants all sealed waits for it.
+    pub(super) sealing: Mutex<()>,
     /// One sweep at a time, be it the background's or somebody's who cannot wait.
-    working: Mutex<()>,
+    pub(super) working: Mutex<()>,
     /// Held while a mounted head is kept alive by a sweep alone: who asks whether it is mounted must not be misled.
     pub(crate) borrowing: Mutex<()>,
 }
@@ -77,8 +80,8 @@ struct Signal {
 struct State {
     work: bool,
     stop: bool,
-    /// Heads whose data a cut wants on the disk.
-    seal: Vec<Arc<super::Head>>,
+    /// Epochs that a cut ended: their data is to be on the disk, and sealed.
+    ended: Vec<Ended>,
 }
 
 impl Reclaimer {
@@ -110,33 +113,38 @@ impl Reclaimer {
         }
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Takes over what an earlier process left to be sealed.
+    pub(crate) fn load_ended(&self, ended: Vec<Ended>) {
+        self.signal.state.lock().ended.extend(ended);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
         self.signal.state.lock().stop
     }
 }
 
 fn background(store: &Weak<Store>, signal: &Signal) {
     loop {
-        let seal = {
+        {
             let mut state = signal.state.lock();
-            if !state.stop && !state.work && state.seal.is_empty() {
+            if !state.stop && !state.work && state.ended.is_empty() {
                 signal.changed.wait_for(&mut state, IDLE);
             }
             if state.stop {
                 return;
             }
             state.work = false;
-            std::mem::take(&mut state.seal)
-        };
+        }
         let Some(store) = store.upgrade() else { return };
-        for head in seal {
-            if let Err(error) = store.sync_data(&head.appender) {
-                tracing::error!(%error, branch = %head.branch, "file data of a snapshot could not be synced");
-            }
+        if let Err(error) = store.seal_ended() {
+            tracing::error!(%error, "data of a snapshot could not be synced or sealed; it will be tried again at the next start");
         }
         store.tick_heads();
         if let Err(error) = store.db.prepare_log() {
             tracing::error!(%error, "no log files to be overwritten could be made");
+        }
+        if let Err(error) = store.trim_replies() {
+            tracing::error!(%error, "old outcomes of requests could not be removed; it will be tried again");
         }
         if let Err(error) = store.reclaim_until_stopped() {
             tracing::error!(%error, "space could not be given back; it will be tried again");
@@ -180,19 +188,17 @@ impl Store {
         }
     }
 
-    /// Has the data of cut heads pushed to the disk soon.
-    pub(crate) fn seal_later(&self, heads: &[Arc<super::Head>]) {
-        if heads.is_empty() {
-            return;
-        }
-        let mut state = self.reclaimer.signal.state.lock();
-        for head in heads {
-            if !state.seal.iter().any(|waiting| Arc::ptr_eq(waiting, head)) {
-                state.seal.push(head.clone());
-            }
-        }
-        drop(state);
+    /// Has the data of epochs that ended pushed to the disk and sealed soon.
+    pub(crate) fn seal_later(&self, ended: impl Iterator<Item = Ended>) {
+        self.reclaimer.signal.state.lock().ended.extend(ended);
         self.reclaimer.signal.changed.notify_all();
+    }
+
+    /// Pushes the data of all epochs that ended to the disk, and seals them.
+    fn seal_ended(&self) -> Result<(), FsError> {
+        let _sealing = self.reclaimer.sealing.lock();
+        let ended = std::mem::take(&mut self.reclaimer.signal.state.lock().ended);
+        self.sync_and_seal(&ended)
     }
 
     /// Adds to a batch that the epochs of `branch` around `gone`, which stops being retained, are to be swept.
@@ -236,8 +242,9 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back everything that nobody sees any more, and returns when it is done.
+    /// Gives back everything that nobody sees any more, and returns when it is done. What waits to be sealed is sealed first.
     pub fn reclaim(&self) -> Result<ReclaimReport, FsError> {
+        self.seal_ended()?;
         let mut report = self.reclaim_until_stopped()?;
         // What the sweeps freed, and what ordinary deletes left waiting.
         report += self.free_pages()?;
@@ -363,6 +370,8 @@ impl Store {
             self.end_sweep(sweep, None)?;
             return Ok(report);
         };
+        // Then `secure` below, which locks hold up, finds something to do only where a program wrote meanwhile.
+        self.sync_all()?;
         self.walk(sweep, span.keep, |prefixes| {
             if !span.live {
                 report += self.sweep_batch(sweep, &span, prefixes)?;
@@ -496,12 +505,34 @@ impl Store {
         Ok(freed.into_values().collect())
     }
 
+    /// Has data on the disk before older versions go: a reader would fall back to them if the power went first.
+    fn secure(&self, sweep: &Sweep, prefix: &Prefix, kept: Epoch) -> Result<(), FsError> {
+        if prefix.family != Family::Extent {
+            return Ok(());
+        }
+        let tree = self.registry.read().branch(sweep.branch)?.tree;
+        let group = View::new(tree, vec![(sweep.branch, kept)]).load::<Group>(&self.db, prefix)?;
+        let safe = |page: PageRef| self.segments.is_safe(page.segment, page.page) || self.is_old(page);
+        if group.is_some_and(|group| !group.record.refs().all(safe)) {
+            self.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Tells whether a page is of an earlier boot: what became of it is decided.
+    fn is_old(&self, page: PageRef) -> bool {
+        self.segments.is_suspect(page.segment, page.page)
+    }
+
     fn sweep_batch(&self, sweep: &Sweep, span: &Span, prefixes: &[Prefix]) -> Result<ReclaimReport, FsError> {
         let mut batch = WriteBatch::default();
         let mut runs = Vec::new();
         let mut versions = 0;
         for prefix in prefixes {
             let (kept, dropped) = self.versions(sweep, span, prefix)?;
+            if let (Some(kept), false) = (kept, dropped.is_empty()) {
+                self.secure(sweep, prefix, kept)?;
+            }
             for page in self.freed(sweep, span, prefix, &dropped)? {
                 match prefix.parse() {
                     // The mark came with the copy: versions older than that do not have it.
@@ -571,6 +602,7 @@ impl Store {
 
     /// Ends a sweep that was done for a span with this end, unless there is more to it by now.
     fn end_sweep(&self, sweep: &Sweep, done: Option<(Option<Epoch>, bool)>) -> Result<(), FsError> {
+        let spent = self.spent_departures(sweep.branch)?;
         let mut registry = self.registry.write();
         let key = meta::sweep(sweep.branch, sweep.after);
         let stored = self.db.get_meta(&key)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
@@ -586,13 +618,17 @@ impl Store {
         }
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.db.family(META), key);
+        for key in spent {
+            batch.delete_cf(self.db.family(META), key);
+        }
         let unused = registry.branches.contains_key(&sweep.branch)
             && sweep.after == Epoch(0)
             && registry.retained_after(sweep.branch, Epoch(0)).is_none();
         if unused {
             let parent = registry.branch(sweep.branch)?.parent;
             batch.delete_cf(self.db.family(META), meta::branch(sweep.branch));
-            for start in [meta::usage_of(sweep.branch), meta::orphans_of(sweep.branch)] {
+            let of_branch = [meta::usage_of, meta::orphans_of, meta::departed_of, meta::seals_of];
+            for start in of_branch.map(|of| of(sweep.branch)) {
                 self.db.scan(META, &start, &[], |key, _| {
                     batch.delete_cf(self.db.family(META), key);
                     Ok(true)

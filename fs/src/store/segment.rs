@@ -6,27 +6,32 @@
 //!
 //! # Crash consistency
 //! After the death of the process every page that was written is in the page cache. After the death of the
-//! host a page at or above the segment's synced mark may hold zeros: [`Segments::is_suspect`].
+//! host a page at or above the segment's synced mark may hold zeros: [`Segments::is_suspect`]. One below it may
+//! have been rewritten in place by an operation whose record was lost: [`Segments::is_loose`].
 
 use std::fs::File;
 use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::error::StoreError;
 use super::group_sync::GroupSync;
-use super::record::{PAGE_SIZE, PageRun};
+use super::record::{PAGE_SIZE, PageRun, SegmentMark};
+use crate::ids::{BranchId, Epoch};
 
 /// Bytes that one call writes. A host filesystem may keep them in one large folio, and ext4 walks all blocks of a folio for each
 /// later write of a page in it: 15 us in one of 1 MiB.
 const PIECE: usize = 64 << 10;
 /// Pages of a full segment: 1 GiB.
 const SEGMENT_PAGES: u32 = 1 << 18;
+
+/// The boot of a segment without a mark.
+const NO_BOOT: u128 = 0;
 
 /// All segments of a store.
 pub(crate) struct Segments {
@@ -64,6 +69,8 @@ pub(crate) struct Segment {
     linked: AtomicBool,
     synced_pages: AtomicU32,
     boot: u128,
+    branch: BranchId,
+    loose_from: OnceLock<Epoch>,
     /// Being appended to, so not to be unlinked however empty it looks.
     active: AtomicBool,
     allocation: Mutex<Allocation>,
@@ -72,8 +79,21 @@ pub(crate) struct Segment {
 #[derive(Default)]
 struct Allocation {
     next: u32,
-    /// First pages of runs that were handed out and are not written yet.
-    unwritten: Vec<u32>,
+    /// Runs that were handed out, by their first page, and whose operation is not done.
+    underway: Vec<Underway>,
+}
+
+struct Underway {
+    page: u32,
+    written: bool,
+}
+
+impl Allocation {
+    /// Every page below this one was written.
+    fn written_up_to(&self) -> u32 {
+        let unwritten = self.underway.iter().filter(|run| !run.written).map(|run| run.page);
+        unwritten.min().unwrap_or(self.next)
+    }
 }
 
 /// The place where one head appends, and what it wrote since its last sync.
@@ -90,14 +110,24 @@ pub(crate) struct Allocated {
 }
 
 impl Segments {
-    /// Opens the directory. `marks` are the stored sync marks by segment.
+    /// Opens the directory. `marks` are the stored sync marks by segment. Where the file of one of an earlier boot is missing, its
+    /// making was lost: an empty one takes its place, in which every page is lost.
     pub(crate) fn open(
         dir: PathBuf,
         boot: u128,
         flush: Flush,
-        marks: &HashMap<u32, (u32, u128)>,
+        marks: &HashMap<u32, SegmentMark>,
     ) -> Result<Segments, StoreError> {
         std::fs::create_dir_all(&dir).map_err(|source| io("create", &dir, source))?;
+        for (id, _) in marks.iter().filter(|(_, mark)| mark.boot != boot) {
+            let path = dir.join(format!("{id:08x}.seg"));
+            File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(|source| io("create", &path, source))?;
+        }
         let mut open = HashMap::new();
         let mut after_found = marks.keys().max().map_or(1, |last| last + 1);
         for entry in std::fs::read_dir(&dir).map_err(|source| io("list", &dir, source))? {
@@ -113,30 +143,38 @@ impl Segments {
             let length = file.metadata().map_err(|source| io("stat", &path, source))?.len();
             let pages = u32::try_from(length.div_ceil(PAGE_SIZE as u64)).unwrap_or(u32::MAX);
             // A segment without a mark was made by a process that died before its first record: of no boot we know.
-            let (synced_pages, written_in) = marks.get(&id).copied().unwrap_or((0, 0));
+            let unknown =
+                SegmentMark { synced_pages: 0, branch: BranchId(0), loose_from: None, boot: NO_BOOT };
+            let mark = marks.get(&id).copied().unwrap_or(unknown);
+            let synced_pages = mark.synced_pages;
             let segment = Segment {
                 id,
                 path,
                 file,
-                dirty: AtomicBool::new(synced_pages < pages),
+                // Pages that were synced once may have been rewritten in place since.
+                dirty: AtomicBool::new(true),
                 sync: GroupSync::default(),
                 marked_pages: AtomicU32::new(synced_pages),
                 stored_mark: AtomicU32::new(synced_pages),
                 linked: AtomicBool::new(synced_pages > 0),
                 synced_pages: AtomicU32::new(synced_pages),
-                boot: written_in,
+                boot: mark.boot,
+                branch: mark.branch,
+                loose_from: mark.loose_from.map_or_else(OnceLock::new, OnceLock::from),
                 active: AtomicBool::new(false),
-                allocation: Mutex::new(Allocation { next: pages, unwritten: Vec::new() }),
+                allocation: Mutex::new(Allocation { next: pages, underway: Vec::new() }),
             };
             open.insert(id, Arc::new(segment));
         }
         Ok(Segments { dir, boot, flush, open: RwLock::new(open), after_found })
     }
 
-    /// Hands out `count` pages in a row, at most 256. A new segment gets the number that `number` returns, or a larger one.
+    /// Hands out `count` pages in a row, at most 256, to the head of `branch`. A new segment gets the number that `number`
+    /// returns, or a larger one.
     pub(crate) fn allocate(
         &self,
         appender: &Appender,
+        branch: BranchId,
         count: u32,
         number: impl Fn(u32) -> Result<u32, StoreError>,
     ) -> Result<Allocated, StoreError> {
@@ -147,18 +185,18 @@ impl Segments {
                 if allocation.next.saturating_add(count) <= SEGMENT_PAGES {
                     let run = PageRun { segment: segment.id, page: allocation.next, count };
                     allocation.next += count;
-                    allocation.unwritten.push(run.page);
+                    allocation.underway.push(Underway { page: run.page, written: false });
                     drop(allocation);
                     appender.note(segment);
                     return Ok(Allocated { segment: segment.clone(), run });
                 }
                 segment.active.store(false, Ordering::SeqCst);
             }
-            *current = Some(self.create(number(self.after_found)?)?);
+            *current = Some(self.create(number(self.after_found)?, branch)?);
         }
     }
 
-    fn create(&self, id: u32) -> Result<Arc<Segment>, StoreError> {
+    fn create(&self, id: u32, branch: BranchId) -> Result<Arc<Segment>, StoreError> {
         let path = self.dir.join(format!("{id:08x}.seg"));
         let file = File::options()
             .read(true)
@@ -177,6 +215,8 @@ impl Segments {
             linked: AtomicBool::new(false),
             synced_pages: AtomicU32::new(0),
             boot: self.boot,
+            branch,
+            loose_from: OnceLock::new(),
             active: AtomicBool::new(true),
             allocation: Mutex::default(),
         });
@@ -206,8 +246,37 @@ impl Segments {
         })
     }
 
+    /// Tells whether the page is beyond the reach of a loss of power.
+    pub(crate) fn is_safe(&self, segment: u32, page: u32) -> bool {
+        self.open
+            .read()
+            .get(&segment)
+            .is_none_or(|segment| page < segment.synced_pages.load(Ordering::SeqCst))
+    }
+
+    /// Tells whether the checksum of a page may be that of bytes that were rewritten in place since: its epoch was not sealed
+    /// when the boot ended that wrote it.
+    pub(crate) fn is_loose(&self, segment: u32, epoch: Epoch) -> bool {
+        let open = self.open.read();
+        open.get(&segment).and_then(|segment| segment.loose_from.get()).is_some_and(|&from| epoch >= from)
+    }
+
+    /// Notes for each segment of an earlier boot which epochs were not sealed when that boot ended, unless it was noted by a boot
+    /// before this one. `sealed` returns the newest sealed epoch of a branch. Returns the marks that became true.
+    pub(crate) fn loosen(&self, sealed: impl Fn(BranchId) -> Epoch) -> Vec<(u32, SegmentMark)> {
+        let mut marks = Vec::new();
+        // Nothing refers to a segment that has no mark: its number may be behind the counter, and it gets none.
+        let earlier = |segment: &&Arc<Segment>| segment.boot != self.boot && segment.boot != NO_BOOT;
+        for segment in self.open.read().values().filter(earlier) {
+            if segment.loose_from.set(sealed(segment.branch).next()).is_ok() {
+                marks.push((segment.id, segment.mark()));
+            }
+        }
+        marks
+    }
+
     /// Syncs what was written through an appender. Returns the marks that became true.
-    pub(crate) fn sync(&self, appender: &Appender) -> Result<Vec<(u32, u32, u128)>, StoreError> {
+    pub(crate) fn sync(&self, appender: &Appender) -> Result<Vec<(u32, SegmentMark)>, StoreError> {
         let dirty = appender.dirty.lock().clone();
         let mut marks = Vec::new();
         for segment in &dirty {
@@ -217,14 +286,17 @@ impl Segments {
         appender.dirty.lock().retain(|segment| {
             segment.active.load(Ordering::SeqCst)
                 || segment.dirty.load(Ordering::SeqCst)
-                || !segment.allocation.lock().unwritten.is_empty()
+                || !segment.allocation.lock().underway.is_empty()
         });
         Ok(marks)
     }
 
     /// As [`Segments::sync`], for who syncs the log next: what was only rewritten in place is written to the disk, and
     /// durable with the flush that the log's sync ends with.
-    pub(crate) fn sync_ahead_of_log(&self, appender: &Appender) -> Result<Vec<(u32, u32, u128)>, StoreError> {
+    pub(crate) fn sync_ahead_of_log(
+        &self,
+        appender: &Appender,
+    ) -> Result<Vec<(u32, SegmentMark)>, StoreError> {
         if self.flush == Flush::Own {
             return self.sync(appender);
         }
@@ -262,7 +334,7 @@ impl Segments {
     }
 
     /// Syncs every segment that was written since its last sync. Returns the marks that became true.
-    pub(crate) fn sync_all(&self) -> Result<Vec<(u32, u32, u128)>, StoreError> {
+    pub(crate) fn sync_all(&self) -> Result<Vec<(u32, SegmentMark)>, StoreError> {
         let all: Vec<_> = self.open.read().values().cloned().collect();
         let mut marks = Vec::new();
         for segment in all {
@@ -272,25 +344,22 @@ impl Segments {
     }
 
     /// Takes note that marks are in the log.
-    pub(crate) fn marks_are_stored(&self, marks: &[(u32, u32, u128)]) {
+    pub(crate) fn marks_are_stored(&self, marks: &[(u32, SegmentMark)]) {
         let open = self.open.read();
-        for (segment, synced_pages, _) in marks {
+        for (segment, mark) in marks {
             if let Some(segment) = open.get(segment) {
-                segment.stored_mark.fetch_max(*synced_pages, Ordering::SeqCst);
+                segment.stored_mark.fetch_max(mark.synced_pages, Ordering::SeqCst);
             }
         }
     }
 
     /// Syncs one segment if it is dirty. Concurrent callers share a sync.
-    pub(crate) fn sync_segment(&self, segment: &Segment) -> Result<Option<(u32, u32, u128)>, StoreError> {
+    fn sync_segment(&self, segment: &Segment) -> Result<Option<(u32, SegmentMark)>, StoreError> {
         segment.sync.run::<StoreError>(|| {
             if !segment.dirty.swap(false, Ordering::SeqCst) {
                 return Ok(());
             }
-            let safe = {
-                let allocation = segment.allocation.lock();
-                allocation.unwritten.iter().copied().min().unwrap_or(allocation.next)
-            };
+            let safe = segment.allocation.lock().written_up_to();
             segment.file.sync_data().map_err(|source| {
                 segment.dirty.store(true, Ordering::SeqCst);
                 io("sync", &segment.path, source)
@@ -309,7 +378,7 @@ impl Segments {
         })?;
         let synced = segment.synced_pages.load(Ordering::SeqCst);
         let before = segment.marked_pages.fetch_max(synced, Ordering::SeqCst);
-        Ok((synced > before).then_some((segment.id, synced, segment.boot)))
+        Ok((synced > before).then(|| (segment.id, segment.mark())))
     }
 
     /// Gives the pages of a run back to the host. Doing it twice is harmless: pages are never handed out again.
@@ -325,17 +394,19 @@ impl Segments {
     /// Unlinks segments that nobody appends to and that hold no page. Returns which.
     pub(crate) fn unlink_empty(&self) -> Result<Vec<u32>, StoreError> {
         use std::os::unix::fs::MetadataExt;
+        // One of an earlier boot may be empty because its pages were lost. Records refer to them, and readers find out by it.
+        let known = |segment: &Segment| segment.boot == self.boot || segment.boot == NO_BOOT;
         let candidates: Vec<_> = self
             .open
             .read()
             .values()
-            .filter(|segment| !segment.active.load(Ordering::SeqCst))
+            .filter(|segment| !segment.active.load(Ordering::SeqCst) && known(segment))
             .cloned()
             .collect();
         let mut unlinked = Vec::new();
         for segment in candidates {
             let metadata = segment.file.metadata().map_err(|source| io("stat", &segment.path, source))?;
-            if metadata.blocks() == 0 && segment.allocation.lock().unwritten.is_empty() {
+            if metadata.blocks() == 0 && segment.allocation.lock().underway.is_empty() {
                 self.open.write().remove(&segment.id);
                 std::fs::remove_file(&segment.path).map_err(|source| io("unlink", &segment.path, source))?;
                 unlinked.push(segment.id);
@@ -398,6 +469,10 @@ impl Allocated {
             self.write_piece(&piece, done, length)?;
         }
         debug_assert!(done + length <= self.run.count as usize * PAGE_SIZE);
+        let mut allocation = self.segment.allocation.lock();
+        if let Some(run) = allocation.underway.iter_mut().find(|run| run.page == self.run.page) {
+            run.written = true;
+        }
         Ok(())
     }
 
@@ -420,11 +495,20 @@ impl Drop for Allocated {
     fn drop(&mut self) {
         let mut allocation = self.segment.allocation.lock();
         let page = self.run.page;
-        allocation.unwritten.retain(|&first| first != page);
+        allocation.underway.retain(|run| run.page != page);
     }
 }
 
 impl Segment {
+    fn mark(&self) -> SegmentMark {
+        SegmentMark {
+            synced_pages: self.synced_pages.load(Ordering::SeqCst),
+            branch: self.branch,
+            loose_from: self.loose_from.get().copied(),
+            boot: self.boot,
+        }
+    }
+
     /// Reads from a page on.
     pub(crate) fn read(&self, page: u32, skip: usize, buffer: &mut [u8]) -> Result<(), StoreError> {
         let offset = u64::from(page) * PAGE_SIZE as u64 + skip as u64;
@@ -467,7 +551,7 @@ impl Segment {
 
     /// Tells whether nobody appends to it any more and nothing that was handed out is on its way.
     pub(crate) fn is_quiet(&self) -> bool {
-        !self.active.load(Ordering::SeqCst) && self.allocation.lock().unwritten.is_empty()
+        !self.active.load(Ordering::SeqCst) && self.allocation.lock().underway.is_empty()
     }
 
     /// Returns the next run of pages, from `page` on, for which the host stores anything.
@@ -514,7 +598,13 @@ mod tests {
         Ok(at_least)
     }
 
-    fn segments(dir: &Path, boot: u128, marks: &HashMap<u32, (u32, u128)>) -> Segments {
+    const BRANCH: BranchId = BranchId(7);
+
+    fn mark(synced_pages: u32) -> SegmentMark {
+        SegmentMark { synced_pages, branch: BRANCH, loose_from: None, boot: 1 }
+    }
+
+    fn segments(dir: &Path, boot: u128, marks: &HashMap<u32, SegmentMark>) -> Segments {
         Segments::open(dir.to_owned(), boot, Flush::Shared, marks).unwrap()
     }
 
@@ -523,12 +613,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = segments(dir.path(), 1, &HashMap::new());
         let appender = Appender::default();
-        let a = first.allocate(&appender, 3, number).unwrap();
+        let a = first.allocate(&appender, BRANCH, 3, number).unwrap();
         a.write([&[7; 3 * PAGE_SIZE][..]]).unwrap();
-        let b = first.allocate(&appender, 1, number).unwrap();
+        let b = first.allocate(&appender, BRANCH, 1, number).unwrap();
         assert_eq!((b.run.segment, b.run.page), (a.run.segment, 3));
         let again = segments(dir.path(), 1, &HashMap::new());
-        let c = again.allocate(&Appender::default(), 1, number).unwrap();
+        let c = again.allocate(&Appender::default(), BRANCH, 1, number).unwrap();
         assert_ne!(c.run.segment, a.run.segment);
         let mut bytes = [0; 10];
         again.get(a.run.segment).unwrap().read(2, 4000, &mut bytes).unwrap();
@@ -540,15 +630,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let segments = segments(dir.path(), 1, &HashMap::new());
         let appender = Appender::default();
-        let slow = segments.allocate(&appender, 1, number).unwrap();
-        let quick = segments.allocate(&appender, 1, number).unwrap();
+        let slow = segments.allocate(&appender, BRANCH, 1, number).unwrap();
+        let quick = segments.allocate(&appender, BRANCH, 1, number).unwrap();
         quick.write([&[1; PAGE_SIZE][..]]).unwrap();
         drop(quick);
         assert_eq!(segments.sync(&appender).unwrap(), []);
         slow.write([&[2; PAGE_SIZE][..]]).unwrap();
         let id = slow.run.segment;
-        drop(slow);
-        assert_eq!(segments.sync(&appender).unwrap(), [(id, 2, 1)]);
+        assert_eq!(segments.sync(&appender).unwrap(), [(id, mark(2))]);
     }
 
     #[test]
@@ -556,25 +645,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let segments = segments(dir.path(), 1, &HashMap::new());
         let appender = Appender::default();
-        let pages = segments.allocate(&appender, 2, number).unwrap();
+        let pages = segments.allocate(&appender, BRANCH, 2, number).unwrap();
         pages.write([&[1; 2 * PAGE_SIZE][..]]).unwrap();
         let id = pages.run.segment;
         drop(pages);
         let segment = segments.get(id).unwrap();
-        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [(id, 2, 1)]);
+        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [(id, mark(2))]);
         // Not before the log knows: else the page would be suspect after a loss of power.
         assert!(!segment.is_settled());
-        segments.marks_are_stored(&[(id, 2, 1)]);
+        segments.marks_are_stored(&[(id, mark(2))]);
         assert!(!segment.dirty.load(Ordering::SeqCst));
         segments.rewrite(&appender, id, 0, 0, &[2; PAGE_SIZE]).unwrap();
         assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), []);
         // Nobody has flushed it yet, so that a sync of its own still has to.
         assert!(segment.dirty.load(Ordering::SeqCst));
-        let more = segments.allocate(&appender, 1, number).unwrap();
+        let more = segments.allocate(&appender, BRANCH, 1, number).unwrap();
         assert!(!segment.is_settled());
         more.write([&[3; PAGE_SIZE][..]]).unwrap();
         drop(more);
-        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [(id, 3, 1)]);
+        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [(id, mark(3))]);
     }
 
     #[test]
@@ -583,9 +672,9 @@ mod tests {
         let appender = Appender::default();
         let id = {
             let segments = segments(dir.path(), 1, &HashMap::new());
-            segments.allocate(&appender, 4, number).unwrap().run.segment
+            segments.allocate(&appender, BRANCH, 4, number).unwrap().run.segment
         };
-        let marks = HashMap::from([(id, (2, 1))]);
+        let marks = HashMap::from([(id, mark(2))]);
         let same = segments(dir.path(), 1, &marks);
         assert!(!same.is_suspect(id, 3));
         let other = segments(dir.path(), 2, &marks);
@@ -594,11 +683,43 @@ mod tests {
     }
 
     #[test]
+    fn checksums_of_epochs_that_were_not_sealed_are_loose_from_the_next_boot_on_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = segments(dir.path(), 1, &HashMap::new());
+        let id = first.allocate(&Appender::default(), BRANCH, 1, number).unwrap().run.segment;
+        assert_eq!(first.loosen(|_| Epoch(4)), []);
+        let next = segments(dir.path(), 2, &HashMap::from([(id, mark(1))]));
+        let loosened = next.loosen(|branch| if branch == BRANCH { Epoch(4) } else { Epoch(9) });
+        assert_eq!(loosened, [(id, SegmentMark { loose_from: Some(Epoch(5)), ..mark(1) })]);
+        assert_eq!((next.is_loose(id, Epoch(4)), next.is_loose(id, Epoch(5))), (false, true));
+        std::fs::write(dir.path().join("000000ff.seg"), [1; PAGE_SIZE]).unwrap();
+        // Sealed since, but the old boot's bytes are what they are.
+        let later = segments(dir.path(), 3, &loosened.into_iter().collect());
+        assert_eq!(later.loosen(|_| Epoch(8)), []);
+        assert!(later.is_loose(id, Epoch(5)));
+    }
+
+    #[test]
+    fn a_segment_whose_pages_were_lost_stays_and_one_that_was_lost_itself_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("00000001.seg"), b"").unwrap();
+        let marks = HashMap::from([(1, mark(0)), (2, mark(0))]);
+        let segments = segments(dir.path(), 2, &marks);
+        assert_eq!(segments.unlink_empty().unwrap(), [] as [u32; 0]);
+        for id in [1, 2] {
+            let mut bytes = [1; 8];
+            segments.get(id).unwrap().read(3, 0, &mut bytes).unwrap();
+            assert_eq!(bytes, [0; 8]);
+            assert!(segments.is_suspect(id, 3));
+        }
+    }
+
+    #[test]
     fn a_punched_segment_is_unlinked() {
         let dir = tempfile::tempdir().unwrap();
         let segments = segments(dir.path(), 1, &HashMap::new());
         let appender = Appender::default();
-        let pages = segments.allocate(&appender, 2, number).unwrap();
+        let pages = segments.allocate(&appender, BRANCH, 2, number).unwrap();
         pages.write([&[1; 2 * PAGE_SIZE][..]]).unwrap();
         let run = pages.run;
         drop(pages);

@@ -12,11 +12,12 @@ use super::db::{META, TOUCHED};
 use super::gate::Admission;
 use super::head::Head;
 use super::keys::{Prefix, meta};
-use super::record::{FreeList, PageRef, PageRun, Record, Usage};
+use super::record::{Answered, FreeList, PageRef, PageRun, Record, Usage};
 use super::segment::Allocated;
 use super::sharing::Place;
 use crate::error::FsError;
 use crate::ids::{Epoch, Ino};
+use crate::request::{self, Answer, Executing};
 
 /// Whether the epoch's index has to learn of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +42,7 @@ pub(crate) struct Txn<'a> {
     committed: bool,
     purpose: Purpose,
     doubts: bool,
+    data_first: bool,
 }
 
 /// What a transaction is for.
@@ -70,6 +72,7 @@ impl<'a> Txn<'a> {
             committed: false,
             purpose: Purpose::Change,
             doubts: false,
+            data_first: false,
         })
     }
 
@@ -152,6 +155,12 @@ impl<'a> Txn<'a> {
         self.batch.delete_cf(self.store.db.family(META), meta::orphan(self.head.branch, ino));
     }
 
+    /// Remembers an orphan that is removed now although it was one at the end of an older epoch, which forks may see.
+    pub(crate) fn put_departed(&mut self, ino: Ino) {
+        let key = meta::departed(self.head.branch, ino);
+        self.batch.put_cf(self.store.db.family(META), key, self.epoch().0.to_le_bytes());
+    }
+
     /// Counts bytes and inodes, now; refuses what a quota or the disk does not allow.
     pub(crate) fn charge(&mut self, delta: Usage) -> Result<(), FsError> {
         if delta.bytes > 0 || delta.inodes > 0 {
@@ -166,8 +175,9 @@ impl<'a> Txn<'a> {
     /// Hands out pages in this head's segment. They are given back if the transaction is not committed.
     pub(crate) fn allocate(&mut self, count: u32) -> Result<&Allocated, FsError> {
         let store = self.store;
-        let number = |at_least| store.new_segment(at_least);
-        let allocated = store.segments.allocate(&self.head.appender, count, number)?;
+        let branch = self.head.branch;
+        let number = |at_least| store.new_segment(branch, at_least);
+        let allocated = store.segments.allocate(&self.head.appender, branch, count, number)?;
         self.allocated.push(allocated);
         Ok(self.allocated.last().expect("something was pushed just now"))
     }
@@ -203,11 +213,21 @@ impl<'a> Txn<'a> {
         }
     }
 
-    /// Writes everything. The records survive the death of the process from here on.
+    /// Has the commit wait until the data is on the disk: the records take the place of some without which nobody could fall
+    /// back to what was there before.
+    pub(crate) fn data_first(&mut self) {
+        self.data_first = true;
+    }
+
+    /// Writes everything, and with it what the request is answered with that the thread executes, if it is one. The
+    /// records survive the death of the process from here on.
     ///
     /// The epoch is held open until the admission that is returned goes: pages of the epoch may be rewritten in place meanwhile.
-    pub(crate) fn commit(mut self) -> Result<Admission<'a>, FsError> {
+    pub(crate) fn commit(mut self, answer: Answer) -> Result<Admission<'a>, FsError> {
         let (store, head, epoch) = (self.store, self.head, self.epoch());
+        if self.data_first {
+            store.sync_data(&head.appender)?;
+        }
         let mut batch = std::mem::take(&mut self.batch);
         let freed = std::mem::take(&mut self.freed);
         let free_number = (!freed.is_empty()).then(|| store.freer.number());
@@ -221,18 +241,23 @@ impl<'a> Txn<'a> {
         }
         // A failed write stops the store, but may be in the log: pages it refers to stay.
         self.committed = true;
-        if self.charged == Usage::default() {
+        // What only tidies up may run within a request, but answers nothing.
+        let executing = request::executing().filter(|_| self.purpose == Purpose::Change);
+        if self.charged == Usage::default() && executing.is_none() {
             // Everything may have gone ahead.
             if !batch.is_empty() {
                 store.db.write(batch)?;
             }
         } else {
-            let (index, mut writer) = head.writer();
-            let mut sum = *writer;
-            sum += self.charged;
-            batch.put_cf(store.db.family(META), meta::usage(head.branch, index), sum.encode());
+            let (index, mut writer) = head.writer(executing.map(|executing| executing.thread));
+            let mut state = *writer;
+            state.usage += self.charged;
+            if let Some(Executing { request, .. }) = executing {
+                state.answered = Some(Answered { request, answer });
+            }
+            batch.put_cf(store.db.family(META), meta::usage(head.branch, index), state.encode());
             store.db.write(batch)?;
-            *writer = sum;
+            *writer = state;
         }
         head.commit_usage(epoch, self.charged);
         if let Some(number) = free_number {

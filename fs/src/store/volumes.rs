@@ -9,7 +9,7 @@ use super::counters::Counter;
 use super::head::FIRST_EPOCH;
 use super::record::{Branch, Inode, Record, Usage, Volume};
 use super::registry::Registry;
-use super::{META, Prefix, Store, meta};
+use super::{META, Prefix, Receipt, Store, meta};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
@@ -17,7 +17,12 @@ use crate::overlay::stack::MAX_LOWERS;
 
 impl Store {
     /// Makes a volume. Durable on return.
-    pub fn create_volume(&self, name: &str, spec: &VolumeSpec) -> Result<VolumeInfo, FsError> {
+    pub fn create_volume(
+        &self,
+        name: &str,
+        spec: &VolumeSpec,
+        receipt: Receipt<'_, VolumeInfo>,
+    ) -> Result<VolumeInfo, FsError> {
         let lowers = spec.lowers.iter().map(|path| check_lower(path)).collect::<Result<Vec<_>, _>>()?;
         if lowers.len() > MAX_LOWERS {
             let path = spec.lowers.last().cloned().unwrap_or_default();
@@ -48,12 +53,11 @@ impl Store {
             let record = Some(empty_root(volume.created));
             batch.put_cf(self.db.family(root.family.name()), root.version(branch, Epoch(0)), record.encode());
         }
-        self.db.write(batch)?;
-        self.db.sync_log()?;
+        let info = volume.describe(id, branch_record.epoch, Usage::default());
+        self.commit_change(batch, receipt, &info)?;
         registry.insert_volume(id, volume);
         registry.insert_branch(branch, branch_record);
-        drop(registry);
-        self.volume(name)
+        Ok(info)
     }
 
     /// Lists all volumes by name.
@@ -75,19 +79,8 @@ impl Store {
         if let Some(live) = head.live() {
             live.settle();
         }
-        let Usage { bytes, inodes } = head.usage();
-        Ok(VolumeInfo {
-            name: volume.name,
-            id,
-            epoch: head.gate.epoch(),
-            parent: volume.parent,
-            lowers: volume.lowers,
-            used_bytes: u64::try_from(bytes).unwrap_or(0),
-            used_inodes: u64::try_from(inodes).unwrap_or(0),
-            quota_bytes: volume.quota_bytes,
-            quota_inodes: volume.quota_inodes,
-            created: volume.created,
-        })
+        let flag = self.volume_flag(id)?;
+        Ok(VolumeInfo { flag, ..volume.describe(id, head.gate.epoch(), head.usage()) })
     }
 
     /// Removes a volume with its snapshots. What forks of it need stays. Durable on return; the space
@@ -95,7 +88,7 @@ impl Store {
     ///
     /// # Errors
     /// [`FsError::VolumeMounted`] and [`FsError::SnapshotMounted`] while it, or a snapshot of it, is in use.
-    pub fn remove_volume(&self, name: &str) -> Result<(), FsError> {
+    pub fn remove_volume(&self, name: &str, receipt: Receipt<'_, ()>) -> Result<(), FsError> {
         let _borrowing = self.reclaimer.borrowing.lock();
         let loaded = self.head_of_volume(name)?;
         // Neither a cut nor somebody who opens it may find it half removed.
@@ -117,14 +110,14 @@ impl Store {
             .collect();
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.db.family(META), meta::volume(id));
+        batch.delete_cf(self.db.family(META), meta::flag(id));
         for &(branch, epoch) in &snapshots {
             batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
         }
         for &branch in &branches {
             self.put_sweep_of_branch(&mut batch, &registry, branch)?;
         }
-        self.db.write(batch)?;
-        self.db.sync_log()?;
+        self.commit_change(batch, receipt, &())?;
         registry.remove_volume(id);
         for key in &snapshots {
             registry.snapshots.remove(key);
@@ -137,8 +130,13 @@ impl Store {
     }
 
     /// Gives a volume another name. Durable on return.
-    pub fn rename_volume(&self, old: &str, new: &str) -> Result<(), FsError> {
-        self.change_volume(old, |registry, volume| {
+    pub fn rename_volume(
+        &self,
+        old: &str,
+        new: &str,
+        receipt: Receipt<'_, VolumeInfo>,
+    ) -> Result<VolumeInfo, FsError> {
+        self.change_volume(old, receipt, |registry, volume| {
             registry.check_new_volume(new)?;
             volume.name = new.to_owned();
             Ok(())
@@ -146,32 +144,47 @@ impl Store {
     }
 
     /// Changes the quotas of a volume. What is stored already stays, also above a new quota. Durable on return.
-    pub fn set_quota(&self, name: &str, bytes: Option<u64>, inodes: Option<u64>) -> Result<(), FsError> {
-        self.change_volume(name, |_, volume| {
+    pub fn set_quota(
+        &self,
+        name: &str,
+        bytes: Option<u64>,
+        inodes: Option<u64>,
+        receipt: Receipt<'_, VolumeInfo>,
+    ) -> Result<VolumeInfo, FsError> {
+        let info = self.change_volume(name, receipt, |_, volume| {
             volume.quota_bytes = bytes;
             volume.quota_inodes = inodes;
             Ok(())
         })?;
         let branch = self.registry.read().volume(name)?.1.branch;
         self.head(branch)?.set_quota(bytes, inodes);
-        Ok(())
+        Ok(info)
     }
 
     fn change_volume(
         &self,
         name: &str,
+        receipt: Receipt<'_, VolumeInfo>,
         change: impl FnOnce(&Registry, &mut Volume) -> Result<(), FsError>,
-    ) -> Result<(), FsError> {
+    ) -> Result<VolumeInfo, FsError> {
+        // Loading a head asks the registry, so before it is locked. A cut meanwhile shows in the answer or not.
+        let head = self.head_of_volume(name)?;
+        if let Some(live) = head.live() {
+            live.settle();
+        }
         let mut registry = self.registry.write();
         let (id, volume) = registry.volume(name)?;
+        if volume.branch != head.branch {
+            return Err(FsError::Retired);
+        }
         let mut volume = volume.clone();
         change(&registry, &mut volume)?;
         let mut batch = WriteBatch::default();
         batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
-        self.db.write(batch)?;
-        self.db.sync_log()?;
+        let info = volume.describe(id, head.gate.epoch(), head.usage());
+        self.commit_change(batch, receipt, &info)?;
         registry.insert_volume(id, volume);
-        Ok(())
+        Ok(info)
     }
 
     /// Refuses what must not happen to a mounted head.
@@ -186,6 +199,27 @@ impl Store {
     pub(crate) fn number(&self, counter: Counter) -> Result<u32, FsError> {
         let number = self.counters.next(&self.db, counter)?;
         u32::try_from(number).map_err(|_| FsError::NoSpace)
+    }
+}
+
+impl Volume {
+    /// Returns what is shown of a volume whose head is at `epoch` and stores this much, but for its flag.
+    pub(crate) fn describe(&self, id: VolumeId, epoch: Epoch, usage: Usage) -> VolumeInfo {
+        let Volume { name, created, quota_bytes, quota_inodes, lowers, parent, tree: _, branch: _ } =
+            self.clone();
+        VolumeInfo {
+            name,
+            id,
+            epoch,
+            parent,
+            lowers,
+            used_bytes: u64::try_from(usage.bytes).unwrap_or(0),
+            used_inodes: u64::try_from(usage.inodes).unwrap_or(0),
+            quota_bytes,
+            quota_inodes,
+            created,
+            flag: None,
+        }
     }
 }
 

@@ -8,10 +8,15 @@ use durdir_fs::store::{Store, StoreOptions};
 
 use crate::proto::{CheckResponse, Issue};
 
-/// Checks an open store.
+/// Checks an open store. One that was mended, or needed no mending, has no flags any more: whoever asked for it has seen
+/// them.
 pub(super) fn check(store: &Store, repair: bool) -> Result<CheckResponse, FsError> {
-    let repair = if repair { Repair::Yes } else { Repair::No };
-    let report = check::check(store, repair)?;
+    let report = check::check(store, if repair { Repair::Yes } else { Repair::No })?;
+    if repair && report.issues.iter().all(|issue| issue.repaired()) {
+        for volume in store.volumes()?.into_iter().filter(|volume| volume.flag.is_some()) {
+            store.unflag_volume(volume.id)?;
+        }
+    }
     let issues = report.issues.into_iter().map(|issue| Issue {
         kind: issue.kind().to_owned(),
         volume: issue.volume(),

@@ -56,6 +56,11 @@ pub(super) fn volume(info: store::VolumeInfo, mounts: &[PathBuf]) -> proto::Volu
         quota_inodes: info.quota_inodes,
         mounts: mounts.iter().map(|mountpoint| path_bytes(mountpoint)).collect(),
         created_unix_ns: unix_ns(info.created),
+        flag: info.flag.map(|flag| proto::VolumeFlag {
+            since_unix_ns: unix_ns(flag.since),
+            count: flag.count,
+            what: flag.what,
+        }),
     }
 }
 

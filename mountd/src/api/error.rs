@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use durdir_fs::FsError;
 use durdir_fs::drain::DrainError;
 use durdir_fs::fuse::MountError;
+use durdir_fs::ids::RequestId;
+
+use crate::exit::ExitClass;
 
 /// A call that was not done.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +125,22 @@ pub(crate) enum ApiError {
     NamedTwice {
         /// The volume.
         volume: String,
+    },
+    /// The id of the request was given to another one.
+    #[error("request id {id} was used for another request; give each request its own")]
+    OtherRequest {
+        /// The id.
+        id: RequestId,
+    },
+    /// The same request came before and was not done: what its client was told, or would have been.
+    #[error("{message}")]
+    Recorded {
+        /// Its class.
+        exit: ExitClass,
+        /// What went wrong.
+        message: String,
+        /// Why, nearest first.
+        causes: Vec<String>,
     },
     /// The daemon is ending.
     #[error("mountd is shutting down; try again")]

@@ -1,7 +1,7 @@
 //! Health and metrics over HTTP, for probes and Prometheus. Reads only; off unless configured.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,13 +16,14 @@ use super::metrics;
 use crate::daemon::Node;
 use crate::exit::one_line;
 
-/// Listens at `address` and answers until `stopped` says so.
-pub(crate) async fn serve_http(
+/// Answers until `stopped` says so.
+pub(crate) fn serve_http(
     node: Arc<Node>,
-    address: SocketAddr,
+    listener: TcpListener,
     mut stopped: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(exposition))
@@ -43,7 +44,7 @@ async fn exposition(State(node): State<Arc<Node>>) -> impl IntoResponse {
     let text = tokio::task::spawn_blocking(move || metrics::exposition(&node)).await;
     match text {
         Ok(Ok(text)) => {
-            let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+            let kind = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
             (StatusCode::OK, kind, text).into_response()
         }
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, one_line(&error)).into_response(),

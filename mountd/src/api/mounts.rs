@@ -1,22 +1,44 @@
 //! The calls about mounts.
+//!
+//! # Crash consistency
+//! A mount is outside the store, so what is about to be done is stored first (`intents.proto`), and a call that comes again
+//! decides from what it finds:
+//!
+//! | stored | found | then |
+//! |---|---|---|
+//! | nothing | | nothing was done: begin |
+//! | intent to mount, also one that was carried out | nothing mounted there, or a dead mount | mount: a daemon that is gone took its mounts with it |
+//! | intent to mount | the same volume or snapshot, mounted there the same way | that mount is the answer: a successor took it over |
+//! | intent to mount | something else there, or the head mounted elsewhere | somebody else came first: a conflict, and what the intent began with is taken back |
+//! | intent that was carried out | the same | a conflict; nothing is taken back, programs may have used it |
+//! | intent to mount, of a volume that the call made | no such volume | somebody removed it since: not found |
+//! | intent to unmount | still mounted | unmount |
+//! | intent to unmount | a dead mount | remove it |
+//! | intent to unmount | nothing | it is gone, as was asked: the answer is the stored list |
+//! | answer or refusal | | that |
+//!
+//! That something is mounted is a state and no event, so a mount that is up leaves an intent that was carried out and no
+//! answer: who asks again wants to use it.
+//!
+//! A volume that a call makes, or a quota that it changes, is in one batch with the intent; taking it back after a failed mount
+//! is in one batch with the refusal.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use durdir_fs::FsError;
 use durdir_fs::store::{VolumeInfo, VolumeSpec};
+use durdir_fs::{FsError, failpoint};
 use tonic::{Request, Response, Status};
 
-use super::snapshots::undo_create;
-use super::{ApiError, convert};
+use super::{ApiError, Done, Ticket, convert};
 use crate::daemon::Node;
-use crate::mounts::{MountPlan, MountView, Selector, cache_name};
+use crate::mounts::{MountPlan, MountView, Selector, Source, cache_name};
 use crate::proto::mounts_server::Mounts;
 use crate::proto::{
-    ListMountsRequest, ListMountsResponse, MountInfo, MountRequest, MountResponse, UnmountRequest,
-    UnmountResponse,
+    ListMountsRequest, ListMountsResponse, MountInfo, MountIntent, MountRequest, MountResponse, QuotaBefore,
+    UnmountIntent, UnmountRequest, UnmountResponse,
 };
 
 /// Answers the calls about mounts.
@@ -33,17 +55,11 @@ impl MountsService {
 #[tonic::async_trait]
 impl Mounts for MountsService {
     async fn mount(&self, request: Request<MountRequest>) -> Result<Response<MountResponse>, Status> {
-        let request = request.into_inner();
-        self.node.answer("mount", move |node| mount(node, request)).await
+        self.node.perform("mount", request, mount).await
     }
 
     async fn unmount(&self, request: Request<UnmountRequest>) -> Result<Response<UnmountResponse>, Status> {
-        let UnmountRequest { mountpoint, name } = request.into_inner();
-        let work = move |node: &Node| {
-            let mountpoint = PathBuf::from(OsString::from_vec(mountpoint));
-            Ok(UnmountResponse { unmounted: unmount(node, mountpoint, name)? })
-        };
-        self.node.answer("umount", work).await
+        self.node.perform("umount", request, unmount).await
     }
 
     async fn list_mounts(
@@ -58,10 +74,11 @@ impl Mounts for MountsService {
     }
 }
 
-fn mount(node: &Node, request: MountRequest) -> Result<MountResponse, ApiError> {
-    let options = request.options.ok_or(ApiError::Malformed { what: "no mount options" })?;
+fn mount(node: &Node, request: MountRequest, ticket: Ticket<'_>) -> Result<Done<MountResponse>, ApiError> {
+    let options = request.options.clone().ok_or(ApiError::Malformed { what: "no mount options" })?;
     let plan = node.mounts.plan(options)?;
-    let spec = convert::volume_spec(request.lowers, request.quota_bytes, request.quota_inodes)?;
+    let lowers = request.lowers.clone();
+    let spec = convert::volume_spec(lowers, request.quota_bytes, request.quota_inodes)?;
     node.mounts.check_lowers(&spec.lowers)?;
     if let Some(snapshot) = &request.snapshot {
         if !spec.lowers.is_empty() {
@@ -70,69 +87,134 @@ fn mount(node: &Node, request: MountRequest) -> Result<MountResponse, ApiError> 
         if request.quota_bytes.is_some() || request.quota_inodes.is_some() {
             return Err(ApiError::NotForSnapshots { what: "a quota" });
         }
-        let mounted = mount_snapshot(node, &request.volume, snapshot, plan)?;
-        return Ok(MountResponse { mount: Some(mount_view(&mounted)), created: false });
+        let mounted = mount_snapshot(node, &ticket, &request.volume, snapshot, plan)?;
+        let answer = MountResponse { mount: Some(mount_view(&mounted)), created: false };
+        return Ok(ticket.done_as(answer, &MountIntent { mounted: true, ..MountIntent::default() }));
     }
-    let existing = match node.store.volume(&request.volume) {
-        Ok(info) => Some(info),
-        Err(FsError::VolumeNotFound { .. }) => None,
+    let intent = match ticket.begun::<MountIntent>()? {
+        Some(intent) => intent,
+        None => begin_mount(node, &ticket, &request, &spec)?,
+    };
+    let mounted = mount_as_begun(node, &ticket, &request.volume, plan, &intent)?;
+    let answer = MountResponse { mount: Some(mount_view(&mounted)), created: intent.created };
+    Ok(ticket.done_as(answer, &MountIntent { mounted: true, ..intent }))
+}
+
+/// Makes the volume, or changes its quotas, as the request says, and stores the intent to mount it in the same batch.
+fn begin_mount(
+    node: &Node,
+    ticket: &Ticket<'_>,
+    request: &MountRequest,
+    spec: &VolumeSpec,
+) -> Result<MountIntent, ApiError> {
+    let volume = &request.volume;
+    let intent = match node.store.volume(volume) {
+        Ok(info) => {
+            check_same_lowers(&info, spec)?;
+            let (bytes, inodes) =
+                (request.quota_bytes.map(convert::limit), request.quota_inodes.map(convert::limit));
+            if bytes.is_none() && inodes.is_none() {
+                let intent = MountIntent::default();
+                ticket.begin(&intent)?;
+                intent
+            } else {
+                let before = QuotaBefore { bytes: info.quota_bytes, inodes: info.quota_inodes };
+                let intent = MountIntent { quota: Some(before), ..MountIntent::default() };
+                let (bytes, inodes) =
+                    (bytes.unwrap_or(info.quota_bytes), inodes.unwrap_or(info.quota_inodes));
+                node.store.set_quota(volume, bytes, inodes, ticket.begin_with(&intent))?;
+                intent
+            }
+        }
+        Err(FsError::VolumeNotFound { .. }) if request.create => {
+            let intent = MountIntent { created: true, ..MountIntent::default() };
+            node.store.create_volume(volume, spec, ticket.begin_with(&intent))?;
+            intent
+        }
+        Err(FsError::VolumeNotFound { .. }) => {
+            return Err(ApiError::NoVolumeToMount { volume: volume.clone() });
+        }
         Err(error) => return Err(error.into()),
     };
-    let created = existing.is_none();
-    let undo = match existing {
-        Some(info) => {
-            check_same_lowers(&info, &spec)?;
-            Undo::Quota { bytes: info.quota_bytes, inodes: info.quota_inodes }
-        }
-        None if !request.create => {
-            return Err(ApiError::NoVolumeToMount { volume: request.volume });
-        }
-        None => Undo::Creation,
-    };
-    let bytes = request.quota_bytes.map(convert::limit);
-    let inodes = request.quota_inodes.map(convert::limit);
-    let prepare = || -> Result<MountView, ApiError> {
-        match &undo {
-            Undo::Creation => {
-                node.store.create_volume(&request.volume, &spec)?;
-            }
-            Undo::Quota { .. } if bytes.is_none() && inodes.is_none() => {}
-            Undo::Quota { bytes: old_bytes, inodes: old_inodes } => {
-                let (bytes, inodes) = (bytes.unwrap_or(*old_bytes), inodes.unwrap_or(*old_inodes));
-                node.store.set_quota(&request.volume, bytes, inodes)?;
-            }
-        }
-        node.mounts.mount_head(&node.store, &request.volume, plan).inspect_err(|_| match &undo {
-            Undo::Creation => undo_create(node, &request.volume),
-            Undo::Quota { bytes, inodes } => undo_quota(node, &request.volume, *bytes, *inodes),
-        })
-    };
-    let mounted = prepare()?;
-    Ok(MountResponse { mount: Some(mount_view(&mounted)), created })
+    Ok(intent)
 }
 
-/// What a mount that fails must take back.
-enum Undo {
-    Creation,
-    Quota { bytes: Option<u64>, inodes: Option<u64> },
-}
-
-fn undo_quota(node: &Node, volume: &str, bytes: Option<u64>, inodes: Option<u64>) {
-    if let Err(error) = node.store.set_quota(volume, bytes, inodes) {
-        // The call fails with its own error; this one would hide it.
-        let error = crate::exit::one_line(&error);
-        tracing::error!(volume, error, "cannot set back the quota after a failed mount");
+/// Mounts the head of a volume after the intent to do so was stored. If that fails, what the intent says is taken back, and the
+/// refusal is stored with it.
+pub(super) fn mount_as_begun(
+    node: &Node,
+    ticket: &Ticket<'_>,
+    volume: &str,
+    plan: MountPlan,
+    intent: &MountIntent,
+) -> Result<MountView, ApiError> {
+    failpoint::hit("mount.after-intent");
+    if let Some(mounted) = mounted_before(node, ticket, &plan, |view| {
+        view.volume == volume && view.source == Source::Head && view.read_only == plan.read_only
+    })? {
+        return Ok(mounted);
     }
+    let mounted = node.mounts.mount_head(&node.store, volume, plan).inspect_err(|error| {
+        let taken_back = if intent.mounted {
+            // Programs have had it since.
+            Ok(())
+        } else if intent.created {
+            node.store.remove_volume(volume, ticket.refuse_with(error))
+        } else if let Some(QuotaBefore { bytes, inodes }) = intent.quota {
+            node.store.set_quota(volume, bytes, inodes, ticket.refuse_with(error)).map(drop)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = taken_back {
+            // The call fails with its own error; this one would hide it.
+            let error = crate::exit::one_line(&error);
+            tracing::error!(volume, error, "cannot take back what a failed mount had begun with");
+        }
+    })?;
+    failpoint::hit("mount.after-mount");
+    Ok(mounted)
 }
 
-fn mount_snapshot(node: &Node, volume: &str, snapshot: &str, plan: MountPlan) -> Result<MountView, ApiError> {
+/// Returns the mount that this very request made before its daemon was killed, if a successor took it over.
+fn mounted_before(
+    node: &Node,
+    ticket: &Ticket<'_>,
+    plan: &MountPlan,
+    is_it: impl Fn(&MountView) -> bool,
+) -> Result<Option<MountView>, ApiError> {
+    if ticket.begun::<MountIntent>()?.is_none() {
+        return Ok(None);
+    }
+    let there = node.mounts.mounted_at(&plan.mountpoint);
+    Ok(there.filter(|view| is_it(view) && view.cache == plan.cache))
+}
+
+fn mount_snapshot(
+    node: &Node,
+    ticket: &Ticket<'_>,
+    volume: &str,
+    snapshot: &str,
+    plan: MountPlan,
+) -> Result<MountView, ApiError> {
     let volume = node.store.volume(volume)?;
     let info = node.store.find_snapshot(snapshot)?;
     if info.volume != volume.name {
         let snapshot = snapshot.to_owned();
         return Err(ApiError::ForeignSnapshot { snapshot, volume: volume.name });
     }
-    node.mounts.mount_snapshot(&node.store, volume.id, &info, plan)
+    let mounted = mounted_before(node, ticket, &plan, |view| {
+        view.volume_id == volume.id && view.source == Source::Snapshot(info.epoch)
+    })?;
+    if let Some(mounted) = mounted {
+        return Ok(mounted);
+    }
+    if ticket.begun::<MountIntent>()?.is_none() {
+        ticket.begin(&MountIntent::default())?;
+    }
+    failpoint::hit("mount.after-intent");
+    let mounted = node.mounts.mount_snapshot(&node.store, volume.id, &info, plan)?;
+    failpoint::hit("mount.after-mount");
+    Ok(mounted)
 }
 
 fn check_same_lowers(info: &VolumeInfo, spec: &VolumeSpec) -> Result<(), ApiError> {
@@ -147,22 +229,58 @@ fn check_same_lowers(info: &VolumeInfo, spec: &VolumeSpec) -> Result<(), ApiErro
     Err(ApiError::OtherLowers { volume: info.name.clone(), existing })
 }
 
-fn unmount(node: &Node, mountpoint: PathBuf, name: String) -> Result<Vec<MountInfo>, ApiError> {
-    let mut gone = node.mounts.unmount(&Selector::At(mountpoint.clone()))?;
-    if gone.is_empty()
+fn unmount(
+    node: &Node,
+    request: UnmountRequest,
+    ticket: Ticket<'_>,
+) -> Result<Done<UnmountResponse>, ApiError> {
+    let intent = match ticket.begun::<UnmountIntent>()? {
+        Some(intent) => intent,
+        None => {
+            let intent = what_goes(node, request)?;
+            ticket.begin(&intent)?;
+            intent
+        }
+    };
+    failpoint::hit("umount.after-intent");
+    for mount in &intent.mounts {
+        let mountpoint = path_of(&mount.mountpoint);
+        if node.mounts.mounted_at(&mountpoint).is_some_and(|there| mount_view(&there) != *mount) {
+            // Mounted by somebody else after ours was gone.
+            continue;
+        }
+        // None there any more: it was unmounted before, by this call or by others, or it died with its daemon.
+        if node.mounts.unmount(&Selector::At(mountpoint.clone()))?.is_empty() {
+            node.mounts.remove_remains(&mountpoint)?;
+        }
+    }
+    failpoint::hit("umount.after-unmount");
+    Ok(ticket.done(UnmountResponse { unmounted: intent.mounts }))
+}
+
+/// Returns the mounts that a request names.
+fn what_goes(node: &Node, request: UnmountRequest) -> Result<UnmountIntent, ApiError> {
+    let UnmountRequest { mountpoint, name } = request;
+    let mountpoint = path_of(&mountpoint);
+    let mut mounts = node.mounts.selected(&Selector::At(mountpoint.clone()));
+    if mounts.is_empty()
         && let Some(selector) = selector_of(node, &name)?
     {
-        gone = node.mounts.unmount(&selector)?;
+        mounts = node.mounts.selected(&selector);
     }
-    if !gone.is_empty() {
-        return Ok(gone.iter().map(mount_view).collect());
+    if !mounts.is_empty() {
+        return Ok(UnmountIntent { mounts: mounts.iter().map(mount_view).collect() });
     }
-    if node.mounts.remove_remains(&mountpoint)? {
+    if node.mounts.has_remains(&mountpoint)? {
         // Whose it was died with the daemon that made it.
         let mountpoint = convert::path_bytes(&mountpoint);
-        return Ok(vec![MountInfo { mountpoint, ..MountInfo::default() }]);
+        return Ok(UnmountIntent { mounts: vec![MountInfo { mountpoint, ..MountInfo::default() }] });
     }
     Err(ApiError::NotMounted { target: name })
+}
+
+fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
 }
 
 /// Returns what a volume or snapshot name selects; `None` where there is none of that name.

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use durdir_fs::fuse::Histogram;
 use tonic::{Request, Response, Status};
 
-use super::{checking, convert, metrics};
+use super::{Ticket, checking, convert, metrics};
 use crate::daemon::Node;
 use crate::proto::node_server::Node as NodeCalls;
 use crate::proto::{
     API_REVISION, CheckRequest, CheckResponse, CollectGarbageRequest, CollectGarbageResponse, Counter,
-    GetStatsRequest, GetStatsResponse, HelloRequest, HelloResponse, OperationStats, VolumeStats,
+    GetStatsRequest, GetStatsResponse, HelloRequest, HelloResponse, OldestRequest, OperationStats,
+    VolumeStats,
 };
 
 /// Answers the calls about the node.
@@ -37,21 +39,29 @@ impl NodeCalls for NodeService {
     }
 
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let repair = request.into_inner().repair;
-        let work = move |node: &Node| Ok(checking::check(&node.store, repair)?);
-        self.node.answer("fsck", work).await
+        if !request.get_ref().repair {
+            let work = |node: &Node| Ok(checking::check(&node.store, false)?);
+            return self.node.answer("fsck", work).await;
+        }
+        // What is mended is no issue any more: told again, it must come from the record.
+        let work = |node: &Node, _: CheckRequest, ticket: Ticket<'_>| {
+            Ok(ticket.done(checking::check(&node.store, true)?))
+        };
+        self.node.perform("fsck --repair", request, work).await
     }
 
     async fn collect_garbage(
         &self,
         request: Request<CollectGarbageRequest>,
     ) -> Result<Response<CollectGarbageResponse>, Status> {
-        let dry_run = request.into_inner().dry_run;
-        let work = move |node: &Node| {
-            let report = if dry_run { node.store.reclaimable()? } else { node.store.reclaim()? };
-            Ok(convert::reclaimed(report))
+        if request.get_ref().dry_run {
+            let work = |node: &Node| Ok(convert::reclaimed(node.store.reclaimable()?));
+            return self.node.answer("gc --dry-run", work).await;
+        }
+        let work = |node: &Node, _: CollectGarbageRequest, ticket: Ticket<'_>| {
+            Ok(ticket.done(convert::reclaimed(node.store.reclaim()?)))
         };
-        self.node.answer("gc", work).await
+        self.node.perform("gc", request, work).await
     }
 
     async fn get_stats(
@@ -61,26 +71,36 @@ impl NodeCalls for NodeService {
         let volume = request.into_inner().volume;
         let work = move |node: &Node| {
             let wanted = volume.map(|name| node.store.volume(&name)).transpose()?;
-            let mut volumes: BTreeMap<String, Vec<OperationStats>> = BTreeMap::new();
+            let mut volumes: BTreeMap<String, VolumeStats> = BTreeMap::new();
             match &wanted {
                 // A volume that is not mounted has done nothing, and is shown so.
-                Some(wanted) => drop(volumes.insert(wanted.name.clone(), Vec::new())),
-                None => volumes.extend(node.store.volumes()?.into_iter().map(|info| (info.name, Vec::new()))),
+                Some(wanted) => drop(volumes.insert(wanted.name.clone(), VolumeStats::default())),
+                None => volumes.extend(
+                    node.store.volumes()?.into_iter().map(|info| (info.name, VolumeStats::default())),
+                ),
             }
             for (mount, operations) in node.mounts.stats() {
                 if wanted.as_ref().is_none_or(|wanted| wanted.id == mount.volume_id) {
                     let name = mount.snapshot().unwrap_or(mount.volume);
-                    merge(volumes.entry(name).or_default(), operations.iter().map(metrics::operation));
+                    let entry = volumes.entry(name).or_default();
+                    merge(&mut entry.operations, operations.iter().map(metrics::operation));
                 }
             }
-            let counters = metrics::node_metrics(node)?
+            for (mount, oldest) in node.mounts.oldest_requests() {
+                let name = mount.snapshot().unwrap_or(mount.volume);
+                let age_us = convert::micros(oldest.age);
+                // A snapshot may be mounted often; a volume that was not asked for is not there.
+                if let Some(entry) = volumes.get_mut(&name)
+                    && entry.oldest.as_ref().is_none_or(|other| other.age_us < age_us)
+                {
+                    entry.oldest = Some(OldestRequest { operation: oldest.operation.to_owned(), age_us });
+                }
+            }
+            let counters = metrics::node_values(node)?
                 .into_iter()
-                .map(|metric| Counter { name: metric.name.to_owned(), value: metric.value });
+                .map(|(metric, value)| Counter { name: metric.stats.to_owned(), value });
             Ok(GetStatsResponse {
-                volumes: volumes
-                    .into_iter()
-                    .map(|(volume, operations)| VolumeStats { volume, operations })
-                    .collect(),
+                volumes: volumes.into_iter().map(|(volume, stats)| VolumeStats { volume, ..stats }).collect(),
                 counters: counters.collect(),
             })
         };
@@ -88,8 +108,7 @@ impl NodeCalls for NodeService {
     }
 }
 
-/// Adds what another mount of the same snapshot has done. Quantiles cannot be added: the slower
-/// one is shown.
+/// Adds what another mount of the same snapshot has done.
 fn merge(sum: &mut Vec<OperationStats>, more: impl Iterator<Item = OperationStats>) {
     for one in more {
         match sum.iter_mut().find(|known| known.operation == one.operation) {
@@ -97,8 +116,12 @@ fn merge(sum: &mut Vec<OperationStats>, more: impl Iterator<Item = OperationStat
             Some(known) => {
                 known.count += one.count;
                 known.errors += one.errors;
-                known.p50_us = known.p50_us.max(one.p50_us);
-                known.p99_us = known.p99_us.max(one.p99_us);
+                known.bytes += one.bytes;
+                let mut times = Histogram::of(std::mem::take(&mut known.buckets));
+                times.add(&Histogram::of(one.buckets));
+                known.p50_us = convert::micros(times.quantile(50));
+                known.p99_us = convert::micros(times.quantile(99));
+                known.buckets = times.buckets().to_vec();
             }
         }
     }
@@ -110,16 +133,21 @@ mod tests {
 
     #[test]
     fn mounts_of_the_same_snapshot_are_added_up() {
-        let stats = |operation: &str, count, p99_us| OperationStats {
+        let stats = |operation: &str, buckets: &[u64]| OperationStats {
             operation: operation.to_owned(),
-            count,
+            count: buckets.iter().sum(),
             errors: 1,
-            p50_us: 1,
-            p99_us,
+            bytes: 8,
+            buckets: buckets.to_vec(),
+            ..OperationStats::default()
         };
-        let mut sum = vec![stats("read", 2, 9)];
-        merge(&mut sum, [stats("read", 3, 7), stats("lookup", 1, 1)].into_iter());
+        let mut long = vec![0; 100];
+        long[99] = 3;
+        let mut sum = vec![stats("read", &[2])];
+        merge(&mut sum, [stats("read", &long), stats("lookup", &[1])].into_iter());
         assert_eq!(sum.len(), 2);
-        assert_eq!((sum[0].count, sum[0].errors, sum[0].p99_us), (5, 2, 9));
+        assert_eq!((sum[0].count, sum[0].errors, sum[0].bytes), (5, 2, 16));
+        assert_eq!((sum[0].buckets[0], sum[0].buckets[99]), (2, 3));
+        assert!(sum[0].p99_us > 10_000, "{sum:?}");
     }
 }

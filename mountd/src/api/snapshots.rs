@@ -3,18 +3,19 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use durdir_fs::store::{CutReport, Receipt, VolumeInfo};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::mounts::mount_view;
+use super::mounts::{mount_as_begun, mount_view};
 use super::volumes::show;
-use super::{ApiError, convert};
+use super::{ApiError, Done, Ticket, convert};
 use crate::daemon::Node;
 use crate::proto::snapshots_server::Snapshots;
 use crate::proto::{
     Change, CreateSnapshotRequest, CreateSnapshotResponse, DiffRequest, DiffResponse, ForkRequest,
     ForkResponse, GetSnapshotRequest, ListSnapshotsRequest, ListSnapshotsResponse, LogRequest, LogResponse,
-    RemoveSnapshotsRequest, RemoveSnapshotsResponse, Snapshot,
+    MountIntent, RemoveSnapshotsRequest, RemoveSnapshotsResponse, Snapshot,
 };
 
 /// Changes per message of a diff: well below the message size limit of any client, even with the
@@ -38,8 +39,7 @@ impl Snapshots for SnapshotsService {
         &self,
         request: Request<CreateSnapshotRequest>,
     ) -> Result<Response<CreateSnapshotResponse>, Status> {
-        let CreateSnapshotRequest { volumes, name } = request.into_inner();
-        let work = move |node: &Node| {
+        let work = |node: &Node, CreateSnapshotRequest { volumes, name }, ticket: Ticket<'_>| {
             let mut seen = HashSet::new();
             if let Some(twice) = volumes.iter().find(|volume| !seen.insert(volume.as_str())) {
                 return Err(ApiError::NamedTwice { volume: twice.clone() });
@@ -52,13 +52,16 @@ impl Snapshots for SnapshotsService {
             let ids = ids.collect::<Result<Vec<_>, ApiError>>()?;
             let drained = node.mounts.drain(&ids)?;
             let names: Vec<&str> = volumes.iter().map(String::as_str).collect();
-            let report = node.store.snapshot(&names, name.as_deref())?;
-            if report.snapshots.iter().any(|snapshot| snapshot.changed) {
-                node.tally.count_cut(report.held, drained);
-            }
-            Ok(convert::cut(report, drained))
+            let cut = |receipt: Receipt<'_, CutReport>| {
+                node.store.snapshot(&names, name.as_deref(), receipt).inspect(|report| {
+                    if report.snapshots.iter().any(|snapshot| snapshot.changed) {
+                        node.tally.count_cut(report.held, drained);
+                    }
+                })
+            };
+            ticket.change(cut, |report: &CutReport| convert::cut(report.clone(), drained))
         };
-        self.node.answer("snapshot create", work).await
+        self.node.perform("snapshot create", request, work).await
     }
 
     async fn list_snapshots(
@@ -84,27 +87,19 @@ impl Snapshots for SnapshotsService {
         &self,
         request: Request<RemoveSnapshotsRequest>,
     ) -> Result<Response<RemoveSnapshotsResponse>, Status> {
-        let snapshots = request.into_inner().snapshots;
-        let work = move |node: &Node| {
-            let mut seen = HashSet::new();
-            let mut doomed = Vec::new();
+        let work = |node: &Node, RemoveSnapshotsRequest { snapshots }, ticket: Ticket<'_>| {
             for given in &snapshots {
                 let info = node.store.find_snapshot(given)?;
                 let id = node.store.volume(&info.volume)?.id;
                 if let Some(used) = node.mounts.of_snapshot(id, info.epoch).into_iter().next() {
                     return Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint });
                 }
-                // The same one may be given by name and by epoch.
-                if seen.insert(info.snapshot.clone()) {
-                    doomed.push(info.snapshot);
-                }
             }
-            for snapshot in doomed {
-                node.store.remove_snapshot(&snapshot)?;
-            }
-            Ok(RemoveSnapshotsResponse {})
+            let names: Vec<&str> = snapshots.iter().map(String::as_str).collect();
+            let remove = |receipt: Receipt<'_, ()>| node.store.remove_snapshots(&names, receipt);
+            ticket.change(remove, |()| RemoveSnapshotsResponse {})
         };
-        self.node.answer("snapshot rm", work).await
+        self.node.perform("snapshot rm", request, work).await
     }
 
     type DiffStream = ReceiverStream<Result<DiffResponse, Status>>;
@@ -131,24 +126,7 @@ impl Snapshots for SnapshotsService {
     }
 
     async fn fork(&self, request: Request<ForkRequest>) -> Result<Response<ForkResponse>, Status> {
-        let ForkRequest { snapshot, volume, mount } = request.into_inner();
-        let work = move |node: &Node| {
-            let plan = mount.map(|options| node.mounts.plan(options)).transpose()?;
-            node.store.fork(&snapshot, &volume)?;
-            let mounted = match plan {
-                None => None,
-                Some(plan) => match node.mounts.mount_head(&node.store, &volume, plan) {
-                    Ok(mounted) => Some(mount_view(&mounted)),
-                    Err(error) => {
-                        undo_create(node, &volume);
-                        return Err(error);
-                    }
-                },
-            };
-            let info = node.store.volume(&volume)?;
-            Ok(ForkResponse { volume: Some(show(node, info)), mount: mounted })
-        };
-        self.node.answer("fork", work).await
+        self.node.perform("fork", request, fork).await
     }
 
     async fn log(&self, request: Request<LogRequest>) -> Result<Response<LogResponse>, Status> {
@@ -161,11 +139,27 @@ impl Snapshots for SnapshotsService {
     }
 }
 
-/// Removes a volume that a failing call has just created.
-pub(super) fn undo_create(node: &Node, volume: &str) {
-    if let Err(error) = node.store.remove_volume(volume) {
-        // The call fails with its own error; this one would hide it.
-        let error = crate::exit::one_line(&error);
-        tracing::error!(volume, error, "cannot remove the volume of a failed call");
-    }
+/// Forks a snapshot, and mounts the fork if asked to. The volume and the intent to mount it are one batch; from there on it
+/// is as with a volume that a mount creates: see `mounts.rs`.
+fn fork(node: &Node, request: ForkRequest, ticket: Ticket<'_>) -> Result<Done<ForkResponse>, ApiError> {
+    let ForkRequest { snapshot, volume, mount } = request;
+    let Some(options) = mount else {
+        return ticket.change(
+            |receipt| node.store.fork(&snapshot, &volume, receipt),
+            |info: &VolumeInfo| ForkResponse { volume: Some(show(node, info.clone())), mount: None },
+        );
+    };
+    let plan = node.mounts.plan(options)?;
+    let intent = match ticket.begun::<MountIntent>()? {
+        Some(intent) => intent,
+        None => {
+            let intent = MountIntent { created: true, ..MountIntent::default() };
+            node.store.fork(&snapshot, &volume, ticket.begin_with(&intent))?;
+            intent
+        }
+    };
+    let mounted = mount_as_begun(node, &ticket, &volume, plan, &intent)?;
+    let info = node.store.volume(&volume)?;
+    let answer = ForkResponse { volume: Some(show(node, info)), mount: Some(mount_view(&mounted)) };
+    Ok(ticket.done_as(answer, &MountIntent { mounted: true, ..intent }))
 }

@@ -28,15 +28,44 @@ pub(crate) fn report(call: &'static str, error: &ApiError) -> Status {
             tracing::info!(call, error = line, "call refused");
         }
     }
-    let detail = ErrorDetail {
-        exit_class: exit.to_proto().into(),
-        message: printable(&error.to_string()),
-        causes: causes(error),
-    };
     let mut status = Status::new(code_of(exit), line);
-    let detail = MetadataValue::from_bytes(&detail.encode_to_vec());
+    let detail = MetadataValue::from_bytes(&detail(error).encode_to_vec());
     status.metadata_mut().insert_bin(ERROR_DETAIL_KEY, detail);
     status
+}
+
+/// Returns an error as programs are told it.
+pub(super) fn detail(error: &ApiError) -> ErrorDetail {
+    if let ApiError::Recorded { exit, message, causes } = error {
+        let (message, causes) = (message.clone(), causes.clone());
+        return ErrorDetail { exit_class: exit.to_proto().into(), message, causes };
+    }
+    ErrorDetail {
+        exit_class: classify(error).to_proto().into(),
+        message: printable(&error.to_string()),
+        causes: causes(error),
+    }
+}
+
+/// Returns whether the same request would be refused again for as long as nobody else changes anything: then its client
+/// gets the same answer however often it asks.
+pub(super) fn is_final(error: &ApiError) -> bool {
+    let passes_by_itself = matches!(
+        error,
+        ApiError::ShuttingDown
+            | ApiError::MountInTransition { .. }
+            | ApiError::Fs(FsError::Retired)
+            | ApiError::Fs(FsError::Store(StoreError::Locked { .. }))
+    );
+    match classify(error) {
+        // A full disk, a slow one, a bug: it may be better next time.
+        ExitClass::Failed | ExitClass::TimedOut => false,
+        ExitClass::Usage
+        | ExitClass::NotFound
+        | ExitClass::Conflict
+        | ExitClass::Refused
+        | ExitClass::Integrity => !passes_by_itself,
+    }
 }
 
 /// Returns the exit code class for an error of the filesystem.
@@ -68,7 +97,9 @@ fn classify(error: &ApiError) -> ExitClass {
         | ApiError::InUse { .. }
         | ApiError::MountInTransition { .. }
         | ApiError::OtherLowers { .. }
+        | ApiError::OtherRequest { .. }
         | ApiError::ShuttingDown => ExitClass::Conflict,
+        ApiError::Recorded { exit, .. } => *exit,
         ApiError::NotMounted { .. } | ApiError::NoVolumeToMount { .. } => ExitClass::NotFound,
         ApiError::LowerInsideOwnMount { .. }
         | ApiError::ForeignSnapshot { .. }
@@ -91,9 +122,10 @@ fn classify_mount(error: &MountError) -> ExitClass {
         | MountError::InsideVolume { .. }
         // fusermount3 says why: not the owner's directory, user_allow_other is off.
         | MountError::Refused { .. } => ExitClass::Refused,
-        MountError::Unusable { .. } | MountError::NoFuse { .. } | MountError::Failed { .. } => {
-            ExitClass::Failed
-        }
+        MountError::Unusable { .. }
+        | MountError::NoFuse { .. }
+        | MountError::CannotAdopt { .. }
+        | MountError::Failed { .. } => ExitClass::Failed,
     }
 }
 
@@ -137,7 +169,7 @@ fn classify_fs(error: &FsError) -> ExitClass {
         | FsError::NoXattr
         | FsError::XattrTooBig
         | FsError::NoData => ExitClass::Failed,
-        FsError::NoSpace | FsError::QuotaExceeded { .. } => ExitClass::Failed,
+        FsError::NoSpace | FsError::QuotaExceeded { .. } | FsError::Session { .. } => ExitClass::Failed,
         FsError::Lower(error) => classify_lower(error),
         FsError::Store(error) => classify_store(error),
     }
@@ -170,6 +202,8 @@ fn classify_store(error: &StoreError) -> ExitClass {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+
+    use durdir_fs::ids::RequestId;
 
     use super::*;
 
@@ -206,9 +240,30 @@ mod tests {
             (ApiError::NoUring, ExitClass::Refused),
             (ApiError::NotMounted { target: name() }, ExitClass::NotFound),
             (ApiError::ShuttingDown, ExitClass::Conflict),
+            (ApiError::OtherRequest { id: RequestId([0; 16]) }, ExitClass::Conflict),
         ];
         for (error, class) in table {
             assert_eq!(classify(&error), class, "{error}");
+        }
+    }
+
+    #[test]
+    fn only_what_stays_refused_is_kept_as_refused() {
+        let name = || "web".to_owned();
+        for lasting in [
+            ApiError::from(FsError::VolumeExists { name: name() }),
+            FsError::VolumeNotFound { name: name() }.into(),
+            ApiError::NoUring,
+        ] {
+            assert!(is_final(&lasting), "{lasting}");
+        }
+        for passing in [
+            ApiError::ShuttingDown,
+            FsError::NoSpace.into(),
+            FsError::Retired.into(),
+            ApiError::Panicked { call: "x" },
+        ] {
+            assert!(!is_final(&passing), "{passing}");
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use durdir_fs::store::VolumeInfo;
+use durdir_fs::store::{Receipt, VolumeInfo};
 use tonic::{Request, Response, Status};
 
-use super::{ApiError, convert};
+use super::{ApiError, Ticket, convert};
 use crate::daemon::Node;
 use crate::proto::volumes_server::Volumes;
 use crate::proto::{
@@ -28,13 +28,15 @@ impl VolumesService {
 #[tonic::async_trait]
 impl Volumes for VolumesService {
     async fn create_volume(&self, request: Request<CreateVolumeRequest>) -> Result<Response<Volume>, Status> {
-        let request = request.into_inner();
-        let work = move |node: &Node| {
+        let work = |node: &Node, request: CreateVolumeRequest, ticket: Ticket<'_>| {
             let spec = convert::volume_spec(request.lowers, request.quota_bytes, request.quota_inodes)?;
             node.mounts.check_lowers(&spec.lowers)?;
-            Ok(show(node, node.store.create_volume(&request.name, &spec)?))
+            ticket.change(
+                |receipt| node.store.create_volume(&request.name, &spec, receipt),
+                |info: &VolumeInfo| show(node, info.clone()),
+            )
         };
-        self.node.answer("volume create", work).await
+        self.node.perform("volume create", request, work).await
     }
 
     async fn list_volumes(
@@ -58,53 +60,51 @@ impl Volumes for VolumesService {
         &self,
         request: Request<RemoveVolumeRequest>,
     ) -> Result<Response<RemoveVolumeResponse>, Status> {
-        let name = request.into_inner().name;
-        let work = move |node: &Node| {
+        let work = |node: &Node, RemoveVolumeRequest { name }, ticket: Ticket<'_>| {
             let info = node.store.volume(&name)?;
             if let Some(used) = node.mounts.of_volume(info.id).into_iter().next() {
                 return Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint });
             }
-            node.store.remove_volume(&name)?;
-            Ok(RemoveVolumeResponse {})
+            ticket.change(|receipt| node.store.remove_volume(&name, receipt), |()| RemoveVolumeResponse {})
         };
-        self.node.answer("volume rm", work).await
+        self.node.perform("volume rm", request, work).await
     }
 
     async fn rename_volume(&self, request: Request<RenameVolumeRequest>) -> Result<Response<Volume>, Status> {
-        let RenameVolumeRequest { name, new_name } = request.into_inner();
-        let work = move |node: &Node| {
-            node.store.rename_volume(&name, &new_name)?;
-            let info = node.store.volume(&new_name)?;
-            node.mounts.renamed(info.id, &new_name);
-            Ok(show(node, info))
+        let work = |node: &Node, RenameVolumeRequest { name, new_name }, ticket: Ticket<'_>| {
+            let rename = |receipt: Receipt<'_, VolumeInfo>| {
+                let renamed = node.store.rename_volume(&name, &new_name, receipt)?;
+                node.mounts.renamed(renamed.id, &new_name);
+                Ok(renamed)
+            };
+            ticket.change(rename, |info: &VolumeInfo| show(node, info.clone()))
         };
-        self.node.answer("volume rename", work).await
+        self.node.perform("volume rename", request, work).await
     }
 
     async fn set_quota(&self, request: Request<SetQuotaRequest>) -> Result<Response<Volume>, Status> {
-        let SetQuotaRequest { name, bytes, inodes } = request.into_inner();
-        let work = move |node: &Node| {
+        let work = |node: &Node, SetQuotaRequest { name, bytes, inodes }, ticket: Ticket<'_>| {
             let info = node.store.volume(&name)?;
-            node.store.set_quota(
-                &name,
-                changed(bytes, info.quota_bytes),
-                changed(inodes, info.quota_inodes),
-            )?;
-            Ok(show(node, node.store.volume(&name)?))
+            let (bytes, inodes) = (changed(bytes, info.quota_bytes), changed(inodes, info.quota_inodes));
+            ticket.change(
+                |receipt| node.store.set_quota(&name, bytes, inodes, receipt),
+                |info: &VolumeInfo| show(node, info.clone()),
+            )
         };
-        self.node.answer("volume set-quota", work).await
+        self.node.perform("volume set-quota", request, work).await
     }
 
     async fn rollback_volume(
         &self,
         request: Request<RollbackVolumeRequest>,
     ) -> Result<Response<Volume>, Status> {
-        let RollbackVolumeRequest { name, snapshot } = request.into_inner();
-        let work = move |node: &Node| {
-            node.store.rollback(&name, &snapshot)?;
-            Ok(show(node, node.store.volume(&name)?))
+        let work = |node: &Node, RollbackVolumeRequest { name, snapshot }, ticket: Ticket<'_>| {
+            ticket.change(
+                |receipt| node.store.rollback(&name, &snapshot, receipt),
+                |info: &VolumeInfo| show(node, info.clone()),
+            )
         };
-        self.node.answer("volume rollback", work).await
+        self.node.perform("volume rollback", request, work).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
 
 use super::check::{FsckArgs, GcArgs};
 use super::fork::ForkArgs;
@@ -13,6 +14,7 @@ use super::mount::{MountArgs, UmountArgs};
 use super::shell::{CompletionsArgs, ManArgs};
 use super::snapshot::SnapshotCommand;
 use super::stats::StatsArgs;
+use super::top::TopArgs;
 use super::volume::VolumeCommand;
 use crate::units::parse_duration;
 
@@ -48,6 +50,10 @@ pub(super) struct GlobalArgs {
         help_heading = "Global options"
     )]
     pub(super) timeout: Option<Duration>,
+    /// Do what the command changes at most once for this UUID, however often it is run within an hour: a script that was
+    /// interrupted runs it again, and gets the result that it got, or would have got
+    #[arg(long, global = true, value_name = "UUID", help_heading = "Global options")]
+    pub(super) request_id: Option<Uuid>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -73,6 +79,10 @@ pub(super) enum Command {
     Gc(GcArgs),
     /// Show what operations cost, and sizes
     Stats(StatsArgs),
+    /// Show what each volume does, live
+    Top(TopArgs),
+    /// Find out what is wrong, also while mountd hangs; touches no mount
+    Doctor,
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -206,11 +216,15 @@ mod tests {
             "fsck --repair --offline",
             "gc --dry-run",
             "stats web",
+            "top",
+            "top --interval 100ms --count 3",
+            "doctor",
             "completions bash",
             "man /tmp",
             "version",
             "--store /s --json -v volume ls",
             "--store /a --store /b --timeout 1s volume ls --timeout 2s",
+            "snapshot create web --request-id 0194c1f0-6f2a-7b3c-8d4e-5f6071829304",
             "volume ls --store /s --socket /s/x --json -v --timeout 5s",
         ] {
             let words = std::iter::once("durdir").chain(line.split(' '));
@@ -233,6 +247,7 @@ mod tests {
             "fork @1 web2",
             "volume set-quota web --bytes -1",
             "volume set-quota web",
+            "volume ls --request-id 17",
             "nonsense",
         ] {
             let words = std::iter::once("durdir").chain(line.split(' '));

@@ -88,8 +88,13 @@ pub(super) async fn fsck(session: &Session, arguments: FsckArgs) -> Result<(), C
     } else {
         let client = session.connect().await?;
         let request = CheckRequest { repair };
-        let mut node = client.node();
-        let checking = call(&client, Patience::Unlimited, || "fsck".to_owned(), node.check(request));
+        let checking = call(
+            &client,
+            Patience::Unlimited,
+            || "fsck".to_owned(),
+            request,
+            async |to, request| to.node().check(request).await,
+        );
         with_progress("checking", checking).await?
     };
     let document = Checked::from(answer);
@@ -155,8 +160,13 @@ pub(super) async fn gc(session: &Session, arguments: GcArgs) -> Result<(), CliEr
     let GcArgs { dry_run } = arguments;
     let client = session.connect().await?;
     let request = CollectGarbageRequest { dry_run };
-    let mut node = client.node();
-    let collecting = call(&client, Patience::Unlimited, || "gc".to_owned(), node.collect_garbage(request));
+    let collecting = call(
+        &client,
+        Patience::Unlimited,
+        || "gc".to_owned(),
+        request,
+        async |to, request| to.node().collect_garbage(request).await,
+    );
     let answer = with_progress("collecting garbage", collecting).await?;
     let document = Collected::new(dry_run, &answer);
     session.output.print(&document, || {

@@ -22,6 +22,16 @@ pub(super) struct VolumeDocument {
     pub(super) quota_inodes: Option<u64>,
     pub(super) mounts: Vec<String>,
     pub(super) created: String,
+    /// What a person should know of it.
+    pub(super) flag: Option<FlagDocument>,
+}
+
+/// What happened to a volume.
+#[derive(Serialize, Debug)]
+pub(super) struct FlagDocument {
+    pub(super) since: String,
+    pub(super) count: u32,
+    pub(super) what: String,
 }
 
 impl From<proto::Volume> for VolumeDocument {
@@ -38,6 +48,11 @@ impl From<proto::Volume> for VolumeDocument {
             quota_inodes: volume.quota_inodes,
             mounts: volume.mounts.iter().map(|mount| text(mount)).collect(),
             created: format_rfc3339(volume.created_unix_ns),
+            flag: volume.flag.map(|flag| FlagDocument {
+                since: format_rfc3339(flag.since_unix_ns),
+                count: flag.count,
+                what: flag.what,
+            }),
         }
     }
 }
@@ -117,7 +132,7 @@ mod tests {
         let expected = serde_json::json!({
             "name": "web", "id": 7, "epoch": 3, "parent": null, "lowers": ["/base"],
             "used_bytes": 10, "used_inodes": 2, "quota_bytes": null, "quota_inodes": 5,
-            "mounts": [], "created": "1970-01-01T00:00:00.000000000Z",
+            "mounts": [], "created": "1970-01-01T00:00:00.000000000Z", "flag": null,
         });
         assert_eq!(json, expected);
     }

@@ -52,7 +52,10 @@ pub(super) async fn fork(session: &Session, arguments: ForkArgs) -> Result<(), C
         volume: arguments.volume.clone(),
         mount: arguments.mount.as_deref().map(plain_options),
     };
-    let answer = call(&client, Patience::Usual, action, client.snapshots().fork(request)).await?;
+    let answer = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.snapshots().fork(request).await
+    })
+    .await?;
     let mounted = answer.mount.as_ref().map(mounted_line);
     let document = Forked {
         volume: answer.volume.unwrap_or_default().into(),

@@ -57,7 +57,10 @@ pub(super) async fn log(session: &Session, arguments: LogArgs) -> Result<(), Cli
         None => "log".to_owned(),
     };
     let request = LogRequest { volume: arguments.volume.clone() };
-    let answer = call(&client, Patience::Usual, action, client.snapshots().log(request)).await?;
+    let answer = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.snapshots().log(request).await
+    })
+    .await?;
     let documents: Vec<Logged> = answer.entries.iter().map(Logged::from).collect();
     session.output.print(&documents, || {
         if answer.entries.is_empty() {

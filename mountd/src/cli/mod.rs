@@ -5,6 +5,7 @@
 
 mod arguments;
 mod check;
+mod doctor;
 mod document;
 mod error;
 mod fork;
@@ -17,6 +18,7 @@ mod shell;
 mod snapshot;
 mod stats;
 mod table;
+mod top;
 mod volume;
 
 pub use run::main;

@@ -107,7 +107,9 @@ pub(super) async fn mount(session: &Session, arguments: MountArgs) -> Result<(),
         let what = arguments.snapshot.as_ref().unwrap_or(&arguments.volume);
         format!("mount {what} at {}", arguments.mountpoint.display())
     };
-    let answer = call(&client, Patience::Usual, action, client.mounts().mount(request)).await?;
+    let answer =
+        call(&client, Patience::Usual, action, request, async |to, request| to.mounts().mount(request).await)
+            .await?;
     let document = Mounted { mount: answer.mount.unwrap_or_default().into(), created: answer.created };
     session.output.print(&document, || {
         let created = if document.created { "created and mounted" } else { "mounted" };
@@ -154,7 +156,10 @@ pub(super) async fn umount(session: &Session, arguments: UmountArgs) -> Result<(
     let request =
         UnmountRequest { mountpoint: bytes(&resolve(Path::new(&arguments.target))), name: target.clone() };
     let action = || format!("umount {target}");
-    let answer = call(&client, Patience::Usual, action, client.mounts().unmount(request)).await?;
+    let answer = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.mounts().unmount(request).await
+    })
+    .await?;
     let unmounted = answer.unmounted.into_iter().map(MountDocument::from).collect();
     let document = Unmounted { unmounted };
     session.output.print(&document, || {

@@ -47,6 +47,21 @@ impl Output {
         stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush()).map_err(CliError::Output)
     }
 
+    /// As [`Self::print`], for what is shown again and again: on a terminal in the same place.
+    pub(super) fn refresh<T: Serialize>(
+        &self,
+        document: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
+        let clear = if self.terminal { "\x1b[H\x1b[J" } else { "" };
+        self.print(document, || format!("{clear}{}", text()))
+    }
+
+    /// Returns whether JSON was asked for.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Returns a moment for people: relative where a person reads along.
     pub(super) fn time(&self, unix_ns: i64) -> String {
         if self.terminal { format_ago(unix_ns, self.now_unix_ns) } else { format_second(unix_ns) }

@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::arguments::{Arguments, Command, GlobalArgs};
 use super::error::CliError;
 use super::output::Output;
-use super::{check, fork, log, mount, shell, snapshot, stats, volume};
-use crate::client::{Client, ClientError, Patience};
+use super::{check, doctor, fork, log, mount, shell, snapshot, stats, top, volume};
+use crate::client::{Client, ClientError, Connection, Patience};
 use crate::exit::one_line;
 use crate::paths::Endpoint;
 use crate::usage;
@@ -17,6 +19,7 @@ pub(super) struct Session {
     pub(super) endpoint: Endpoint,
     pub(super) output: Output,
     timeout: Option<Duration>,
+    request_id: Option<Uuid>,
     verbose: bool,
 }
 
@@ -28,13 +31,14 @@ impl Session {
             endpoint,
             output: Output::new(global.json),
             timeout: global.timeout,
+            request_id: global.request_id,
             verbose: global.verbose,
         })
     }
 
     /// Returns a connection to the mountd of the store, which is started if none runs.
     pub(super) async fn connect(&self) -> Result<Client, CliError> {
-        let client = Client::connect(&self.endpoint, self.timeout).await?;
+        let client = Client::connect(&self.endpoint, self.timeout).await?.with_request_id(self.request_id);
         self.say(|| {
             let hello = client.hello();
             let kind = if hello.private { "private mountd" } else { "mountd" };
@@ -53,13 +57,14 @@ impl Session {
 }
 
 /// Makes a call; `action` says in the words of the command what it is for.
-pub(super) async fn call<T>(
+pub(super) async fn call<Q: Clone, T>(
     client: &Client,
     patience: Patience,
     action: impl FnOnce() -> String,
-    request: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    request: Q,
+    send: impl AsyncFn(&Connection, tonic::Request<Q>) -> Result<tonic::Response<T>, tonic::Status>,
 ) -> Result<T, CliError> {
-    client.call(patience, request).await.map_err(|source| failed(action, source))
+    client.call(patience, request, send).await.map_err(|source| failed(action, source))
 }
 
 /// Returns the error of a call.
@@ -104,6 +109,8 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Fsck(arguments) => check::fsck(session, arguments).await,
         Command::Gc(arguments) => check::gc(session, arguments).await,
         Command::Stats(arguments) => stats::stats(session, arguments).await,
+        Command::Top(arguments) => top::top(session, arguments).await,
+        Command::Doctor => doctor::doctor(session).await,
         Command::Completions(arguments) => shell::completions(session, &arguments),
         Command::Man(arguments) => shell::man(session, &arguments),
         Command::Version => shell::version(session).await,

@@ -189,7 +189,10 @@ async fn create(session: &Session, arguments: CreateArgs) -> Result<(), CliError
     let client = session.connect().await?;
     let action = || format!("snapshot create {}", arguments.volumes.join(" "));
     let request = CreateSnapshotRequest { volumes: arguments.volumes.clone(), name: arguments.name.clone() };
-    let answer = call(&client, Patience::Usual, action, client.snapshots().create_snapshot(request)).await?;
+    let answer = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.snapshots().create_snapshot(request).await
+    })
+    .await?;
     let document = Created::from(answer);
     session.output.print(&document, || {
         let mut out = String::new();
@@ -214,8 +217,9 @@ async fn list(session: &Session, volume: Option<String>) -> Result<(), CliError>
         None => "snapshot ls".to_owned(),
     };
     let request = ListSnapshotsRequest { volume: volume.clone() };
-    let mut snapshots = client.snapshots();
-    let listing = call(&client, Patience::Unlimited, action, snapshots.list_snapshots(request));
+    let listing = call(&client, Patience::Unlimited, action, request, async |to, request| {
+        to.snapshots().list_snapshots(request).await
+    });
     let answer = with_progress("adding up sizes", listing).await?;
     let documents: Vec<Listed> = answer.snapshots.iter().map(Listed::from).collect();
     session.output.print(&documents, || table(&answer.snapshots, session.output))
@@ -225,7 +229,10 @@ async fn show(session: &Session, snapshot: String) -> Result<(), CliError> {
     let client = session.connect().await?;
     let action = || format!("snapshot show {snapshot}");
     let request = GetSnapshotRequest { snapshot: snapshot.clone() };
-    let answer = call(&client, Patience::Usual, action, client.snapshots().get_snapshot(request)).await?;
+    let answer = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.snapshots().get_snapshot(request).await
+    })
+    .await?;
     session.output.print(&Listed::from(&answer), || {
         format!(
             "snapshot       {}\nname           {}\nvolume         {}\nepoch          {}\n\
@@ -246,7 +253,10 @@ async fn remove(session: &Session, snapshots: Vec<String>) -> Result<(), CliErro
     let client = session.connect().await?;
     let action = || format!("snapshot rm {}", snapshots.join(" "));
     let request = RemoveSnapshotsRequest { snapshots: snapshots.clone() };
-    call(&client, Patience::Usual, action, client.snapshots().remove_snapshots(request)).await?;
+    call(&client, Patience::Usual, action, request, async |to, request| {
+        to.snapshots().remove_snapshots(request).await
+    })
+    .await?;
     let document = Removed { removed: snapshots };
     session.output.print(&document, || {
         document.removed.iter().map(|snapshot| format!("removed snapshot {snapshot}\n")).collect()
@@ -260,12 +270,9 @@ async fn diff(session: &Session, from: String, to: Option<String>) -> Result<(),
         None => format!("snapshot diff {from}"),
     };
     let request = DiffRequest { from: from.clone(), to: to.clone() };
-    let mut snapshots = client.snapshots();
-    let comparing = async {
-        let parts = call(&client, Patience::Unlimited, action, snapshots.diff(request)).await?;
-        client.collect(parts).await.map_err(|source| failed(action, source))
-    };
-    let parts = with_progress("comparing", comparing).await?;
+    let comparing =
+        client.collect(Patience::Unlimited, request, async |to, request| to.snapshots().diff(request).await);
+    let parts = with_progress("comparing", comparing).await.map_err(|source| failed(action, source))?;
     let changes = || parts.iter().flat_map(|part| &part.changes);
     let documents: Vec<Changed> = changes().map(Changed::from).collect();
     session.output.print(&documents, || documents.iter().map(diff_line).collect())

@@ -9,7 +9,7 @@ use super::error::CliError;
 use super::run::{Session, call};
 use super::table::{Align, Table};
 use crate::client::Patience;
-use crate::proto::{GetStatsRequest, GetStatsResponse};
+use crate::proto::{GetStatsRequest, GetStatsResponse, OldestRequest};
 use crate::units::{format_micros, format_size};
 
 /// Show what operations cost since mountd started, and how large the store is.
@@ -23,6 +23,8 @@ pub(super) struct StatsArgs {
 #[derive(Serialize, Debug)]
 struct Stats {
     volumes: BTreeMap<String, BTreeMap<String, Operation>>,
+    /// Of each volume that works on a request, the oldest.
+    oldest_requests: BTreeMap<String, Oldest>,
     cuts: u64,
     copy_up_bytes: u64,
     replayed_requests: u64,
@@ -32,6 +34,19 @@ struct Stats {
     /// Everything else the node counts.
     #[serde(flatten)]
     more: BTreeMap<String, u64>,
+}
+
+/// A request that is being worked on.
+#[derive(Serialize, Debug)]
+pub(super) struct Oldest {
+    pub(super) operation: String,
+    pub(super) age_us: u64,
+}
+
+impl From<OldestRequest> for Oldest {
+    fn from(oldest: OldestRequest) -> Oldest {
+        Oldest { operation: oldest.operation, age_us: oldest.age_us }
+    }
 }
 
 #[derive(Serialize, Debug)]
@@ -44,6 +59,11 @@ struct Operation {
 
 impl From<GetStatsResponse> for Stats {
     fn from(answer: GetStatsResponse) -> Stats {
+        let oldest = answer
+            .volumes
+            .iter()
+            .filter_map(|volume| Some((volume.volume.clone(), Oldest::from(volume.oldest.clone()?))));
+        let oldest_requests = oldest.collect();
         let volumes = answer.volumes.into_iter().map(|volume| {
             let operations = volume.operations.into_iter().map(|one| {
                 let cost = Operation {
@@ -62,6 +82,7 @@ impl From<GetStatsResponse> for Stats {
         let mut take = |name: &str| more.remove(name).unwrap_or(0);
         Stats {
             volumes,
+            oldest_requests,
             cuts: take("cuts"),
             copy_up_bytes: take("copy_up_bytes"),
             replayed_requests: take("replayed_requests"),
@@ -80,7 +101,10 @@ pub(super) async fn stats(session: &Session, arguments: StatsArgs) -> Result<(),
         None => "stats".to_owned(),
     };
     let request = GetStatsRequest { volume: arguments.volume.clone() };
-    let answer = call(&client, Patience::Usual, action, client.node().get_stats(request)).await?;
+    let answer = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.node().get_stats(request).await
+    })
+    .await?;
     let document = Stats::from(answer);
     session.output.print(&document, || text(&document))
 }
@@ -107,9 +131,19 @@ fn text(stats: &Stats) -> String {
         }
     }
     let mut out = table.render("no operations yet\n");
+    for (volume, Oldest { operation, age_us }) in &stats.oldest_requests {
+        out.push_str(&format!("{volume}: a {operation} is worked on for {}\n", format_micros(*age_us)));
+    }
     out.push('\n');
     let mut numbers = Table::new(&[("NODE", Align::Left), ("", Align::Right)]);
-    numbers.row(["cuts".to_owned(), stats.cuts.to_string()]);
+    let pinned = [
+        ("cuts", stats.cuts),
+        ("replayed_requests", stats.replayed_requests),
+        ("takeovers", stats.takeovers),
+    ];
+    for (name, value) in pinned {
+        numbers.row([name.to_owned(), value.to_string()]);
+    }
     for (name, value) in &stats.more {
         let value = if name.ends_with("_bytes") {
             format_size(*value)
@@ -142,7 +176,9 @@ mod tests {
                     errors: 1,
                     p50_us: 2,
                     p99_us: 3,
+                    ..OperationStats::default()
                 }],
+                oldest: Some(OldestRequest { operation: "write".to_owned(), age_us: 7 }),
             }],
             counters: vec![
                 Counter { name: "cuts".to_owned(), value: 5 },
@@ -151,6 +187,7 @@ mod tests {
         };
         let expected = json!({
             "volumes": {"web": {"read": {"count": 4, "errors": 1, "p50_us": 2, "p99_us": 3}}},
+            "oldest_requests": {"web": {"operation": "write", "age_us": 7}},
             "cuts": 5, "copy_up_bytes": 0, "replayed_requests": 0, "takeovers": 0,
             "cache_hits": 0, "bytes_fetched": 0, "mounts": 1,
         });

@@ -110,7 +110,10 @@ async fn create(session: &Session, arguments: CreateArgs) -> Result<(), CliError
         quota_inodes: arguments.quota_inodes.and_then(|limit| limit.0),
     };
     let action = || format!("volume create {}", arguments.name);
-    let volume = call(&client, Patience::Usual, action, client.volumes().create_volume(request)).await?;
+    let volume = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.volumes().create_volume(request).await
+    })
+    .await?;
     changed(session, volume, |volume| format!("created volume {}", volume.name))
 }
 
@@ -118,7 +121,10 @@ async fn list(session: &Session) -> Result<(), CliError> {
     let client = session.connect().await?;
     let action = || "volume ls".to_owned();
     let request = ListVolumesRequest {};
-    let answer = call(&client, Patience::Usual, action, client.volumes().list_volumes(request)).await?;
+    let answer = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.volumes().list_volumes(request).await
+    })
+    .await?;
     let text = || table(&answer.volumes, session.output);
     let documents: Vec<VolumeDocument> = answer.volumes.iter().cloned().map(VolumeDocument::from).collect();
     session.output.print(&documents, text)
@@ -128,7 +134,10 @@ async fn show(session: &Session, name: String) -> Result<(), CliError> {
     let client = session.connect().await?;
     let action = || format!("volume show {name}");
     let request = GetVolumeRequest { name: name.clone() };
-    let volume = call(&client, Patience::Usual, action, client.volumes().get_volume(request)).await?;
+    let volume = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.volumes().get_volume(request).await
+    })
+    .await?;
     let created = session.output.time(volume.created_unix_ns);
     changed(session, volume, |volume| details(volume, &created))
 }
@@ -137,7 +146,10 @@ async fn remove(session: &Session, name: String) -> Result<(), CliError> {
     let client = session.connect().await?;
     let action = || format!("volume rm {name}");
     let request = RemoveVolumeRequest { name: name.clone() };
-    call(&client, Patience::Usual, action, client.volumes().remove_volume(request)).await?;
+    call(&client, Patience::Usual, action, request, async |to, request| {
+        to.volumes().remove_volume(request).await
+    })
+    .await?;
     let document = Removed { removed: name };
     session.output.print(&document, || format!("removed volume {}", document.removed))
 }
@@ -148,8 +160,10 @@ async fn rollback(session: &Session, name: String, snapshot: String) -> Result<(
     let client = session.connect().await?;
     let action = || format!("volume rollback {name} {snapshot}");
     let request = RollbackVolumeRequest { name: name.clone(), snapshot: snapshot.clone() };
-    let volume =
-        call(&client, Patience::Unlimited, action, client.volumes().rollback_volume(request)).await?;
+    let volume = call(&client, Patience::Unlimited, action, request, async |to, request| {
+        to.volumes().rollback_volume(request).await
+    })
+    .await?;
     changed(session, volume, |volume| format!("volume {} is as {snapshot} again", volume.name))
 }
 
@@ -157,7 +171,10 @@ async fn rename(session: &Session, old: String, new: String) -> Result<(), CliEr
     let client = session.connect().await?;
     let action = || format!("volume rename {old} {new}");
     let request = RenameVolumeRequest { name: old.clone(), new_name: new.clone() };
-    let volume = call(&client, Patience::Usual, action, client.volumes().rename_volume(request)).await?;
+    let volume = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.volumes().rename_volume(request).await
+    })
+    .await?;
     changed(session, volume, |volume| format!("volume {old} is now {}", volume.name))
 }
 
@@ -170,7 +187,10 @@ async fn set_quota(session: &Session, arguments: SetQuotaArgs) -> Result<(), Cli
         inodes: change(arguments.inodes),
     };
     let action = || format!("volume set-quota {}", arguments.name);
-    let volume = call(&client, Patience::Usual, action, client.volumes().set_quota(request)).await?;
+    let volume = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.volumes().set_quota(request).await
+    })
+    .await?;
     changed(session, volume, |volume| {
         format!(
             "volume {} may store {} in {} inodes",

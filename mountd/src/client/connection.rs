@@ -1,15 +1,15 @@
-//! A connection to one mountd, and calls over it with deadlines.
+//! A connection to one mountd: who is at the other end, and the calls it answers.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint as ChannelEndpoint, Uri};
 
-use super::{ClientError, autostart};
+use super::ClientError;
 use crate::paths::Endpoint;
 use crate::proto::mounts_client::MountsClient;
 use crate::proto::node_client::NodeClient;
@@ -17,87 +17,37 @@ use crate::proto::snapshots_client::SnapshotsClient;
 use crate::proto::volumes_client::VolumesClient;
 use crate::proto::{API_REVISION, HelloRequest, HelloResponse};
 
-/// How long a call may take.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Patience {
-    /// What is done in milliseconds unless the node is in trouble.
-    Usual,
-    /// What grows with the store: checks, sweeps, comparisons.
-    Unlimited,
-}
-
-const USUAL: Duration = Duration::from_secs(60);
-const HELLO: Duration = Duration::from_secs(10);
-/// A private mountd may end between the connection and the first call; the next one will not.
-const ATTEMPTS: usize = 3;
 /// Lists of a hundred thousand snapshots fit.
 const LARGEST_ANSWER: usize = 256 << 20;
 
-/// A connection to the mountd of one store. While it lives, a private mountd does not end.
+/// A connection to a daemon that said hello. While it lives, a private mountd does not end.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct Connection {
     channel: Channel,
-    socket: PathBuf,
-    limit: Option<Duration>,
     hello: HelloResponse,
 }
 
-impl Client {
-    /// Connects to the mountd of a store, starting a private one if none runs. `limit` replaces
-    /// the usual time that calls may take.
-    pub async fn connect(endpoint: &Endpoint, limit: Option<Duration>) -> Result<Client, ClientError> {
-        let mut attempt = 1;
-        loop {
-            // Blocking is fine here: the command has nothing else to do.
-            let stream = autostart::connect_or_start(endpoint)?;
-            match Client::over(stream, endpoint, limit).await {
-                Err(ClientError::ConnectionLost { .. }) if attempt < ATTEMPTS => attempt += 1,
-                done => return done,
-            }
-        }
-    }
-
-    /// Connects to the mountd of a store if one runs.
-    pub async fn connect_if_running(endpoint: &Endpoint) -> Result<Option<Client>, ClientError> {
-        match autostart::try_connect(endpoint)? {
-            Some(stream) => Client::over(stream, endpoint, None).await.map(Some),
-            None => Ok(None),
-        }
-    }
-
-    async fn over(
+impl Connection {
+    /// Greets the daemon at the other end of a stream, and makes sure that it is the one that is meant.
+    pub(super) async fn over(
         stream: std::os::unix::net::UnixStream,
         endpoint: &Endpoint,
-        limit: Option<Duration>,
-    ) -> Result<Client, ClientError> {
-        let socket = endpoint.socket.clone();
-        let connect = |source| ClientError::Connect { socket: socket.clone(), source };
+        limit: Duration,
+    ) -> Result<Connection, ClientError> {
+        let lost = || ClientError::ConnectionLost { socket: endpoint.socket.clone() };
+        let connect = |source| ClientError::Connect { socket: endpoint.socket.clone(), source };
         stream.set_nonblocking(true).map_err(connect)?;
         let stream = tokio::net::UnixStream::from_std(stream).map_err(connect)?;
-        let channel =
-            channel_over(stream).await.map_err(|_| ClientError::ConnectionLost { socket: socket.clone() })?;
-        let mut client = Client { channel, socket, limit, hello: HelloResponse::default() };
-        client.hello = client.say_hello(endpoint).await?;
-        Ok(client)
-    }
-
-    async fn say_hello(&self, endpoint: &Endpoint) -> Result<HelloResponse, ClientError> {
-        let mut node = self.node();
-        let hello = self
-            .within(Some(self.limit.map_or(HELLO, |limit| limit.min(HELLO))), node.hello(HelloRequest {}))
-            .await?;
-        if hello.api_revision != API_REVISION {
-            return Err(ClientError::OtherProtocol { version: hello.version });
-        }
-        let theirs = Path::new(std::ffi::OsStr::from_bytes(&hello.store));
-        if !endpoint.any_store && !same_directory(theirs, &endpoint.store) {
-            return Err(ClientError::OtherStore {
-                socket: endpoint.socket.clone(),
-                theirs: theirs.to_owned(),
-                ours: endpoint.store.clone(),
-            });
-        }
-        Ok(hello)
+        let channel = channel_over(stream).await.map_err(|_| lost())?;
+        let mut connection = Connection { channel, hello: HelloResponse::default() };
+        let mut node = connection.node();
+        let greeting = tokio::time::timeout(limit, node.hello(HelloRequest {})).await;
+        let answer = greeting.map_err(|_| ClientError::TimedOut { after: limit })?;
+        let hello =
+            answer.map_err(|status| ClientError::from_status(&status, &endpoint.socket))?.into_inner();
+        check(&hello, endpoint)?;
+        connection.hello = hello;
+        Ok(connection)
     }
 
     /// What the daemon said of itself.
@@ -124,52 +74,25 @@ impl Client {
     pub fn node(&self) -> NodeClient<Channel> {
         NodeClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
-
-    /// Awaits a call, no longer than `patience` and the limit given at connection allow.
-    pub async fn call<T>(
-        &self,
-        patience: Patience,
-        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-    ) -> Result<T, ClientError> {
-        let limit = match patience {
-            Patience::Usual => Some(self.limit.unwrap_or(USUAL)),
-            Patience::Unlimited => self.limit,
-        };
-        self.within(limit, call).await
-    }
-
-    /// Awaits all parts of a streamed answer.
-    pub async fn collect<T>(&self, mut stream: tonic::Streaming<T>) -> Result<Vec<T>, ClientError> {
-        let mut parts = Vec::new();
-        loop {
-            match stream.message().await {
-                Ok(Some(part)) => parts.push(part),
-                Ok(None) => return Ok(parts),
-                Err(status) => return Err(ClientError::from_status(&status, &self.socket)),
-            }
-        }
-    }
-
-    async fn within<T>(
-        &self,
-        limit: Option<Duration>,
-        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-    ) -> Result<T, ClientError> {
-        let answer = match limit {
-            Some(after) => {
-                tokio::time::timeout(after, call).await.map_err(|_| ClientError::TimedOut { after })?
-            }
-            None => call.await,
-        };
-        match answer {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(ClientError::from_status(&status, &self.socket)),
-        }
-    }
 }
 
-/// A channel over one connection that is there already. It does not connect again: calls are not
-/// all retry-safe, and a daemon that went away took its mounts with it.
+fn check(hello: &HelloResponse, endpoint: &Endpoint) -> Result<(), ClientError> {
+    if hello.api_revision != API_REVISION {
+        return Err(ClientError::OtherProtocol { version: hello.version.clone() });
+    }
+    let theirs = Path::new(std::ffi::OsStr::from_bytes(&hello.store));
+    if !endpoint.any_store && !same_directory(theirs, &endpoint.store) {
+        return Err(ClientError::OtherStore {
+            socket: endpoint.socket.clone(),
+            theirs: theirs.to_owned(),
+            ours: endpoint.store.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// A channel over one connection that is there already. It does not connect again by itself: who is at the other end then has
+/// to be asked first.
 async fn channel_over(stream: tokio::net::UnixStream) -> Result<Channel, tonic::transport::Error> {
     let stream = Mutex::new(Some(stream));
     // The name is required by HTTP and used by nobody.

@@ -1,9 +1,11 @@
-//! The client side of the API: connecting, starting a private mountd where none runs, deadlines,
-//! and errors as the command line reports them.
+//! The client side of the API: connecting, starting a private mountd where none runs, deadlines, calls that outlive their
+//! connection, and errors as the command line reports them.
 
 mod autostart;
+mod calls;
 mod connection;
 mod error;
 
-pub use connection::{Client, Patience};
+pub use calls::{Client, Patience};
+pub use connection::Connection;
 pub use error::ClientError;

@@ -1,17 +1,23 @@
 //! The command line of mountd.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
 use crate::units::parse_duration;
 
 /// The node daemon of durdir: owns a store and its mounts.
-#[derive(Parser, Clone, Debug)]
-#[command(name = "mountd", version, after_help = AFTER_HELP)]
+#[derive(Parser, Clone, Debug, Default)]
+#[command(name = "mountd", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+#[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct Arguments {
+    /// What to ask a mountd that runs; without it, this is to be one
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Read settings from this file; the command line goes before it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -27,6 +33,9 @@ pub struct Arguments {
     /// Stay in the foreground and log to standard error
     #[arg(long)]
     pub foreground: bool,
+    /// Be one process, without a supervisor that restarts it: for a service manager that keeps descriptors itself
+    #[arg(long)]
+    pub no_supervisor: bool,
 
     /// Run on its own: report on standard output, log to standard error
     #[arg(long, hide = true)]
@@ -37,10 +46,111 @@ pub struct Arguments {
     /// How long a private mountd outlives its last mount and client
     #[arg(long, hide = true, value_name = "TIME", value_parser = parse_duration, default_value = "10s")]
     pub idle: Duration,
+    /// How long a worker may give no sign of life before it is killed and replaced
+    #[arg(long, hide = true, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+    pub watchdog: Duration,
+
+    /// Serve, under the supervisor with this pid, which started this process
+    #[arg(long, hide = true, value_name = "PID")]
+    pub worker: Option<u32>,
+    /// Say whether this program could take over the store, and end
+    #[arg(long, hide = true)]
+    pub self_check: bool,
+    /// Be the supervisor that another program was in this process; its state is in this descriptor
+    #[arg(long, hide = true, value_name = "FD")]
+    pub resume_supervisor: Option<i32>,
+}
+
+/// What can be asked of a mountd that runs.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Replace the running mountd by another version, newer or older, while programs use its mounts
+    Upgrade(UpgradeArgs),
+    /// Tell how the running mountd is, even if it hangs
+    Status(StatusArgs),
+}
+
+/// Replace the running mountd by another version, newer or older, while programs use its mounts.
+///
+/// The other program first checks that it can read the store. Then it takes over; if it is not ready in time, the
+/// one that ran before goes on.
+#[derive(Args, Clone, Debug)]
+pub struct UpgradeArgs {
+    /// The mountd to run from now on
+    #[arg(value_name = "PATH")]
+    pub program: PathBuf,
+    /// The directory of the store [default: /var/lib/durdir as root, else $XDG_STATE_HOME/durdir]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// How long its check may take, and then its start
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+    pub limit: Duration,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Tell how the running mountd is, even if it hangs.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// The directory of the store [default: /var/lib/durdir as root, else $XDG_STATE_HOME/durdir]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Arguments {
+    /// Whether somebody waits on standard output for word of how the start went.
+    pub fn is_on_its_own(&self) -> bool {
+        self.private || self.detached
+    }
+
+    /// Returns a command line that says the same as this one.
+    pub(crate) fn to_command_line(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        let mut add = |name: &str, value: Option<OsString>| {
+            words.push(format!("--{name}").into());
+            words.extend(value);
+        };
+        let paths = [("config", &self.config), ("store", &self.store), ("socket", &self.socket)];
+        for (name, path) in paths {
+            if let Some(path) = path {
+                add(name, Some(path.clone().into_os_string()));
+            }
+        }
+        if let Some(address) = self.metrics {
+            add("metrics", Some(address.to_string().into()));
+        }
+        for (name, time) in [("idle", self.idle), ("watchdog", self.watchdog)] {
+            add(name, Some(format!("{}ms", time.as_millis()).into()));
+        }
+        if let Some(supervisor) = self.worker {
+            add("worker", Some(supervisor.to_string().into()));
+        }
+        if let Some(descriptor) = self.resume_supervisor {
+            add("resume-supervisor", Some(descriptor.to_string().into()));
+        }
+        let flags = [
+            ("foreground", self.foreground),
+            ("no-supervisor", self.no_supervisor),
+            ("detached", self.detached),
+            ("private", self.private),
+            ("self-check", self.self_check),
+        ];
+        for (name, is_set) in flags {
+            if is_set {
+                add(name, None);
+            }
+        }
+        words
+    }
 }
 
 const AFTER_HELP: &str = "\
-SIGTERM and SIGINT unmount everything, close the store and end the daemon. SIGHUP reads the
+mountd is two processes: a supervisor, and a worker that it starts again whenever that dies. SIGTERM
+and SIGINT to the supervisor unmount everything, close the store and end the daemon. SIGHUP reads the
 configuration file again and takes over its log filter and shutdown grace.
 
 Without --foreground the daemon detaches once clients can connect and logs to mountd.log in the
@@ -56,6 +166,50 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_line_says_what_it_was_made_from() {
+        let words = [
+            "mountd",
+            "--store",
+            "/s",
+            "--metrics",
+            "[::1]:80",
+            "--private",
+            "--idle",
+            "5s",
+            "--watchdog",
+            "1500ms",
+            "--resume-supervisor",
+            "7",
+            "--worker",
+            "12",
+            "--config",
+            "/c",
+            "--socket",
+            "/x y",
+        ];
+        let arguments = Arguments::try_parse_from(words).unwrap();
+        let mut line = arguments.to_command_line();
+        line.insert(0, "mountd".into());
+        let again = Arguments::try_parse_from(line).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{arguments:?}"));
+        for flag in ["--foreground", "--no-supervisor", "--detached", "--private", "--self-check"] {
+            let arguments = Arguments::try_parse_from(["mountd", flag]).unwrap();
+            assert!(arguments.to_command_line().iter().any(|word| word == flag), "{flag}");
+        }
+    }
+
+    #[test]
+    fn commands_are_told_from_a_start() {
+        let parse = |args: &[&str]| Arguments::try_parse_from(args).map(|arguments| arguments.command);
+        assert!(matches!(parse(&["mountd"]), Ok(None)));
+        let upgrade = parse(&["mountd", "upgrade", "/new", "--store", "/s"]);
+        let Ok(Some(Command::Upgrade(upgrade))) = upgrade else { panic!("{upgrade:?}") };
+        assert_eq!(upgrade.store, Some(PathBuf::from("/s")));
+        assert!(matches!(parse(&["mountd", "status", "--json"]), Ok(Some(Command::Status(_)))));
+        assert!(parse(&["mountd", "upgrade"]).is_err());
     }
 
     #[test]

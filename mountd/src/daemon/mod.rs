@@ -1,7 +1,9 @@
-//! mountd: one process that owns a store and its mounts.
+//! mountd: a worker that owns a store and its mounts, under a [supervisor](crate::supervisor) that starts it, and
+//! starts it again.
 //!
 //! ```text
-//! arguments ─▶ store directory ─▶ open store ─▶ listen ─▶ ready ─▶ serve ─▶ unmount all ─▶ close store
+//! arguments ─▶ store directory ─▶ supervisor
+//!                                     └─▶ worker: open store ─▶ listen ─▶ ready ─▶ serve ─▶ unmount all ─▶ close store
 //! ```
 //!
 //! # Invariants
@@ -19,8 +21,12 @@
 
 pub mod arguments;
 mod detach;
+mod heartbeat;
 mod idle;
+mod listeners;
+pub(crate) mod log;
 mod node;
+pub(crate) mod self_check;
 mod start;
 mod store_directory;
 mod tally;
@@ -28,6 +34,7 @@ mod worker;
 
 pub(crate) use detach::{DetachError, start_detached};
 pub(crate) use node::Node;
+pub(crate) use start::{StartError, load_config, raise_file_limit, report_ready};
 pub(crate) use tally::Tally;
 
 /// What a mountd that runs on its own writes on its standard output once clients can connect.

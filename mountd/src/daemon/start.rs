@@ -5,18 +5,19 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::arguments::Arguments;
+use super::arguments::{Arguments, Command};
 use super::store_directory::StoreDirectoryError;
-use super::{DetachError, READY, start_detached, store_directory, worker};
+use super::{DetachError, READY, log, self_check, start_detached, store_directory, worker};
 use crate::api::exit_class_of;
 use crate::config::{Config, ConfigError};
 use crate::exit::{ExitClass, one_line};
+use crate::keeper::{Inheritance, Keeper, Predecessor};
 use crate::paths::Endpoint;
-use crate::usage;
+use crate::{supervisor, usage};
 
 /// A mountd that did not get to serve.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StartError {
+pub(crate) enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("find the store")]
@@ -40,8 +41,14 @@ pub(super) enum StartError {
     ListenMetrics { address: std::net::SocketAddr, source: std::io::Error },
     #[error("{what}")]
     System { what: &'static str, source: std::io::Error },
+    #[error("the supervisor that started this worker is gone")]
+    SupervisorGone,
     #[error(transparent)]
     Detach(#[from] DetachError),
+    #[error(transparent)]
+    Control(#[from] supervisor::ControlError),
+    #[error(transparent)]
+    SelfCheck(#[from] self_check::SelfCheckError),
 }
 
 impl StartError {
@@ -56,10 +63,13 @@ impl StartError {
                 ExitClass::Conflict
             }
             StartError::Endpoint { .. }
+            | StartError::SupervisorGone
             | StartError::Listen { .. }
             | StartError::ListenMetrics { .. }
             | StartError::System { .. } => ExitClass::Failed,
             StartError::Detach(error) => error.exit_class(),
+            StartError::Control(error) => error.exit_class(),
+            StartError::SelfCheck(error) => error.exit_class(),
         }
     }
 }
@@ -70,9 +80,9 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(exit) => return exit,
     };
-    let on_its_own = arguments.private || arguments.detached;
-    match run(&arguments, on_its_own) {
-        Ok(()) => ExitCode::SUCCESS,
+    let on_its_own = arguments.is_on_its_own();
+    match run(arguments) {
+        Ok(exit) => exit,
         Err(error) => {
             let line = one_line(&error);
             eprintln!("mountd: {line}");
@@ -84,33 +94,89 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments, on_its_own: bool) -> Result<(), StartError> {
-    if on_its_own {
-        // First of all: nothing of ours is open yet.
-        let_go_of_inherited_files()?;
+fn run(arguments: Arguments) -> Result<ExitCode, StartError> {
+    match &arguments.command {
+        Some(Command::Upgrade(asked)) => return Ok(supervisor::ask_to_upgrade(asked)?),
+        Some(Command::Status(asked)) => return Ok(supervisor::ask_for_status(asked)?),
+        None => {}
     }
-    let config = load_config(arguments)?;
+    if arguments.self_check {
+        return self_check::run(&arguments);
+    }
+    // Started through a descriptor, and then called after its number.
+    nix::sys::prctl::set_name(c"mountd")
+        .map_err(|errno| StartError::System { what: "take a name", source: errno.into() })?;
+    if let Some(state) = arguments.resume_supervisor {
+        return supervisor::resume(arguments, state);
+    }
+    if arguments.worker.is_some() {
+        // Its supervisor receives signals otherwise, and a mask is inherited.
+        nix::sys::signal::SigSet::empty()
+            .thread_set_mask()
+            .map_err(|errno| StartError::System { what: "unblock signals", source: errno.into() })?;
+    }
+    // First of all, before anything is opened and any thread is started.
+    let (keeper, inheritance) =
+        if arguments.worker.is_some() || !arguments.is_on_its_own() && arguments.no_supervisor {
+            Keeper::from_environment()
+                .map_err(|source| StartError::System { what: "take over what was kept", source })?
+        } else {
+            if arguments.is_on_its_own() {
+                let_go_of_inherited_files()?;
+            }
+            (Keeper::none(), Inheritance::none())
+        };
+    if arguments.worker.is_some_and(|supervisor| supervisor != std::os::unix::process::parent_id()) {
+        // What it kept is not addressed to an orphan: serving without it would hang every program on a mount.
+        return Err(StartError::SupervisorGone);
+    }
+    let config = match load_config(&arguments) {
+        // Programs wait on the mounts of a dead worker: better to serve with other settings than not at all.
+        Err(error) if inheritance.predecessor != Predecessor::None => {
+            eprintln!("mountd: {}; going on without", one_line(&error));
+            load_config(&Arguments { config: None, ..arguments.clone() })?
+        }
+        loaded => loaded?,
+    };
     let endpoint = Endpoint::resolve(config.store.as_deref(), config.socket.as_deref())
         .map_err(|source| StartError::Endpoint { source })?;
-    if !on_its_own && !arguments.foreground {
-        return detach(&endpoint);
+    if !arguments.is_on_its_own() && !arguments.foreground {
+        return detach(&endpoint).map(|()| ExitCode::SUCCESS);
     }
     // Before the first file is made: nothing of a store is for others.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let store = store_directory::prepare(&endpoint.store)?;
     let endpoint = Endpoint { store, ..endpoint };
-    // Told before the working directory changes: a reload reads it again.
+    // Told before the working directory changes: a reload, and the next worker, read it again.
     let config_file = arguments.config.as_ref().map(|path| resolve(path));
-    if on_its_own {
+    if arguments.is_on_its_own() && arguments.worker.is_none() {
         leave_session()?;
+    }
+    if arguments.worker.is_none() && !arguments.no_supervisor {
+        let arguments = Arguments {
+            config: config_file,
+            store: Some(endpoint.store),
+            socket: Some(endpoint.socket),
+            metrics: config.metrics,
+            ..arguments
+        };
+        log::start(&config);
+        return supervisor::run(arguments);
     }
     worker::run(worker::Assignment {
         config,
         config_file,
         endpoint,
         idle: arguments.private.then_some(arguments.idle),
-        on_its_own,
+        report: match (arguments.is_on_its_own(), arguments.worker.is_some()) {
+            (false, _) => worker::Report::Nobody,
+            (true, false) => worker::Report::Starter,
+            (true, true) => worker::Report::StarterOfSupervisor,
+        },
+        keeper,
+        inheritance,
     })
+    .map(|()| ExitCode::SUCCESS)
 }
 
 fn resolve(path: &Path) -> PathBuf {
@@ -118,7 +184,7 @@ fn resolve(path: &Path) -> PathBuf {
 }
 
 /// Returns the settings: the command line goes before the file.
-pub(super) fn load_config(arguments: &Arguments) -> Result<Config, ConfigError> {
+pub(crate) fn load_config(arguments: &Arguments) -> Result<Config, ConfigError> {
     let mut config = match &arguments.config {
         Some(path) => Config::load(path)?,
         None => Config::default(),
@@ -165,11 +231,26 @@ fn leave_session() -> Result<(), StartError> {
 }
 
 /// Tells whoever started this process that clients can connect, and lets go of its pipe.
-pub(super) fn report_ready() -> Result<(), StartError> {
+pub(crate) fn report_ready() -> Result<(), StartError> {
     say(READY);
+    let_go_of_standard_output()
+}
+
+/// Lets go of the pipe of whoever started this process, who waits until nobody has it any more.
+pub(crate) fn let_go_of_standard_output() -> Result<(), StartError> {
     let io = |source| StartError::System { what: "let go of standard output", source };
     let null = std::fs::File::options().write(true).open("/dev/null").map_err(io)?;
     nix::unistd::dup2_stdout(null).map_err(|errno| io(errno.into()))
+}
+
+/// A store has a descriptor per table and segment, lowers have theirs, and a supervisor keeps some for every mount.
+pub(crate) fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 fn say(line: &str) {

@@ -13,7 +13,7 @@ use crate::paths;
 
 /// A directory that cannot be used as a store.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StoreDirectoryError {
+pub(crate) enum StoreDirectoryError {
     /// The system refused something.
     #[error("{what} {}", path.display())]
     Io {

@@ -9,6 +9,9 @@ pub(crate) struct Tally {
     cuts: AtomicU64,
     held_nanos: AtomicU64,
     drained_inodes: AtomicU64,
+    replayed: AtomicU64,
+    requests: AtomicU64,
+    failed_requests: AtomicU64,
 }
 
 impl Tally {
@@ -18,6 +21,32 @@ impl Tally {
         let held = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX);
         self.held_nanos.fetch_add(held, Ordering::Relaxed);
         self.drained_inodes.fetch_add(drained, Ordering::Relaxed);
+    }
+
+    /// Counts a call of the API.
+    pub(crate) fn count_request(&self, failed: bool) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.failed_requests.fetch_add(u64::from(failed), Ordering::Relaxed);
+    }
+
+    /// Returns how many calls were answered.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many of them failed or were refused.
+    pub(crate) fn failed_requests(&self) -> u64 {
+        self.failed_requests.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request that was answered from the record.
+    pub(crate) fn count_replay(&self) {
+        self.replayed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how many requests were answered from the record.
+    pub(crate) fn replayed(&self) -> u64 {
+        self.replayed.load(Ordering::Relaxed)
     }
 
     /// Returns cuts taken.

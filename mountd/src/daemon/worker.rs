@@ -1,28 +1,29 @@
 //! The process that serves: opens the store, listens, answers, and puts everything away at the end.
 //!
 //! # Crash consistency
-//! A kill at any point leaves what an unplugged machine would leave less the unsynced: the store
-//! recovers at the next open, dead mount points are detached when they are next mounted or
-//! unmounted, and a stale socket is replaced.
+//! A kill at any point leaves what an unplugged machine would leave less the unsynced: the store recovers at the next open.
+//! What was kept with the keeper, mounts and listening sockets, the next worker goes on with. Without a keeper dead mount
+//! points are detached when they are next mounted or unmounted, and a stale socket is replaced.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durdir_fs::FsError;
+use durdir_fs::fuse::Death;
 use durdir_fs::store::{Store, StoreError, StoreOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::EnvFilter;
 
 use super::idle::Ending;
-use super::start::{StartError, report_ready};
-use super::{Node, Tally, idle};
-use crate::api::{self, Connections};
-use crate::config::{Config, LogFormat};
-use crate::mounts::Mounts;
+use super::log::LogFilter;
+use super::start::{self, StartError};
+use super::{Node, Tally, heartbeat, idle, listeners, log};
+use crate::api::{self, Connections, InFlight};
+use crate::config::Config;
+use crate::keeper::{Inheritance, Keeper, Predecessor};
+use crate::mounts::{Keep, Mounts};
 use crate::paths::Endpoint;
 use crate::socket;
 
@@ -41,16 +42,26 @@ pub(super) struct Assignment {
     pub(super) endpoint: Endpoint,
     /// Ends when it had neither mount nor client for so long.
     pub(super) idle: Option<Duration>,
-    /// Whether somebody waits for its report.
-    pub(super) on_its_own: bool,
+    pub(super) report: Report,
+    pub(super) keeper: Keeper,
+    pub(super) inheritance: Inheritance,
 }
 
-type LogFilter = reload::Handle<EnvFilter, Registry>;
+/// Who waits on standard output for word of how the start went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Report {
+    /// Nobody.
+    Nobody,
+    /// Whoever started mountd: it hears that clients can connect.
+    Starter,
+    /// The same, but it is the supervisor that tells.
+    StarterOfSupervisor,
+}
 
 /// Serves until a signal, or until a private mountd is needed no longer.
-pub(super) fn run(assignment: Assignment) -> Result<(), StartError> {
-    let log_filter = start_log(&assignment.config);
-    raise_file_limit();
+pub(super) fn run(mut assignment: Assignment) -> Result<(), StartError> {
+    let log_filter = log::start(&assignment.config);
+    start::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .thread_name("mountd-api")
@@ -63,15 +74,20 @@ pub(super) fn run(assignment: Assignment) -> Result<(), StartError> {
         Signals::listen()?
     };
     let store = open_store(&assignment)?;
+    // Before anything else: programs on the mounts are waiting.
+    let mounts = take_over_mounts(&store, &mut assignment);
     let node = Arc::new(Node {
         store,
-        mounts: Mounts::default(),
+        mounts,
         endpoint: assignment.endpoint.clone(),
+        keeper: assignment.keeper.clone(),
+        takeovers: assignment.inheritance.takeovers,
         private: assignment.idle.is_some(),
         started: Instant::now(),
         tally: Tally::default(),
+        in_flight: InFlight::default(),
     });
-    let served = runtime.block_on(serve(&node, &assignment, signals, log_filter));
+    let served = runtime.block_on(serve(&node, &mut assignment, signals, log_filter));
     put_away(&node);
     // Calls that did not end in time hold blocking threads; they end with the process.
     runtime.shutdown_background();
@@ -100,41 +116,52 @@ fn open_store(assignment: &Assignment) -> Result<Arc<Store>, StartError> {
     }
 }
 
+/// Goes on with the mounts of the predecessor, if there was one.
+fn take_over_mounts(store: &Arc<Store>, assignment: &mut Assignment) -> Mounts {
+    let keeper = Some(&assignment.keeper).filter(|keeper| keeper.is_present());
+    let mounts = Mounts::kept_with(keeper.map(|keeper| Arc::new(keeper.clone()) as Arc<dyn Keep>));
+    let inheritance = &mut assignment.inheritance;
+    let kept = std::mem::take(&mut inheritance.descriptors);
+    inheritance.descriptors = mounts.adopt_all(store, kept, death_of(inheritance.predecessor));
+    mounts
+}
+
+/// Tells a fault of the predecessor's own from a kill, which says nothing of what it was doing.
+fn death_of(predecessor: Predecessor) -> Death {
+    use nix::libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
+    match predecessor {
+        Predecessor::Ended {
+            signal: Some(SIGABRT | SIGBUS | SIGFPE | SIGILL | SIGSEGV | SIGSYS | SIGTRAP),
+            ..
+        } => Death::Crashed,
+        Predecessor::None | Predecessor::Ended { .. } | Predecessor::Unknown => Death::Killed,
+    }
+}
+
 async fn serve(
     node: &Arc<Node>,
-    assignment: &Assignment,
+    assignment: &mut Assignment,
     mut signals: Signals,
     log_filter: LogFilter,
 ) -> Result<Option<Ending>, StartError> {
     let path = &node.endpoint.socket;
-    let listener = socket::listen(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => StartError::SocketInUse { socket: path.clone() },
-        _ => StartError::Listen { socket: path.clone(), source },
-    })?;
+    let inheritance = &mut assignment.inheritance;
+    let listener = listeners::api(&node.keeper, inheritance, path)?;
     let own_socket =
         socket::identify(path).map_err(|source| StartError::Listen { socket: path.clone(), source })?;
+    let metrics = listeners::metrics(&node.keeper, inheritance, assignment.config.metrics)?;
     let connections = Connections::default();
     let (stop, stopped) = watch::channel(false);
     let api = api::serve(Arc::clone(node), listener, connections.clone(), stopped.clone())
         .map_err(|source| StartError::Listen { socket: path.clone(), source })?;
-    let metrics = match assignment.config.metrics {
-        Some(address) => Some(
-            api::serve_http(Arc::clone(node), address, stopped)
-                .await
-                .map_err(|source| StartError::ListenMetrics { address, source })?,
-        ),
-        None => None,
-    };
+    let metrics = metrics
+        .map(|listener| api::serve_http(Arc::clone(node), listener, stopped.clone()))
+        .transpose()
+        .map_err(|source| StartError::System { what: "serve metrics", source })?;
     let api = tokio::spawn(api);
-    if assignment.on_its_own {
-        report_ready()?;
-    }
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        store = %node.endpoint.store.display(),
-        socket = %path.display(),
-        "mountd is ready"
-    );
+    let_go_of_the_rest(node, &mut assignment.inheritance);
+    announce(node, assignment)?;
+    let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(node), stopped));
 
     let idle = idle::watch(Arc::clone(node), connections, assignment.idle);
     tokio::pin!(idle);
@@ -153,18 +180,65 @@ async fn serve(
     };
     node.mounts.set_grace(grace);
 
+    let told = node.keeper.status("unmounting").and_then(|()| node.keeper.stopping());
+    if let Err(error) = told {
+        tracing::warn!(%error, "cannot tell that this is the end");
+    }
     // Nobody finds the socket any more, then calls in flight end, then the rest.
     if let Err(error) = socket::remove_own(path, own_socket) {
         tracing::warn!(%error, socket = %path.display(), "cannot remove the socket");
     }
+    listeners::release_all(&node.keeper);
     stop.send_replace(true);
     if tokio::time::timeout(LAST_CALLS, api).await.is_err() {
         tracing::warn!(limit = ?LAST_CALLS, "calls in flight did not end in time");
     }
     if let Some(metrics) = metrics {
         metrics.abort();
+        // Cancelled, as it should be; what matters is that it holds nothing of the store any more.
+        drop(metrics.await);
     }
+    if tokio::time::timeout(LAST_CALLS, heartbeat).await.is_err() {
+        tracing::warn!(limit = ?LAST_CALLS, "the last look into the store did not end in time");
+    }
+    // Unmounting may take as long as the grace. This ends with the runtime.
+    drop(tokio::spawn(heartbeat::beat_to_the_end(node.keeper.clone())));
     Ok(ending)
+}
+
+/// What a predecessor kept and nobody has taken over by now would be kept for ever.
+fn let_go_of_the_rest(node: &Node, inheritance: &mut Inheritance) {
+    for (name, descriptor) in std::mem::take(&mut inheritance.descriptors) {
+        drop(descriptor);
+        match node.keeper.release(&name) {
+            Ok(()) => tracing::warn!(name, "let go of an inherited descriptor that nobody wants"),
+            Err(error) => tracing::warn!(name, %error, "cannot let go of an inherited descriptor"),
+        }
+    }
+}
+
+/// Tells everybody concerned that clients can connect.
+fn announce(node: &Node, assignment: &Assignment) -> Result<(), StartError> {
+    match assignment.report {
+        Report::Nobody => {}
+        Report::Starter => start::report_ready()?,
+        Report::StarterOfSupervisor => start::let_go_of_standard_output()?,
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let (store, socket) = (node.endpoint.store.display(), node.endpoint.socket.display());
+    let supervised = node.keeper.is_present();
+    match assignment.inheritance.predecessor {
+        Predecessor::None => tracing::info!(version, %store, %socket, supervised, "mountd is ready"),
+        Predecessor::Ended { .. } | Predecessor::Unknown => {
+            let takeovers = node.takeovers;
+            tracing::info!(version, %store, %socket, takeovers, "mountd is ready again");
+        }
+    }
+    let told = node.keeper.status("serving").and_then(|()| node.keeper.ready());
+    if let Err(error) = told {
+        tracing::error!(%error, "cannot tell whoever started this process that it is ready");
+    }
+    Ok(())
 }
 
 /// Unmounts everything, then closes the store. Mounts that stay in use are taken away from their
@@ -193,32 +267,6 @@ fn reload(assignment: &Assignment, log_filter: &LogFilter, grace: &mut Duration)
     match applied {
         Ok(()) => tracing::info!(file = %file.display(), "configuration reloaded"),
         Err(error) => tracing::error!(error, "configuration is left as it was"),
-    }
-}
-
-fn start_log(config: &Config) -> LogFilter {
-    let directives = std::env::var("DURDIR_LOG").unwrap_or_else(|_| config.log_filter.clone());
-    let filter = EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("info"));
-    let (filter, handle) = reload::Layer::new(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
-    let registry = tracing_subscriber::registry().with(filter);
-    let started = match config.log_format {
-        LogFormat::Text => registry.with(lines).try_init(),
-        LogFormat::Json => registry.with(lines.json()).try_init(),
-    };
-    if let Err(error) = started {
-        eprintln!("mountd: log: {error}");
-    }
-    handle
-}
-
-/// A store has a descriptor per table and segment, and lowers have theirs.
-fn raise_file_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use durdir_fs::fuse::{DeviceId, Mount, MountError, OpSummary};
+use durdir_fs::fuse::{DeviceId, MountError, OldestRequest, OpSummary};
+
+use super::session::KeptMount;
 
 /// Something that is mounted.
 pub(super) trait LiveMount: Send + Sync {
@@ -18,36 +20,48 @@ pub(super) trait LiveMount: Send + Sync {
     fn transport(&self) -> &'static str;
     /// Returns what its operations have cost.
     fn stats(&self) -> Vec<OpSummary>;
+    /// Returns how many requests were answered from the store that a predecessor had executed.
+    fn replayed(&self) -> u64;
+    /// Returns the request that is worked on for the longest time.
+    fn oldest_request(&self) -> Option<OldestRequest>;
     /// Returns where it is mounted, without symbolic links.
     fn mountpoint(&self) -> &Path;
 }
 
-impl LiveMount for Mount {
+impl LiveMount for KeptMount {
     fn is_alive(&self) -> bool {
-        Mount::is_alive(self)
+        self.mount.is_alive()
     }
 
     fn unmount(&self) -> Result<(), MountError> {
-        Mount::unmount(self)
+        KeptMount::unmount(self)
     }
 
     fn abort(&self) -> Result<(), MountError> {
-        Mount::abort(self)
+        self.mount.abort()
     }
 
     fn device(&self) -> DeviceId {
-        Mount::device(self)
+        self.mount.device()
     }
 
     fn transport(&self) -> &'static str {
-        Mount::transport(self)
+        self.mount.transport()
     }
 
     fn stats(&self) -> Vec<OpSummary> {
-        Mount::stats(self)
+        self.mount.stats()
+    }
+
+    fn replayed(&self) -> u64 {
+        self.mount.replayed()
+    }
+
+    fn oldest_request(&self) -> Option<OldestRequest> {
+        self.mount.oldest_request()
     }
 
     fn mountpoint(&self) -> &Path {
-        Mount::mountpoint(self)
+        self.mount.mountpoint()
     }
 }

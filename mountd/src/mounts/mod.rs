@@ -13,16 +13,20 @@
 //! - No lock is held while the kernel mounts or unmounts.
 //!
 //! # Crash consistency
-//! Nothing is stored. Mounts of a daemon that was killed are dead; they are removed when something
-//! is mounted or unmounted there.
+//! Nothing is stored. With a keeper, mounts of a worker that was killed go on with the next: see [`session`] and
+//! [`adoption`]. Without one they are dead, and are removed when something is mounted or unmounted there.
 
+mod adoption;
 mod drain;
 mod live;
 mod mounting;
 mod plan;
 mod registry;
+mod session;
 mod shutdown;
+mod watch;
 
 pub(crate) use mounting::{Mounts, Selector};
 pub(crate) use plan::{MountPlan, cache_name};
-pub(crate) use registry::MountView;
+pub(crate) use registry::{MountView, Source};
+pub(crate) use session::Keep;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durdir_fs::FsError;
-use durdir_fs::fuse::{self, MountError, MountOptions, OpSummary};
+use durdir_fs::fuse::{self, MountError, MountOptions, OldestRequest, OpSummary, Succession};
 use durdir_fs::ids::{Epoch, VolumeId};
 use durdir_fs::ops::VolumeFs;
 use durdir_fs::store::{SnapshotInfo, Store};
@@ -13,6 +13,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::plan::MountPlan;
 use super::registry::{MountView, Registry, Slot, Source};
+use super::session::{Description, Keep, KeptMount, Session, with_succession};
+use super::watch::Watch;
 use crate::api::ApiError;
 use crate::proto;
 
@@ -21,6 +23,9 @@ use crate::proto;
 pub(crate) struct Mounts {
     registry: Mutex<Registry>,
     grace: Mutex<Duration>,
+    /// Who keeps them alive over the death of this process, if anybody does.
+    keeper: Option<Arc<dyn Keep>>,
+    pub(super) watch: Mutex<Watch>,
 }
 
 /// Names mounts to be unmounted.
@@ -46,6 +51,20 @@ impl Selector {
 }
 
 impl Mounts {
+    /// Returns none yet. Those that are made are kept with `keeper`.
+    pub(crate) fn kept_with(keeper: Option<Arc<dyn Keep>>) -> Mounts {
+        Mounts { keeper, ..Mounts::default() }
+    }
+
+    pub(super) fn keeper(&self) -> Option<&Arc<dyn Keep>> {
+        self.keeper.as_ref()
+    }
+
+    /// Returns how many requests were answered from the store that a predecessor had executed.
+    pub(crate) fn replayed(&self) -> u64 {
+        self.registry().replayed()
+    }
+
     /// Checks a request to mount.
     pub(crate) fn plan(&self, options: proto::MountOptions) -> Result<MountPlan, ApiError> {
         MountPlan::from_request(options, nix::unistd::geteuid().is_root())
@@ -75,7 +94,7 @@ impl Mounts {
     ) -> Result<MountView, ApiError> {
         let info = store.volume(volume)?;
         let view = view_of(&info.name, info.id, Source::Head, plan.read_only, &plan);
-        self.mount(view, &plan, || store.open_head(&info.name))
+        self.mount(store, view, &plan, || store.open_head(&info.name))
     }
 
     /// Mounts a snapshot, read-only.
@@ -89,29 +108,21 @@ impl Mounts {
         let plan = MountPlan { read_only: true, ..plan };
         let source = Source::Snapshot(snapshot.epoch);
         let view = view_of(&snapshot.volume, volume, source, true, &plan);
-        self.mount(view, &plan, || store.open_snapshot(&snapshot.snapshot))
+        self.mount(store, view, &plan, || store.open_snapshot(&snapshot.snapshot))
     }
 
     fn mount(
         &self,
+        store: &Arc<Store>,
         view: MountView,
         plan: &MountPlan,
         open: impl FnOnce() -> Result<Arc<VolumeFs>, FsError>,
     ) -> Result<MountView, ApiError> {
-        let fs_name = match view.snapshot() {
-            Some(snapshot) => format!("durdir:{snapshot}"),
-            None => format!("durdir:{}", view.volume),
-        };
+        let options = mount_options(&view, plan);
+        let description = Description::of(&view, plan);
         let slot = self.registry().reserve(view)?;
-        let options = MountOptions {
-            mountpoint: plan.mountpoint.clone(),
-            allow_other: plan.allow_other,
-            read_only: plan.read_only,
-            cache: plan.cache,
-            fs_name,
-            threads: None,
-        };
-        let mounted = open().map_err(ApiError::from).and_then(|fs| mount_over_remains(fs, &options));
+        let mounted =
+            open().map_err(ApiError::from).and_then(|fs| self.make(store, fs, &options, &description));
         let mut registry = self.registry();
         match mounted {
             Ok(mount) => {
@@ -121,6 +132,26 @@ impl Mounts {
             }
             Err(error) => {
                 registry.forget(slot);
+                Err(error)
+            }
+        }
+    }
+
+    fn make(
+        &self,
+        store: &Arc<Store>,
+        fs: Arc<VolumeFs>,
+        options: &MountOptions,
+        description: &Description,
+    ) -> Result<KeptMount, ApiError> {
+        let begun = self.keeper().map(|keeper| Session::begin(keeper, fs.branch(), description)).transpose();
+        let session = begun.map_err(|source| FsError::Session { source })?;
+        match with_succession(session.as_ref(), |succession| mount_over_remains(fs, options, succession)) {
+            Ok(mount) => Ok(KeptMount::new(mount, store, session)),
+            Err(error) => {
+                if let Some(session) = session {
+                    session.release();
+                }
                 Err(error)
             }
         }
@@ -158,24 +189,29 @@ impl Mounts {
         }
     }
 
+    /// Returns what `selector` names.
+    pub(crate) fn selected(&self, selector: &Selector) -> Vec<MountView> {
+        self.views(|view| selector.matches(view))
+    }
+
+    /// Returns what is mounted at a place, and is up.
+    pub(crate) fn mounted_at(&self, mountpoint: &Path) -> Option<MountView> {
+        self.registry().mounted_at(mountpoint).cloned()
+    }
+
+    /// Tells whether a killed daemon left something mounted at `mountpoint`.
+    pub(crate) fn has_remains(&self, mountpoint: &Path) -> Result<bool, ApiError> {
+        remains(fuse::has_dead_mount(mountpoint))
+    }
+
     /// Removes what a killed daemon left mounted at `mountpoint`, and tells whether it had.
     pub(crate) fn remove_remains(&self, mountpoint: &Path) -> Result<bool, ApiError> {
-        match fuse::remove_dead_mount(mountpoint) {
-            Ok(removed) => {
-                if removed {
-                    let mountpoint = mountpoint.display();
-                    tracing::info!(%mountpoint, "removed the mount of a daemon that is gone");
-                }
-                Ok(removed)
-            }
-            // There is nothing, so there is nothing dead.
-            Err(
-                MountError::Missing { .. }
-                | MountError::NotDirectory { .. }
-                | MountError::InsideVolume { .. },
-            ) => Ok(false),
-            Err(error) => Err(error.into()),
+        let removed = remains(fuse::remove_dead_mount(mountpoint))?;
+        if removed {
+            let mountpoint = mountpoint.display();
+            tracing::info!(%mountpoint, "removed the mount of a daemon that is gone");
         }
+        Ok(removed)
     }
 
     /// Forgets mounts that others have unmounted.
@@ -212,6 +248,11 @@ impl Mounts {
         self.registry().stats()
     }
 
+    /// Returns the oldest request of each mount that works on one.
+    pub(crate) fn oldest_requests(&self) -> Vec<(MountView, OldestRequest)> {
+        self.registry().oldest_requests()
+    }
+
     /// Shows a volume under its new name.
     pub(crate) fn renamed(&self, volume: VolumeId, name: &str) {
         self.registry().renamed(volume, name);
@@ -240,22 +281,53 @@ impl Mounts {
     }
 }
 
+fn remains(found: Result<bool, MountError>) -> Result<bool, ApiError> {
+    match found {
+        // There is nothing, so there is nothing dead.
+        Err(
+            MountError::Missing { .. } | MountError::NotDirectory { .. } | MountError::InsideVolume { .. },
+        ) => Ok(false),
+        found => Ok(found?),
+    }
+}
+
 /// Mounts, removing first what a killed daemon left there: nobody can want that any more.
-fn mount_over_remains(fs: Arc<VolumeFs>, options: &MountOptions) -> Result<fuse::Mount, ApiError> {
-    match fuse::mount(Arc::clone(&fs), options) {
+fn mount_over_remains(
+    fs: Arc<VolumeFs>,
+    options: &MountOptions,
+    succession: Option<Succession<'_>>,
+) -> Result<fuse::Mount, ApiError> {
+    match fuse::mount(Arc::clone(&fs), options, succession.clone()) {
+        // Found out before anything was kept.
         Err(MountError::Dead { mountpoint }) => {
             fuse::remove_dead_mount(&mountpoint)?;
             tracing::info!(
                 mountpoint = %mountpoint.display(),
                 "removed the mount of a daemon that is gone"
             );
-            Ok(fuse::mount(fs, options)?)
+            Ok(fuse::mount(fs, options, succession)?)
         }
         result => Ok(result?),
     }
 }
 
-fn view_of(
+/// Returns how a mount is made.
+pub(super) fn mount_options(view: &MountView, plan: &MountPlan) -> MountOptions {
+    let fs_name = match view.snapshot() {
+        Some(snapshot) => format!("durdir:{snapshot}"),
+        None => format!("durdir:{}", view.volume),
+    };
+    MountOptions {
+        mountpoint: plan.mountpoint.clone(),
+        allow_other: plan.allow_other,
+        read_only: plan.read_only,
+        cache: plan.cache,
+        fs_name,
+        threads: None,
+    }
+}
+
+pub(super) fn view_of(
     volume: &str,
     volume_id: VolumeId,
     source: Source,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use durdir_fs::drain::DrainedMount;
-use durdir_fs::fuse::{CacheMode, OpSummary};
+use durdir_fs::fuse::{CacheMode, OldestRequest, OpSummary};
 use durdir_fs::ids::{Epoch, VolumeId};
 
 use super::live::LiveMount;
@@ -137,6 +137,12 @@ impl Registry {
         records.map(|record| (record.slot, record.view.clone())).collect()
     }
 
+    /// Returns what is mounted at a place.
+    pub(super) fn mounted_at(&self, mountpoint: &Path) -> Option<&MountView> {
+        let mut mounted = self.records.iter().filter(|record| matches!(record.phase, Phase::Mounted(_)));
+        mounted.find(|record| record.view.mountpoint == mountpoint).map(|record| &record.view)
+    }
+
     /// Removes and returns mounts that are no longer served.
     pub(super) fn take_dead(&mut self) -> Vec<(MountView, Arc<dyn LiveMount>)> {
         let mut dead = Vec::new();
@@ -172,6 +178,15 @@ impl Registry {
             .collect()
     }
 
+    /// Returns the oldest request of each mount that works on one.
+    pub(super) fn oldest_requests(&self) -> Vec<(MountView, OldestRequest)> {
+        let working = self.records.iter().filter_map(|record| match &record.phase {
+            Phase::Mounted(live) => Some((record.view.clone(), live.oldest_request()?)),
+            Phase::Transition => None,
+        });
+        working.collect()
+    }
+
     /// Returns what the operations of each mount have cost.
     pub(super) fn stats(&self) -> Vec<(MountView, Vec<OpSummary>)> {
         let mounted = self.records.iter().filter_map(|record| match &record.phase {
@@ -179,6 +194,15 @@ impl Registry {
             Phase::Transition => None,
         });
         mounted.collect()
+    }
+
+    /// Returns how many requests were answered from the store, of all mounts that are served.
+    pub(super) fn replayed(&self) -> u64 {
+        let replayed = self.records.iter().map(|record| match &record.phase {
+            Phase::Mounted(live) => live.replayed(),
+            Phase::Transition => 0,
+        });
+        replayed.sum()
     }
 
     /// Shows a volume under its new name.
@@ -235,6 +259,12 @@ mod tests {
         }
         fn stats(&self) -> Vec<OpSummary> {
             Vec::new()
+        }
+        fn replayed(&self) -> u64 {
+            0
+        }
+        fn oldest_request(&self) -> Option<OldestRequest> {
+            None
         }
         fn mountpoint(&self) -> &Path {
             &self.mountpoint

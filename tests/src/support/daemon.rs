@@ -1,4 +1,6 @@
-//! The private mountd of a store, seen from outside: which processes it is, and what it logged.
+//! The mountd of a store, seen from outside: which processes it is, and what it logged.
+//!
+//! It is a supervisor, and a worker that the supervisor starts again when it dies. To kill the daemon is to kill both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,15 +10,35 @@ use nix::sys::signal::Signal;
 
 use super::process::{is_running, signal, wait_for_exit};
 
-/// Returns the processes that run `mountd` for this store.
+/// Returns the processes that run `mountd` for this store, supervisors first.
 pub(super) fn pids_of(store: &Path) -> Vec<i32> {
+    let (workers, supervisors): (Vec<i32>, Vec<i32>) =
+        all_of(store).into_iter().partition(|pid| words_of(*pid).iter().any(|word| word == WORKER));
+    supervisors.into_iter().chain(workers).collect()
+}
+
+/// Returns the processes that serve this store.
+pub(super) fn workers_of(store: &Path) -> Vec<i32> {
+    let mut pids = all_of(store);
+    pids.retain(|pid| words_of(*pid).iter().any(|word| word == WORKER));
+    pids
+}
+
+/// What tells a worker from its supervisor.
+const WORKER: &[u8] = b"--worker";
+
+fn words_of(pid: i32) -> Vec<Vec<u8>> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
+}
+
+fn all_of(store: &Path) -> Vec<i32> {
     let wanted = store.as_os_str().as_encoded_bytes();
     let is_ours = |pid: &i32| {
-        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-        let mut words = line.split(|&byte| byte == 0);
-        let program = words.next().unwrap_or_default();
+        let words = words_of(*pid);
+        let program = words.first().map_or(&[][..], |word| word.as_slice());
         program.rsplit(|&byte| byte == b'/').next().is_some_and(|name| name.starts_with(b"mountd"))
-            && words.any(|word| word == wanted || word.ends_with(&[b"=", wanted].concat()))
+            && words.iter().any(|word| word == wanted || word.ends_with(&[b"=", wanted].concat()))
     };
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -25,7 +47,7 @@ pub(super) fn pids_of(store: &Path) -> Vec<i32> {
 
 /// Kills the daemon of this store the hard way, supervisor and worker alike.
 pub(super) fn kill(store: &Path) {
-    // A supervisor may start another worker between our look and our signal: look until there is none.
+    // The supervisor first: a worker that it starts between our look and our signal is seen at the next look.
     loop {
         let pids = pids_of(store);
         if pids.is_empty() {

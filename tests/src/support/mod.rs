@@ -24,7 +24,7 @@ pub use dirents::{DirStream, Dirent, names_in};
 pub use errno::{Failure, errno_of};
 pub use layout::{Item, Layout, LowerDir, device, dir, fifo, file, hard_link, socket, sparse, symlink_to};
 pub use mapping::Mapping;
-pub use mount::{Mount, on_both};
+pub use mount::{Mount, is_mounted, on_both};
 pub use pattern::{noise, read_noise_at};
 pub use posix::*;
 pub use process::{Finished, is_running, run, signal, wait_for_exit};

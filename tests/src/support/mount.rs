@@ -302,7 +302,8 @@ fn unmount_when_idle(root: &Path, store: &Store) -> Result<(), String> {
     }
 }
 
-fn is_mounted(root: &Path) -> bool {
+/// Tells whether something is mounted there.
+pub fn is_mounted(root: &Path) -> bool {
     connection_of(root).is_some()
 }
 

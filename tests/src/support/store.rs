@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::layout::LowerDir;
+use super::layout::{Layout, LowerDir};
 use super::mount::Mount;
-use super::process::{Finished, nothing, run};
+use super::process::{Finished, nothing, run, signal, wait_for_exit};
 use super::tree::allocated_bytes;
+use super::wait::eventually;
 use super::{daemon, mount};
 
 /// Longer than any command should take, `gc` of a full store included.
@@ -162,6 +164,13 @@ impl Store {
         self.mount_with(volume, &options)
     }
 
+    /// Makes a volume over a lower with this content, and mounts it.
+    pub fn mount_over_layout(&self, volume: &str, layout: Layout) -> Mount {
+        let lower = Arc::new(layout.build());
+        self.keep(Arc::clone(&lower));
+        self.mount_over(volume, &[lower.path()])
+    }
+
     /// Mounts a snapshot of a volume.
     pub fn mount_snapshot(&self, snapshot: &str) -> Mount {
         let (volume, _) = snapshot.split_once('@').expect("VOLUME@NAME");
@@ -188,7 +197,26 @@ impl Store {
         allocated_bytes(self.path())
     }
 
-    /// Returns the process ids of the daemon; none where it is not running.
+    /// Returns a `mountd` command with these arguments, for this store.
+    pub fn mountd<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(binary("mountd"));
+        command.args(args).arg("--store").arg(self.path()).stdin(nothing());
+        command
+    }
+
+    /// Starts a mountd that runs on its own; returns once it is ready.
+    pub fn start_daemon<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) {
+        run(&mut self.mountd(args), LIMIT).ok();
+    }
+
+    /// Returns what the supervisor says of itself and of its worker.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let finished = run(&mut self.mountd(["status", "--json"]), LIMIT).ok();
+        serde_json::from_slice(&finished.stdout).unwrap()
+    }
+
+    /// Returns the process ids of the daemon, that of the supervisor first; none where it is not running.
     pub fn daemon(&self) -> Vec<i32> {
         daemon::pids_of(self.path())
     }
@@ -197,6 +225,50 @@ impl Store {
     pub fn kill_daemon(&self) {
         assert!(!self.daemon().is_empty(), "no mountd runs for {}", self.path().display());
         daemon::kill(self.path());
+    }
+
+    /// Returns the process id of the worker, the process that serves.
+    ///
+    /// # Panics
+    /// When there is not exactly one, which must never be.
+    #[track_caller]
+    pub fn worker_pid(&self) -> i32 {
+        // Between two there is none for a moment.
+        let pids = eventually("a worker", Duration::from_secs(20), || {
+            Some(daemon::workers_of(self.path())).filter(|pids| !pids.is_empty())
+        });
+        assert_eq!(pids.len(), 1, "workers of {}", self.path().display());
+        pids[0]
+    }
+
+    /// Returns the process id of the supervisor.
+    #[track_caller]
+    pub fn supervisor_pid(&self) -> i32 {
+        let workers = daemon::workers_of(self.path());
+        let supervisors: Vec<i32> = self.daemon().into_iter().filter(|pid| !workers.contains(pid)).collect();
+        assert_eq!(supervisors.len(), 1, "supervisors of {}", self.path().display());
+        supervisors[0]
+    }
+
+    /// Ends the worker with a signal, as a crash would, and waits until it is gone. The supervisor starts the next.
+    /// Returns the pid that the worker had.
+    #[track_caller]
+    pub fn kill_worker(&self, with: Signal) -> i32 {
+        let pid = self.worker_pid();
+        self.expect_alarm("the worker died");
+        signal(pid, with);
+        if !wait_for_exit(pid, Duration::from_millis(200)) {
+            // Rust's handler lets the first SIGSEGV and SIGBUS pass, expecting the instruction to cause it once more.
+            signal(pid, with);
+            assert!(wait_for_exit(pid, Duration::from_secs(20)), "the worker {pid} survived {with}");
+        }
+        pid
+    }
+
+    /// Returns how many workers have gone on where another had died.
+    #[track_caller]
+    pub fn takeovers(&self) -> u64 {
+        self.status()["takeovers"].as_u64().expect("the supervisor counts takeovers")
     }
 
     /// Asks the daemon to end, and waits for it.

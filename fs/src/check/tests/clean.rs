@@ -116,7 +116,7 @@ fn history(mut fixture: Fixture) {
 
     let fs = fixture.store.open_head("v").unwrap();
     for snapshot in ["one", "two", "three", "four"] {
-        fixture.store.snapshot(&["v"], Some(snapshot)).unwrap();
+        fixture.store.snapshot(&["v"], Some(snapshot), Receipt::none()).unwrap();
         work(&fs, snapshot);
         fixture.assert_clean();
         rework(&fs, snapshot);
@@ -129,14 +129,14 @@ fn history(mut fixture: Fixture) {
 
     // Forks of forks, which change what they share.
     for (from, to) in [("v@two", "w"), ("v@four", "x")] {
-        fixture.store.fork(from, to).unwrap();
+        fixture.store.fork(from, to, Receipt::none()).unwrap();
         let fs = fixture.store.open_head(to).unwrap();
         work(&fs, "own");
         rework(&fs, "first");
-        fixture.store.snapshot(&[to], Some("own")).unwrap();
+        fixture.store.snapshot(&[to], Some("own"), Receipt::none()).unwrap();
         work(&fs, "more");
     }
-    fixture.store.fork("w@own", "y").unwrap();
+    fixture.store.fork("w@own", "y", Receipt::none()).unwrap();
     let fs = fixture.store.open_head("y").unwrap();
     rework(&fs, "own");
     remove_all(&fs, NodeId::ROOT);
@@ -146,12 +146,12 @@ fn history(mut fixture: Fixture) {
 
     // Rolled back while it is in use, and again.
     let fs = fixture.store.open_head("v").unwrap();
-    fixture.store.rollback("v", "v@two").unwrap();
+    fixture.store.rollback("v", "v@two", Receipt::none()).unwrap();
     fixture.assert_clean();
     work(&fs, "after");
-    fixture.store.snapshot(&["v", "w"], Some("cut")).unwrap();
+    fixture.store.snapshot(&["v", "w"], Some("cut"), Receipt::none()).unwrap();
     rework(&fs, "after");
-    fixture.store.rollback("v", "v@three").unwrap();
+    fixture.store.rollback("v", "v@three", Receipt::none()).unwrap();
     work(&fs, "again");
     fixture.assert_clean();
     drop(fs);
@@ -160,17 +160,17 @@ fn history(mut fixture: Fixture) {
 
     // And away with most of it.
     for snapshot in ["v@one", "v@three", "v@cut", "w@cut"] {
-        fixture.store.remove_snapshot(snapshot).unwrap();
+        fixture.store.remove_snapshots(&[snapshot], Receipt::none()).unwrap();
         fixture.assert_clean();
     }
     fixture.store.reclaim().unwrap();
     fixture = step(fixture);
-    fixture.store.remove_volume("w").unwrap();
+    fixture.store.remove_volume("w", Receipt::none()).unwrap();
     fixture.assert_clean();
     fixture.store.reclaim().unwrap();
     fixture = step(fixture);
     for volume in ["x", "y", "v"] {
-        fixture.store.remove_volume(volume).unwrap();
+        fixture.store.remove_volume(volume, Receipt::none()).unwrap();
         fixture.store.reclaim().unwrap();
         fixture = step(fixture);
     }
@@ -201,10 +201,10 @@ fn lower() -> TempDir {
 fn a_long_history_over_a_lower_is_clean() {
     let lower = lower();
     let fixture = Fixture::empty();
-    fixture.store.remove_volume("v").unwrap();
+    fixture.store.remove_volume("v", Receipt::none()).unwrap();
     fixture.store.reclaim().unwrap();
     let spec = VolumeSpec { lowers: vec![lower.path().to_owned()], ..VolumeSpec::default() };
-    fixture.store.create_volume("v", &spec).unwrap();
+    fixture.store.create_volume("v", &spec, Receipt::none()).unwrap();
     fixture.assert_clean();
     history(fixture);
 }
@@ -214,7 +214,7 @@ fn what_becomes_of_a_lower_is_clean() {
     let lower = lower();
     let fixture = Fixture::empty();
     let spec = VolumeSpec { lowers: vec![lower.path().to_owned()], ..VolumeSpec::default() };
-    fixture.store.create_volume("o", &spec).unwrap();
+    fixture.store.create_volume("o", &spec, Receipt::none()).unwrap();
     let fs = fixture.store.open_head("o").unwrap();
     fixture.assert_clean();
     fs.write(node(&fs, "dir/deep/file"), 50_000, b"changed", KillSuid::No).unwrap();
@@ -222,7 +222,7 @@ fn what_becomes_of_a_lower_is_clean() {
     resize(&fs, node(&fs, "dir/file"), 10);
     fs.link(node(&fs, "file"), node(&fs, "dir"), name("third")).unwrap();
     fixture.assert_clean();
-    fixture.store.snapshot(&["o"], Some("one")).unwrap();
+    fixture.store.snapshot(&["o"], Some("one"), Receipt::none()).unwrap();
     rename(&fs, (node(&fs, "dir"), "deep"), (NodeId::ROOT, "up"), RenameMode::Replace);
     rename(&fs, (NodeId::ROOT, "up"), (node(&fs, "empty"), "down"), RenameMode::Replace);
     fixture.assert_clean();
@@ -231,20 +231,20 @@ fn what_becomes_of_a_lower_is_clean() {
     fs.unlink(&ROOT, NodeId::ROOT, name("link")).unwrap();
     fixture.assert_clean();
     fs.setxattr(&ROOT, node(&fs, "dir/third"), name("user.x"), b"1", SetXattr::Any).unwrap();
-    fixture.store.snapshot(&["o"], Some("two")).unwrap();
+    fixture.store.snapshot(&["o"], Some("two"), Receipt::none()).unwrap();
     remove_all(&fs, node(&fs, "empty"));
     fs.rmdir(&ROOT, NodeId::ROOT, name("empty")).unwrap();
     directory(&fs, NodeId::ROOT, "empty");
     fixture.assert_clean();
     drop(fs);
-    fixture.store.fork("o@one", "p").unwrap();
+    fixture.store.fork("o@one", "p", Receipt::none()).unwrap();
     let fs = fixture.store.open_head("p").unwrap();
     remove_all(&fs, NodeId::ROOT);
     drop(fs);
     fixture.store.reclaim().unwrap();
     let fixture = fixture.reopened();
     fixture.assert_clean();
-    fixture.store.remove_snapshot("o@two").unwrap();
+    fixture.store.remove_snapshots(&["o@two"], Receipt::none()).unwrap();
     fixture.store.reclaim().unwrap();
     fixture.assert_clean();
 }
@@ -255,15 +255,15 @@ fn copies_that_share_pages_are_clean() {
     let fs = fixture.store.open_head("v").unwrap();
     let a = file(&fs, NodeId::ROOT, "a", &[1; 300_000]);
     let b = file(&fs, NodeId::ROOT, "b", &[2; 300_000]);
-    fixture.store.snapshot(&["v"], Some("one")).unwrap();
+    fixture.store.snapshot(&["v"], Some("one"), Receipt::none()).unwrap();
     fs.copy_file_range(&ROOT, a, 0, b, 65_536, 200_000).unwrap();
     fixture.assert_clean();
-    fixture.store.snapshot(&["v"], Some("two")).unwrap();
+    fixture.store.snapshot(&["v"], Some("two"), Receipt::none()).unwrap();
     fs.write(a, 0, &[3; 300_000], KillSuid::No).unwrap();
     fixture.store.reclaim().unwrap();
     fixture.assert_clean();
     for snapshot in ["v@one", "v@two"] {
-        fixture.store.remove_snapshot(snapshot).unwrap();
+        fixture.store.remove_snapshots(&[snapshot], Receipt::none()).unwrap();
         fixture.store.reclaim().unwrap();
         fixture.assert_clean();
     }
@@ -278,4 +278,29 @@ fn copies_that_share_pages_are_clean() {
     fixture.store.reclaim().unwrap();
     let fixture = fixture.reopened();
     fixture.assert_clean();
+}
+
+#[test]
+fn neighbouring_snapshots_go_together_and_give_everything_back() {
+    let fixture = Fixture::empty();
+    let fs = fixture.store.open_head("v").unwrap();
+    let a = file(&fs, NodeId::ROOT, "a", &[0; 200_000]);
+    for round in 1..=5 {
+        fs.write(a, 0, &[round; 200_000], KillSuid::No).unwrap();
+        fixture.store.snapshot(&["v"], Some(&format!("s{round}")), Receipt::none()).unwrap();
+    }
+    fs.write(a, 0, &[6; 200_000], KillSuid::No).unwrap();
+    let removed = fixture.store.remove_snapshots(&["v@s2", "v@s9"], Receipt::none());
+    assert!(matches!(removed, Err(crate::FsError::SnapshotNotFound { .. })));
+    assert_eq!(fixture.store.snapshots(Some("v")).unwrap().len(), 5);
+    // By name and by epoch, in any order.
+    fixture.store.remove_snapshots(&["v@s4", "v@s2", "v@3", "v@s3"], Receipt::none()).unwrap();
+    assert_eq!(fixture.store.reclaim().unwrap().bytes, 3 * 49 * 4096);
+    fixture.assert_clean();
+    let left = fixture.store.snapshots(Some("v")).unwrap();
+    assert_eq!(left.iter().filter_map(|one| one.name.as_deref()).collect::<Vec<_>>(), ["s1", "s5"]);
+    drop(fs);
+    fixture.store.remove_snapshots(&["v@s5", "v@s1"], Receipt::none()).unwrap();
+    assert_eq!(fixture.store.reclaim().unwrap().bytes, 2 * 49 * 4096);
+    fixture.reopened().assert_clean();
 }

@@ -123,7 +123,7 @@ fn wrong_checksum() {
 fn what_only_a_snapshot_shows_is_read_too() {
     let fixture = Fixture::filled();
     let page = first_page(&fixture);
-    fixture.store.snapshot(&["v"], Some("one")).unwrap();
+    fixture.store.snapshot(&["v"], Some("one"), Receipt::none()).unwrap();
     let fs = fixture.store.open_head("v").unwrap();
     fs.unlink(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap();
     drop(fs);
@@ -134,7 +134,7 @@ fn what_only_a_snapshot_shows_is_read_too() {
     let issues = fixture.check(Repair::No).issues;
     assert_eq!(issues.len(), 1, "{issues:?}");
     assert!(issues[0].to_string().starts_with("v@1: inode 16 (/a): page"), "{}", issues[0]);
-    fixture.store.remove_snapshot("v@one").unwrap();
+    fixture.store.remove_snapshots(&["v@one"], Receipt::none()).unwrap();
     fixture.store.reclaim().unwrap();
     fixture.assert_clean();
 }

@@ -9,7 +9,7 @@ fn put_branch(fixture: &Fixture, id: u32, parent: Option<(u32, u64)>) {
 }
 
 fn snapshot_of(fixture: &Fixture) -> Snapshot {
-    fixture.store.snapshot(&["v"], None).unwrap();
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
     fixture.store.registry.read().snapshots.get(&(BRANCH, FIRST)).unwrap().clone()
 }
 
@@ -62,7 +62,7 @@ fn volume_without_head() {
 #[test]
 fn volume_named_twice() {
     let fixture = Fixture::filled();
-    let other = fixture.store.create_volume("w", &VolumeSpec::default()).unwrap();
+    let other = fixture.store.create_volume("w", &VolumeSpec::default(), Receipt::none()).unwrap();
     let record = Volume { name: "v".into(), ..fixture.store.registry.read().volume("w").unwrap().1.clone() };
     fixture.put(META, &meta::volume(other.id), &record.encode());
     assert_eq!(fixture.kinds(), ["volume-named-twice"]);

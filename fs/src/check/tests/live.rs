@@ -38,7 +38,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 fn a_store_in_use_is_clean_at_every_moment() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store"), &StoreOptions::default()).unwrap();
-    store.create_volume("v", &VolumeSpec::default()).unwrap();
+    store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
     let fs = store.open_head("v").unwrap();
     let writers: Vec<_> = (0..2)
         .map(|seed| {
@@ -49,9 +49,9 @@ fn a_store_in_use_is_clean_at_every_moment() {
     let start = Instant::now();
     let mut failed = None;
     for round in 0u32.. {
-        store.snapshot(&["v"], Some(&format!("s{round}"))).unwrap();
+        store.snapshot(&["v"], Some(&format!("s{round}")), Receipt::none()).unwrap();
         if let Some(before) = round.checked_sub(3) {
-            store.remove_snapshot(&format!("v@s{before}")).unwrap();
+            store.remove_snapshots(&[&format!("v@s{before}")], Receipt::none()).unwrap();
         }
         let issues = check(&store, Repair::No).unwrap().issues;
         if !issues.is_empty() {

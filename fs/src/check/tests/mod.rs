@@ -5,7 +5,10 @@ mod data;
 mod history;
 mod live;
 mod namespace;
+mod orphans;
+mod power;
 mod records;
+mod sealing;
 mod usage;
 
 use std::ffi::OsStr;
@@ -17,10 +20,10 @@ use tempfile::TempDir;
 
 use super::{CheckReport, Repair, check};
 use crate::VolumeFs;
-use crate::ids::{BranchId, Epoch, Ino, NodeId, TreeId};
+use crate::ids::{BranchId, Epoch, Ino, NodeId, RequestId, TreeId};
 use crate::ops::{Caller, KillSuid, SetXattr};
-use crate::store::record::{Dentry, Group, Inode, PageRef, Record, Usage};
-use crate::store::{META, Prefix, Store, StoreOptions, TOUCHED, VolumeSpec, meta};
+use crate::store::record::{Dentry, Group, Inode, OutcomeV1, PageRef, Record, Usage, WriterState};
+use crate::store::{META, Prefix, Receipt, RequestKey, Store, StoreOptions, TOUCHED, VolumeSpec, meta};
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 /// Of the first volume of a store.
@@ -41,7 +44,7 @@ impl Fixture {
     fn empty() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
-        store.create_volume("v", &VolumeSpec::default()).unwrap();
+        store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
         let fixture = Fixture { store, dir };
         // Numbers that tests make up are in use then.
         for which in 0..4 {
@@ -161,7 +164,11 @@ impl Fixture {
 
     /// Adds to what is counted, as if it had been all the time.
     fn count(&self, bytes: i64, inodes: i64) {
-        self.put(META, &meta::usage(BRANCH, 15), &Usage { bytes, inodes }.encode());
+        self.put(
+            META,
+            &meta::usage(BRANCH, 15),
+            &WriterState { usage: Usage { bytes, inodes }, answered: None }.encode(),
+        );
     }
 }
 

@@ -178,10 +178,10 @@ fn what_many_snapshots_see_is_told_once() {
     let fs = fixture.store.open_head("v").unwrap();
     fixture.edit(fixture.ino("b"), |inode| inode.nlink = 9);
     for round in 0..5 {
-        fixture.store.snapshot(&["v"], None).unwrap();
+        fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
         file(&fs, NodeId::ROOT, &format!("f{round}"), b"x");
     }
-    fixture.store.fork("v@2", "w").unwrap();
+    fixture.store.fork("v@2", "w", Receipt::none()).unwrap();
     let issues = fixture.check(Repair::No).issues;
     assert_eq!(issues.len(), 1, "{issues:?}");
     assert_eq!(issues[0].to_string(), "v@1: inode 17 (/b): its link count is 9, but it has 2 names");
@@ -191,7 +191,7 @@ fn what_many_snapshots_see_is_told_once() {
 #[test]
 fn what_only_a_later_tree_shows_is_found_there() {
     let fixture = Fixture::filled();
-    fixture.store.snapshot(&["v"], None).unwrap();
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
     let (second, a) = (Epoch(2), Prefix::inode(TREE, fixture.ino("a")));
     let view = fixture.store.registry.read().view(BRANCH, Epoch(u64::MAX)).unwrap();
     let mut inode = view.inode(&fixture.store.db, fixture.ino("a")).unwrap().unwrap().record;

@@ -27,6 +27,19 @@ fn unreadable_record() {
 }
 
 #[test]
+fn what_is_kept_of_requests_is_known_and_must_parse() {
+    let fixture = Fixture::filled();
+    let request = RequestKey::new(RequestId([7; 16]), "volume create", b"v");
+    fixture.store.keep_reply(request, OutcomeV1::Done(b"answer".to_vec())).unwrap();
+    fixture.assert_clean();
+    fixture.put(META, &meta::reply(RequestId([8; 16])), &[1, 9]);
+    assert_eq!(fixture.kinds(), ["unreadable-record"]);
+    fixture.delete(META, &meta::reply(RequestId([8; 16])));
+    fixture.put(META, &[0x30, 1], &[1, 9]);
+    assert_eq!(fixture.kinds(), ["unreadable-key"]);
+}
+
+#[test]
 fn an_inode_that_does_not_parse_is_one_issue() {
     let fixture = Fixture::filled();
     let inode = Prefix::inode(TREE, fixture.ino("b"));
@@ -62,7 +75,7 @@ fn version_without_branch() {
 #[test]
 fn version_of_other_tree() {
     let fixture = Fixture::filled();
-    fixture.store.create_volume("w", &VolumeSpec::default()).unwrap();
+    fixture.store.create_volume("w", &VolumeSpec::default(), Receipt::none()).unwrap();
     let other = fixture.store.registry.read().volume("w").unwrap().1.branch;
     let key = Prefix::xattr(TREE, fixture.ino("b"), b"user.y").version(other, FIRST);
     fixture.put("xattr", &key, &Xattr::Removed.encode());

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::record::Snapshot;
+use crate::store::record::{Snapshot, WriterState};
 
 #[test]
 fn wrong_usage() {
@@ -24,7 +24,7 @@ fn wrong_usage() {
 #[test]
 fn wrong_snapshot_usage() {
     let fixture = Fixture::filled();
-    fixture.store.snapshot(&["v"], None).unwrap();
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
     let record = fixture.store.registry.read().snapshots.get(&(BRANCH, FIRST)).unwrap().clone();
     let wrong = Snapshot { usage: Usage { bytes: 1, inodes: 1 }, ..record };
     fixture.put(META, &meta::snapshot(BRANCH, FIRST), &wrong.encode());
@@ -36,6 +36,6 @@ fn wrong_snapshot_usage() {
 #[test]
 fn usage_without_branch() {
     let fixture = Fixture::filled();
-    fixture.put(META, &meta::usage(BranchId(99), 0), &Usage::default().encode());
+    fixture.put(META, &meta::usage(BranchId(99), 0), &WriterState::default().encode());
     assert_eq!(fixture.kinds(), ["usage-without-branch"]);
 }

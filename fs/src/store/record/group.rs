@@ -63,6 +63,13 @@ pub struct PageRef {
     pub shared: bool,
 }
 
+impl PageRef {
+    /// Tells whether both lie at the same place.
+    pub(crate) fn is_at(&self, other: PageRef) -> bool {
+        (self.segment, self.page) == (other.segment, other.page)
+    }
+}
+
 impl GroupV1 {
     /// A group that is all base.
     pub fn base() -> GroupV1 {

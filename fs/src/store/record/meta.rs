@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::Record;
 use super::codec::{Reader, Writer};
 use crate::attr::Timestamp;
-use crate::ids::{BranchId, Epoch, TreeId, VolumeId};
+use crate::ids::{BranchId, Epoch, Ino, SessionId, TreeId, VolumeId};
+use crate::request::{Answer, KernelRequest};
 
 /// The newest version.
 pub type Volume = VolumeV1;
@@ -16,11 +17,17 @@ pub type Snapshot = SnapshotV1;
 /// The newest version.
 pub type Usage = UsageV1;
 /// The newest version.
+pub type WriterState = WriterStateV1;
+/// The newest version.
+pub type Answered = AnsweredV1;
+/// The newest version.
+pub type Flag = FlagV1;
+/// The newest version.
 pub type LowerSlot = LowerSlotV1;
 /// The newest version.
 pub type FreeList = FreeListV1;
 /// The newest version.
-pub type SegmentMark = SegmentMarkV1;
+pub type SegmentMark = SegmentMarkV2;
 
 /// A volume: a name for the head of a branch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -156,7 +163,7 @@ impl Record for SnapshotV1 {
     }
 }
 
-/// What the head of a branch stores. As a record: the sum of what one writer added and took away.
+/// What the head of a branch stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct UsageV1 {
     /// Bytes of file data, whole pages and inline bytes.
@@ -172,15 +179,102 @@ impl std::ops::AddAssign for UsageV1 {
     }
 }
 
-impl Record for UsageV1 {
+/// What one writer of a branch, a thread, added and took away, and what it answered last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WriterStateV1 {
+    /// The sum of what it added and took away.
+    pub usage: UsageV1,
+    /// Its last change that was asked for by a request which may be sent again.
+    pub answered: Option<AnsweredV1>,
+}
+
+/// A request and what it is answered with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AnsweredV1 {
+    /// The request.
+    pub request: KernelRequest,
+    /// Its answer.
+    pub answer: Answer,
+}
+
+impl Record for WriterStateV1 {
     fn encode(&self) -> Vec<u8> {
-        Writer::version(1).i64(self.bytes).i64(self.inodes).finish()
+        let mut writer = Writer::version(1);
+        writer.i64(self.usage.bytes).i64(self.usage.inodes);
+        if let Some(answered) = &self.answered {
+            answered.put(&mut writer);
+        }
+        writer.finish()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader::version(bytes, 1)?;
         let usage = UsageV1 { bytes: reader.i64()?, inodes: reader.i64()? };
-        reader.end(usage)
+        let answered = match reader.end(()) {
+            Some(()) => None,
+            None => Some(AnsweredV1::take(&mut reader)?),
+        };
+        reader.end(WriterStateV1 { usage, answered })
+    }
+}
+
+impl AnsweredV1 {
+    fn put(&self, writer: &mut Writer) {
+        let (kind, value) = match self.answer {
+            Answer::Done => (0, 0),
+            Answer::Inode(ino) => (1, ino.0),
+            Answer::Count(count) => (2, count),
+        };
+        writer.u64(self.request.session.0).u64(self.request.unique).u8(kind).u64(value);
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Option<AnsweredV1> {
+        let request = KernelRequest { session: SessionId(reader.u64()?), unique: reader.u64()? };
+        let answer = match (reader.u8()?, reader.u64()?) {
+            (0, 0) => Answer::Done,
+            (1, ino) => Answer::Inode(Ino(ino)),
+            (2, count) => Answer::Count(count),
+            _ => return None,
+        };
+        Some(AnsweredV1 { request, answer })
+    }
+}
+
+impl Record for AnsweredV1 {
+    fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::version(1);
+        self.put(&mut writer);
+        writer.finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::version(bytes, 1)?;
+        let answered = AnsweredV1::take(&mut reader)?;
+        reader.end(answered)
+    }
+}
+
+/// Something that happened to a volume and that a person should know of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlagV1 {
+    /// When it happened last.
+    pub since: Timestamp,
+    /// How often.
+    pub count: u32,
+    /// What happened last.
+    pub what: String,
+}
+
+impl Record for FlagV1 {
+    fn encode(&self) -> Vec<u8> {
+        Writer::version(1).time(self.since).u32(self.count).string(self.what.as_bytes()).finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::version(bytes, 1)?;
+        let (since, count) = (reader.time()?, reader.u32()?);
+        let what = String::from_utf8(reader.string()?.to_vec()).ok()?;
+        reader.end(FlagV1 { since, count, what })
     }
 }
 
@@ -244,14 +338,58 @@ impl Record for FreeListV1 {
     }
 }
 
-/// How much of a segment is known to be on the disk.
+/// How much of a segment is known to be on the disk, and how far its checksums are to be believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SegmentMarkV1 {
+pub struct SegmentMarkV2 {
     /// Pages below this one were synced at least once since they were allocated.
     pub synced_pages: u32,
+    /// The branch whose head appends to the segment.
+    pub branch: BranchId,
+    /// The first epoch that was not sealed when a boot of the host ended. Pages of it and of later ones may have been rewritten in
+    /// place by an operation whose record, which takes the checksum away, was lost with the power.
+    pub loose_from: Option<Epoch>,
     /// The boot of the host that wrote the segment: in another boot, what lies above
     /// `synced_pages` may have been lost with the power.
     pub boot: u128,
+}
+
+impl Record for SegmentMarkV2 {
+    fn encode(&self) -> Vec<u8> {
+        Writer::version(2)
+            .u32(self.synced_pages)
+            .u32(self.branch.0)
+            .u64(self.loose_from.map_or(u64::MAX, |epoch| epoch.0))
+            .rest(&self.boot.to_le_bytes())
+            .finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.first() == Some(&1) {
+            return SegmentMarkV1::decode(bytes).map(SegmentMarkV2::from);
+        }
+        let mut reader = Reader::version(bytes, 2)?;
+        let (synced_pages, branch) = (reader.u32()?, BranchId(reader.u32()?));
+        let loose_from = Some(Epoch(reader.u64()?)).filter(|epoch| epoch.0 != u64::MAX);
+        let boot = u128::from_le_bytes(reader.rest().try_into().ok()?);
+        Some(SegmentMarkV2 { synced_pages, branch, loose_from, boot })
+    }
+}
+
+/// A mark as it was before power was taken away in tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentMarkV1 {
+    /// As in [`SegmentMarkV2`].
+    pub synced_pages: u32,
+    /// As in [`SegmentMarkV2`].
+    pub boot: u128,
+}
+
+/// Nobody knows whose the segment was and what was sealed when: every one of its checksums may be out of date.
+impl From<SegmentMarkV1> for SegmentMarkV2 {
+    fn from(old: SegmentMarkV1) -> SegmentMarkV2 {
+        let (synced_pages, boot) = (old.synced_pages, old.boot);
+        SegmentMarkV2 { synced_pages, branch: BranchId(0), loose_from: Some(Epoch(0)), boot }
+    }
 }
 
 impl Record for SegmentMarkV1 {

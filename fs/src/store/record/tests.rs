@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::attr::{FileKind, Timestamp};
-use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
+use crate::ids::{BranchId, Epoch, Ino, SessionId, TreeId, VolumeId};
+use crate::request::{Answer, KernelRequest};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -64,6 +65,21 @@ fn group() -> Group {
     GroupV1::Pages(pages)
 }
 
+fn request() -> KernelRequest {
+    KernelRequest { session: SessionId(3), unique: 4 }
+}
+
+fn answering(answer: Answer) -> WriterState {
+    WriterStateV1 {
+        usage: UsageV1 { bytes: -1, inodes: 2 },
+        answered: Some(AnsweredV1 { request: request(), answer }),
+    }
+}
+
+fn reply(outcome: OutcomeV1) -> Reply {
+    ReplyV1 { stored: time(7), fingerprint: std::array::from_fn(|at| at as u8), outcome }
+}
+
 /// One line per record: a change here is a change of the format and needs a new version.
 #[test]
 fn golden_bytes_of_every_record() {
@@ -112,10 +128,21 @@ fn golden_bytes_of_every_record() {
             }
             .encode(),
         ),
-        ("usage", UsageV1 { bytes: -1, inodes: 2 }.encode()),
+        ("writer", WriterStateV1 { usage: UsageV1 { bytes: -1, inodes: 2 }, answered: None }.encode()),
+        ("writer that answered", answering(Answer::Inode(Ino(5))).encode()),
+        ("answered", AnsweredV1 { request: request(), answer: Answer::Count(6) }.encode()),
+        ("flag", FlagV1 { since: time(1), count: 2, what: "w".into() }.encode()),
         ("lower slot", LowerSlotV1 { lower: 1, device: 2, high_bits: 3 }.encode()),
         ("free list", FreeListV1 { runs: vec![PageRun { segment: 1, page: 2, count: 3 }] }.encode()),
-        ("segment mark", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
+        ("segment mark v1", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
+        (
+            "segment mark",
+            SegmentMarkV2 { synced_pages: 9, branch: BranchId(2), loose_from: Some(Epoch(7)), boot: 10 }
+                .encode(),
+        ),
+        ("reply begun", reply(OutcomeV1::Begun(b"i".to_vec())).encode()),
+        ("reply done", reply(OutcomeV1::Done(b"a".to_vec())).encode()),
+        ("reply refused", reply(OutcomeV1::Refused(b"e".to_vec())).encode()),
     ];
     let seen = lines.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect::<String>();
     assert_eq!(seen, include_str!("golden.txt"), "\nthe bytes of a stored record changed:\n{seen}");
@@ -126,6 +153,23 @@ fn records_survive_the_round_trip() {
     assert_eq!(Record::decode(&Some(inode()).encode()), Some(Some(inode())));
     assert_eq!(Group::decode(&group().encode()), Some(group()));
     assert_eq!(Group::decode(&Group::base().encode()), Some(Group::base()));
+    for answer in [Answer::Done, Answer::Inode(Ino(5)), Answer::Count(6)] {
+        assert_eq!(WriterState::decode(&answering(answer).encode()), Some(answering(answer)));
+    }
+    let silent = WriterState { answered: None, ..answering(Answer::Done) };
+    assert_eq!(WriterState::decode(&silent.encode()), Some(silent));
+    for outcome in [OutcomeV1::Begun, OutcomeV1::Done, OutcomeV1::Refused] {
+        let reply = reply(outcome(Vec::new()));
+        assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+    }
+}
+
+#[test]
+fn an_old_mark_is_read_and_believes_no_checksum() {
+    let old = SegmentMarkV1 { synced_pages: 9, boot: 10 };
+    let read = SegmentMark::decode(&old.encode()).unwrap();
+    assert_eq!((read.synced_pages, read.boot, read.loose_from), (9, 10, Some(Epoch(0))));
+    assert_eq!(SegmentMark::decode(&read.encode()), Some(read));
 }
 
 #[test]
@@ -149,5 +193,8 @@ proptest! {
         Branch::decode(&bytes);
         Snapshot::decode(&bytes);
         FreeList::decode(&bytes);
+        WriterState::decode(&bytes);
+        Answered::decode(&bytes);
+        Reply::decode(&bytes);
     }
 }

@@ -1,0 +1,180 @@
+//! What a volume shows after the log reached the disk and no data but what was synced.
+
+use std::os::unix::fs::FileExt;
+
+use super::*;
+use crate::attr::SetAttr;
+use crate::ops::Datasync;
+use crate::store::record::{PAGE_SIZE, PageRun, SegmentMark};
+
+impl Fixture {
+    /// Takes the power away: every record is on the disk, and of the data what the marks of the segments say.
+    fn without_power(self) -> Fixture {
+        let Fixture { store, dir } = self;
+        drop(store);
+        let fixture = Fixture { store: open(dir.path()), dir };
+        for (segment, pages) in fixture.store.segments.list() {
+            let key = meta::segment(segment);
+            let mark = SegmentMark::decode(&fixture.store.db.get_meta(&key).unwrap().unwrap()).unwrap();
+            for page in mark.synced_pages..pages {
+                fixture.store.segments.punch(PageRun { segment, page, count: 1 }).unwrap();
+            }
+            fixture.put(META, &key, &SegmentMark { boot: 1, ..mark }.encode());
+        }
+        let Fixture { store, dir } = fixture;
+        drop(store);
+        Fixture { store: open(dir.path()), dir }
+    }
+
+    /// Reads the beginning of a file.
+    fn read(&self, name: &str, length: usize) -> Vec<u8> {
+        self.try_read(name, length).unwrap()
+    }
+
+    fn try_read(&self, name: &str, length: usize) -> Result<Vec<u8>, crate::FsError> {
+        let fs = self.store.open_head("v").unwrap();
+        let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new(name)).unwrap().node;
+        let mut bytes = Vec::new();
+        fs.read(node, 0, length, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Runs `change` on the open volume.
+    fn changing(self, change: impl FnOnce(&VolumeFs)) -> Fixture {
+        let fs = self.store.open_head("v").unwrap();
+        change(&fs);
+        drop(fs);
+        self
+    }
+}
+
+fn synced(fs: &VolumeFs, name: &str, content: &[u8]) -> NodeId {
+    let node = file(fs, NodeId::ROOT, name, content);
+    fs.fsync(node, Datasync::No).unwrap();
+    node
+}
+
+fn resize(fs: &VolumeFs, node: NodeId, size: u64) {
+    fs.setattr(&ROOT, node, &SetAttr { size: Some(size), ..SetAttr::default() }).unwrap();
+}
+
+#[test]
+fn small_file_that_was_synced_and_grew_keeps_its_bytes() {
+    let fixture = Fixture::empty().changing(|fs| {
+        let node = synced(fs, "a", &[1; 500]);
+        fs.write(node, 500, &[2; 5000], KillSuid::No).unwrap();
+    });
+    assert_eq!(fixture.without_power().read("a", 500), [1; 500]);
+}
+
+#[test]
+fn synced_page_whose_rest_is_cut_off_keeps_its_bytes() {
+    let fixture = Fixture::empty().changing(|fs| {
+        let node = synced(fs, "a", &[1; 2 * PAGE_SIZE]);
+        resize(fs, node, 5000);
+    });
+    assert_eq!(fixture.without_power().read("a", 2 * PAGE_SIZE), [1; 5000]);
+}
+
+#[test]
+fn synced_copy_that_is_written_keeps_what_it_shared() {
+    let fixture = Fixture::empty().changing(|fs| {
+        let a = file(fs, NodeId::ROOT, "a", &[1; 4 * PAGE_SIZE]);
+        let b = file(fs, NodeId::ROOT, "b", b"");
+        fs.copy_file_range(&ROOT, a, 0, b, 0, 4 * PAGE_SIZE as u64).unwrap();
+        fs.fsync(b, Datasync::No).unwrap();
+        fs.write(b, 0, &[2; 100], KillSuid::No).unwrap();
+    });
+    let bytes = fixture.without_power().read("b", 4 * PAGE_SIZE);
+    assert!(bytes[..100] == [1; 100] || bytes[..100] == [2; 100]);
+    assert!(bytes[100..].iter().all(|&byte| byte == 1), "shared bytes are gone");
+}
+
+#[test]
+fn page_that_a_lost_copy_replaced_is_not_lost_with_it() {
+    let fixture = Fixture::empty().changing(|fs| {
+        let b = synced(fs, "b", &[1; 4 * PAGE_SIZE]);
+        let a = file(fs, NodeId::ROOT, "a", &[2; 4 * PAGE_SIZE]);
+        fs.copy_file_range(&ROOT, a, 0, b, 0, PAGE_SIZE as u64).unwrap();
+    });
+    let bytes = fixture.without_power().read("b", PAGE_SIZE);
+    assert!(bytes == [1; PAGE_SIZE] || bytes == [2; PAGE_SIZE]);
+}
+
+#[test]
+fn what_a_synced_truncation_removed_does_not_come_back() {
+    let fixture = Fixture::empty().changing(|fs| {
+        synced(fs, "a", &[1; 2 * PAGE_SIZE]);
+    });
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
+    let fixture = fixture.changing(|fs| {
+        let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
+        resize(fs, node, 0);
+        fs.fsync(node, Datasync::No).unwrap();
+        fs.write(node, 0, &[2; 2 * PAGE_SIZE], KillSuid::No).unwrap();
+    });
+    assert!(!fixture.without_power().read("a", 2 * PAGE_SIZE).contains(&1));
+}
+
+#[test]
+fn sweep_leaves_something_to_fall_back_to() {
+    let fixture = Fixture::empty().changing(|fs| {
+        synced(fs, "a", &[1; PAGE_SIZE]);
+    });
+    fixture.store.snapshot(&["v"], Some("s"), Receipt::none()).unwrap();
+    let fixture = fixture.changing(|fs| {
+        let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
+        fs.write(node, 0, &[2; PAGE_SIZE], KillSuid::No).unwrap();
+    });
+    fixture.store.remove_snapshots(&["v@s"], Receipt::none()).unwrap();
+    fixture.store.reclaim().unwrap();
+    assert_eq!(fixture.without_power().read("a", PAGE_SIZE), [2; PAGE_SIZE]);
+}
+
+#[test]
+fn growing_file_that_nobody_synced_waits_for_no_disk() {
+    let fixture = Fixture::empty().changing(|fs| {
+        let node = file(fs, NodeId::ROOT, "a", &[1; 500]);
+        fs.write(node, 500, &[2; 5000], KillSuid::No).unwrap();
+        resize(fs, node, 0);
+        fs.write(node, 0, &[3; 5000], KillSuid::No).unwrap();
+        resize(fs, node, 4500);
+    });
+    for (segment, _) in fixture.store.segments.list() {
+        assert!(!fixture.store.segments.is_safe(segment, 0));
+    }
+}
+
+/// Rewrites the first page of `a` on the disk, as an operation does whose record is lost.
+fn rewrite_behind(fixture: &Fixture) {
+    let page = fixture.group(fixture.ino("a")).refs().next().unwrap();
+    let path = fixture.dir.path().join(format!("store/segments/{:08x}.seg", page.segment));
+    let segment = std::fs::File::options().write(true).open(path).unwrap();
+    segment.write_all_at(&[9; PAGE_SIZE], u64::from(page.page) * PAGE_SIZE as u64).unwrap();
+}
+
+#[test]
+fn page_that_was_rewritten_before_its_record_was_on_the_disk_is_readable() {
+    let fixture = Fixture::empty().changing(|fs| {
+        synced(fs, "a", &[1; 3 * PAGE_SIZE]);
+    });
+    rewrite_behind(&fixture);
+    let fixture = fixture.without_power();
+    fixture.assert_clean();
+    assert_eq!(fixture.read("a", PAGE_SIZE), [9; PAGE_SIZE]);
+    // Also once its epoch is sealed, and in boots to come.
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
+    assert_eq!(fixture.without_power().read("a", PAGE_SIZE), [9; PAGE_SIZE]);
+}
+
+#[test]
+fn page_of_a_sealed_epoch_that_changed_is_damage() {
+    let fixture = Fixture::empty().changing(|fs| {
+        synced(fs, "a", &[1; 3 * PAGE_SIZE]);
+    });
+    fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
+    rewrite_behind(&fixture);
+    let fixture = fixture.without_power();
+    assert_eq!(fixture.kinds(), ["wrong-checksum"]);
+    assert!(fixture.try_read("a", PAGE_SIZE).is_err());
+}

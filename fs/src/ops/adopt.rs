@@ -1,0 +1,224 @@
+//! Going on with a mount that another process served until it died.
+//!
+//! # Overview
+//! The kernel keeps its references, open files and mappings, and calls nodes as before. What this process has not counted
+//! is made up for here:
+//! - a node that is not in memory is found again when it is first used, in the store or by a fact of the predecessor's
+//!   [journal](super::journal);
+//! - how many references the kernel holds is not known. It gives all of them back at once when it drops an inode, more than
+//!   this process has counted, and that is how the end of a node is told from a reference taken back;
+//! - inodes without a name are kept until then, not removed as at an ordinary opening.
+//!
+//! # Crash consistency
+//! An end that the kernel told a process which died before it acted is not told again: an inode without a name then stays
+//! until the mount ends, which removes it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hashbrown::{HashMap, HashSet};
+use parking_lot::{Mutex, RwLock};
+
+use super::journal::{Fact, Inherited};
+use super::node::{Gone, NodeRef};
+use super::{Entry, Tree, TreeKey, VolumeFs};
+use crate::attr::Attr;
+use crate::error::FsError;
+use crate::ids::{Ino, NodeId, SessionId};
+use crate::overlay::lower::LowerPath;
+use crate::overlay::merged::Looked;
+use crate::overlay::stack::LayerSet;
+use crate::request::{Answer, KernelRequest};
+use crate::store::{META, StoreError, meta};
+
+/// What a predecessor left.
+pub(super) struct Adopted {
+    pub(super) inherited: RwLock<Inherited>,
+    /// Inodes without a name that the kernel may refer to.
+    orphans: Mutex<HashSet<Ino>>,
+    session: SessionId,
+    /// What requests were answered with that the kernel may send again.
+    answers: Mutex<HashMap<u64, Answer>>,
+}
+
+/// The result of an operation, made from what was stored as the answer of its first execution.
+pub trait FromAnswer: Sized {
+    /// Returns it. `node` is the one that the request names first.
+    fn from_answer(answer: Answer, fs: &VolumeFs, node: NodeId) -> Result<Self, FsError>;
+}
+
+impl FromAnswer for () {
+    fn from_answer(_answer: Answer, _fs: &VolumeFs, _node: NodeId) -> Result<(), FsError> {
+        Ok(())
+    }
+}
+
+impl FromAnswer for u32 {
+    fn from_answer(answer: Answer, _fs: &VolumeFs, node: NodeId) -> Result<u32, FsError> {
+        match answer {
+            Answer::Count(count) => Ok(u32::try_from(count).unwrap_or(u32::MAX)),
+            Answer::Done | Answer::Inode(_) => Err(other_answer(node)),
+        }
+    }
+}
+
+impl FromAnswer for Attr {
+    fn from_answer(_answer: Answer, fs: &VolumeFs, node: NodeId) -> Result<Attr, FsError> {
+        fs.getattr(node)
+    }
+}
+
+impl FromAnswer for Entry {
+    fn from_answer(answer: Answer, fs: &VolumeFs, node: NodeId) -> Result<Entry, FsError> {
+        match answer {
+            Answer::Inode(ino) => {
+                let beside = fs.node(NodeId::ROOT)?;
+                fs.entry(&fs.find_inode(&beside, ino)?)
+            }
+            Answer::Done | Answer::Count(_) => Err(other_answer(node)),
+        }
+    }
+}
+
+fn other_answer(node: NodeId) -> FsError {
+    StoreError::Corrupt {
+        what: format!("stored answer to a request about node {node}: of another operation"),
+    }
+    .into()
+}
+
+impl VolumeFs {
+    /// Goes on with what a predecessor served in `session`. `facts` is its journal. To be called before the first request.
+    pub fn adopt(&self, session: SessionId, facts: Vec<u8>) -> Result<(), FsError> {
+        let inherited = Inherited::parse(facts)?;
+        let tree = self.root.read().clone();
+        let mut orphans = HashSet::new();
+        let mut answers = HashMap::new();
+        if let Some(head) = &tree.head {
+            self.store.db.scan(META, &meta::orphans_of(head.branch), &[], |key, _| {
+                let Some((_, ino)) = meta::tail_u32_u64(key) else {
+                    return Err(StoreError::Corrupt { what: "orphan record".into() });
+                };
+                orphans.insert(Ino(ino));
+                Ok(true)
+            })?;
+            answers = self.store.recover_answers(session, head.branch)?;
+        }
+        self.nodes.inherit(inherited.called.iter().map(|(&node, &called)| (node, called)));
+        let adopted = Adopted {
+            inherited: RwLock::new(inherited),
+            orphans: Mutex::new(orphans),
+            session,
+            answers: Mutex::new(answers),
+        };
+        let first = self.adopted.set(adopted).is_ok();
+        debug_assert!(first, "a session is adopted once");
+        Ok(())
+    }
+
+    /// Returns the stored answer to a request that was sent again, as the result of its operation; `None` if it was not
+    /// executed.
+    pub fn replay<T: FromAnswer>(&self, unique: u64, node: NodeId) -> Option<Result<T, FsError>> {
+        let answer = *self.adopted.get()?.answers.lock().get(&unique)?;
+        Some(T::from_answer(answer, self, node))
+    }
+
+    /// Forgets an answer that was given again.
+    pub fn replayed(&self, unique: u64) {
+        let Some(adopted) = self.adopted.get() else { return };
+        if adopted.answers.lock().remove(&unique).is_some()
+            && let Err(error) = self.store.forget_answer(KernelRequest { session: adopted.session, unique })
+        {
+            // It goes with the session.
+            tracing::warn!(%error, unique, volume = %self.volume, "an answer that was given stays stored");
+        }
+    }
+
+    /// Takes back references. Returns whether the kernel surely holds none any more.
+    pub(super) fn forget_node(&self, id: NodeId, count: u64) {
+        let gone = self.nodes.forget(id, count);
+        let Some(adopted) = self.adopted.get().filter(|_| gone.is_for_good()) else { return };
+        adopted.inherited.write().forget(id);
+        // In memory, it goes the ordinary way.
+        if adopted.orphans.lock().remove(&Ino(id.0)) && !gone.was_in_memory() {
+            let tree = self.root.read().clone();
+            if tree.key == TreeKey::Mounted {
+                self.nodes.dead.lock().push(Gone { tree, ino: Ino(id.0), node: None });
+            }
+        }
+    }
+
+    /// Finds a node that the kernel knows from a predecessor.
+    pub(super) fn load_inherited(&self, id: NodeId) -> Result<Option<NodeRef<'_>>, FsError> {
+        let Some(adopted) = self.adopted.get() else { return Ok(None) };
+        let called = adopted.inherited.read().called.get(&id).copied();
+        let (tree, ino) = match called {
+            Some((key, ino)) => match self.tree_of(key)? {
+                Some(tree) => (tree, ino),
+                None => return Ok(None),
+            },
+            None if id.0 < NodeId::FIRST_DYNAMIC => (self.root.read().clone(), Ino(id.0)),
+            None => return Ok(None),
+        };
+        let evictions = self.nodes.evictions();
+        let looked = match tree.merged.stored(ino)? {
+            Some(looked) => looked,
+            None => match adopted.inherited.read().lower(ino) {
+                Some(fact) => match looked_up_again(&tree, &fact)? {
+                    Some(looked) => looked,
+                    None => return Ok(None),
+                },
+                None => return Ok(None),
+            },
+        };
+        self.nodes.insert(&tree, looked, evictions).map(Some)
+    }
+
+    fn tree_of(&self, key: TreeKey) -> Result<Option<Arc<Tree>>, FsError> {
+        match key {
+            TreeKey::Snapshot(branch, epoch) => match self.browse(branch, epoch) {
+                Ok(tree) => Ok(Some(tree)),
+                // Removed since.
+                Err(FsError::SnapshotNotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            },
+            TreeKey::Mounted | TreeKey::RolledBack(_) => {
+                Ok(Some(self.root.read().clone()).filter(|tree| tree.key == key))
+            }
+        }
+    }
+
+    /// Notes on the volume what a person should know of.
+    pub fn flag(&self, what: &str) -> Result<(), FsError> {
+        match &self.root.read().head {
+            Some(head) => self.store.flag_volume(head.volume, what),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns how many orphans of a predecessor are kept for the kernel.
+    pub fn inherited_orphans(&self) -> usize {
+        self.adopted.get().map_or(0, |adopted| adopted.orphans.lock().len())
+    }
+}
+
+/// Looks at an inode of the lowers where a predecessor found it.
+fn looked_up_again(tree: &Tree, fact: &Fact<'_>) -> Result<Option<Looked>, FsError> {
+    let Fact::Lower { ino, parent, layers, path } = *fact else { return Ok(None) };
+    let Some(path) = LowerPath::parse(path) else { return Ok(None) };
+    tree.merged.at_in_lower(ino, parent, &path, LayerSet::from_bits(layers))
+}
+
+impl super::node::NodeTable {
+    /// Takes over what numbers stand for, and that the kernel holds references nobody here has counted.
+    fn inherit(&self, called: impl Iterator<Item = (NodeId, (TreeKey, Ino))>) {
+        self.inherited.store(true, Ordering::SeqCst);
+        let mut dynamic = self.dynamic.lock();
+        for (node, (tree, ino)) in called {
+            self.next_dynamic.fetch_max(node.0 + 1, Ordering::SeqCst);
+            if node != NodeId::ROOT {
+                dynamic.insert((tree, ino), node);
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The request a thread is executing, and what it is answered with.
+//!
+//! # Overview
+//! A request that changes something must take effect once, also if the worker dies between the change and the answer and
+//! the kernel sends the request again to its successor. So what it is answered with is stored in the batch of the change
+//! itself ([`Txn::commit`](crate::store::Txn::commit)), under the number of the thread that executes it, and a successor
+//! answers from there. Which request a thread executes is not handed through every operation: the transport says it
+//! here, the transaction asks here.
+//!
+//! # Invariants
+//! - A thread's stored answer is overwritten by its next change only, which begins after the answer was sent.
+//! - No two threads of a session have the same number.
+
+use std::cell::Cell;
+
+use crate::ids::{Ino, SessionId};
+
+/// The most threads a session may have.
+pub const THREADS: u16 = 96;
+
+/// Names a request of a session, whoever executes it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct KernelRequest {
+    /// The mount it came through.
+    pub session: SessionId,
+    /// The kernel's number for it, without the mark of a request that is sent again. Never used twice in a session.
+    pub unique: u64,
+}
+
+/// What a request that changed something is answered with, beside attributes, which are looked up again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// That it is done.
+    Done,
+    /// The inode that has a new name.
+    Inode(Ino),
+    /// How many bytes were written or copied.
+    Count(u64),
+}
+
+/// A request on the thread that executes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Executing {
+    /// Which request.
+    pub request: KernelRequest,
+    /// The number of the thread in its session, below [`THREADS`].
+    pub thread: u16,
+}
+
+thread_local! {
+    static EXECUTING: Cell<Option<Executing>> = const { Cell::new(None) };
+}
+
+/// Runs `work` as the execution of a request: what it commits stores the answer too.
+pub fn execute<T>(executing: Executing, work: impl FnOnce() -> T) -> T {
+    // Also on the way of a panic: what the thread does later must not pass for this request.
+    struct Ended;
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            EXECUTING.set(None);
+        }
+    }
+    EXECUTING.set(Some(executing));
+    let _ended = Ended;
+    work()
+}
+
+/// Returns what the calling thread executes, if it is a request that may be sent again.
+pub(crate) fn executing() -> Option<Executing> {
+    EXECUTING.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_executes_a_request_until_it_returns_or_panics() {
+        let executed = Executing { request: KernelRequest { session: SessionId(1), unique: 2 }, thread: 3 };
+        assert_eq!(execute(executed, executing), Some(executed));
+        assert_eq!(executing(), None);
+        let panicked = std::panic::catch_unwind(|| execute(executed, || panic!("on purpose")));
+        assert!(panicked.is_err() && executing().is_none());
+    }
+}

@@ -1,0 +1,68 @@
+//! What requests were answered with, for when they are sent again.
+//!
+//! # Overview
+//! Each thread of a session stores the answer of its last change in the record of its writer, in the batch of the change
+//! ([`Txn::commit`](super::Txn::commit)). When the worker dies, the kernel sends every request again that has no answer; the
+//! successor looks here whether it was executed.
+//!
+//! # Crash consistency
+//! The successor's own threads overwrite those records. So before they begin, what was found there is stored by request, in
+//! one batch, and stays until the request is answered or the session ends: whichever worker comes to answer it finds it.
+
+use hashbrown::HashMap;
+use rocksdb::WriteBatch;
+
+use super::record::{Answered, Record, WriterState};
+use super::{META, Store, StoreError, meta};
+use crate::error::FsError;
+use crate::ids::{BranchId, SessionId};
+use crate::request::{Answer, KernelRequest};
+
+impl Store {
+    /// Returns the answers of a session that may be asked for again, by the kernel's numbers of the requests. `branch`
+    /// is what the session writes.
+    pub(crate) fn recover_answers(
+        &self,
+        session: SessionId,
+        branch: BranchId,
+    ) -> Result<HashMap<u64, Answer>, FsError> {
+        let mut answers = HashMap::new();
+        let mut batch = WriteBatch::default();
+        self.db.scan(META, &meta::usage_of(branch), &[], |_, value| {
+            let Some(state) = WriterState::decode(value) else {
+                return Err(StoreError::Corrupt { what: format!("usage of branch {branch}") });
+            };
+            if let Some(answered) = state.answered.filter(|answered| answered.request.session == session) {
+                answers.insert(answered.request.unique, answered.answer);
+                batch.put_cf(self.db.family(META), meta::answered(answered.request), answered.encode());
+            }
+            Ok(true)
+        })?;
+        self.db.scan(META, &meta::answered_in(session), &[], |_, value| {
+            let Some(Answered { request, answer }) = Answered::decode(value) else {
+                return Err(StoreError::Corrupt { what: format!("answers of session {session}") });
+            };
+            answers.insert(request.unique, answer);
+            Ok(true)
+        })?;
+        self.db.write(batch)?;
+        Ok(answers)
+    }
+
+    /// Forgets an answer that was sent.
+    pub(crate) fn forget_answer(&self, request: KernelRequest) -> Result<(), FsError> {
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.db.family(META), meta::answered(request));
+        Ok(self.db.write(batch)?)
+    }
+
+    /// Forgets all answers of a session that has ended.
+    pub fn forget_session(&self, session: SessionId) -> Result<(), FsError> {
+        let mut batch = WriteBatch::default();
+        self.db.scan(META, &meta::answered_in(session), &[], |key, _| {
+            batch.delete_cf(self.db.family(META), key);
+            Ok(true)
+        })?;
+        Ok(self.db.write(batch)?)
+    }
+}

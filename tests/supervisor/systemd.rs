@@ -1,0 +1,199 @@
+//! `mountd --no-supervisor` under a service manager that keeps descriptors, as systemd does.
+
+use std::io::{IoSliceMut, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use durdir_tests::support::*;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What systemd is to a service: hears it, and keeps what it is given.
+struct Manager {
+    store: Store,
+    socket: UnixDatagram,
+    path: std::path::PathBuf,
+    kept: Vec<(String, OwnedFd)>,
+    heard: Vec<String>,
+}
+
+impl Manager {
+    fn new() -> Manager {
+        let store = Store::new();
+        let path = store.side_dir().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        Manager { store, socket, path, kept: Vec::new(), heard: Vec::new() }
+    }
+
+    /// Starts the service with everything that is kept.
+    fn start(&mut self) -> Child {
+        let names: Vec<&str> = self.kept.iter().map(|(name, _)| name.as_str()).collect();
+        let service = self.store.mountd(["--no-supervisor", "--foreground"]);
+        // The shell knows the pid before mountd has it.
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"])
+            .arg(service.get_program())
+            .args(service.get_args())
+            .stdin(Stdio::null())
+            .stderr(std::fs::File::options().create(true).append(true).open(self.log()).unwrap())
+            .env("NOTIFY_SOCKET", &self.path)
+            .env("WATCHDOG_USEC", "3000000")
+            .env("LISTEN_FDS", names.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"));
+        let sources: Vec<RawFd> = self.kept.iter().map(|(_, kept)| kept.as_raw_fd()).collect();
+        assert!(sources.iter().all(|source| *source >= 3 + 64), "numbers of source and target overlap");
+        // SAFETY: only dup2, which is safe to call between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                for (source, target) in sources.iter().zip(3..) {
+                    if libc::dup2(*source, target) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                Ok(())
+            });
+        }
+        command.spawn().unwrap()
+    }
+
+    fn log(&self) -> std::path::PathBuf {
+        self.path.with_file_name("log")
+    }
+
+    /// Does what it is told until it was told this.
+    fn serve_until(&mut self, assignment: &str) {
+        let deadline = Instant::now() + MINUTE;
+        while !self.serve_once().is_some_and(|message| message.lines().any(|line| line == assignment)) {
+            let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
+            assert!(Instant::now() < deadline, "no {assignment} in {:?}\n{}", self.heard, log());
+        }
+    }
+
+    /// Takes one message, if one comes.
+    fn serve_once(&mut self) -> Option<String> {
+        let mut buffer = [0; 4096];
+        let mut space = nix::cmsg_space!([RawFd; 8]);
+        let (length, received) = {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let message = match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Ok(message) => message,
+                Err(nix::errno::Errno::EAGAIN) => return None,
+                Err(err) => panic!("receive: {err}"),
+            };
+            let mut received = Vec::new();
+            for control in message.cmsgs().unwrap() {
+                if let ControlMessageOwned::ScmRights(descriptors) = control {
+                    received.extend(descriptors);
+                }
+            }
+            (message.bytes, received)
+        };
+        // SAFETY: the kernel just made these descriptors for us, and nobody else knows them.
+        let received: Vec<OwnedFd> =
+            received.into_iter().map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect();
+        let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let name = lines.iter().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored");
+        if lines.contains(&"FDSTORE=1") {
+            for descriptor in received {
+                // Out of the way of the numbers that a service gets them at.
+                let raw = nix::fcntl::fcntl(&descriptor, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(200)).unwrap();
+                // SAFETY: as above.
+                self.kept.push((name.to_owned(), unsafe { OwnedFd::from_raw_fd(raw) }));
+            }
+        } else if lines.contains(&"FDSTOREREMOVE=1") {
+            self.kept.retain(|(own, _)| own != name);
+        }
+        self.heard.push(text.clone());
+        Some(text)
+    }
+}
+
+fn pid_of(child: &Child) -> i32 {
+    i32::try_from(child.id()).unwrap()
+}
+
+#[test]
+fn the_service_managers_descriptor_store_takes_the_place_of_the_supervisor() {
+    let mut manager = Manager::new();
+    let mut service = manager.start();
+    manager.serve_until("READY=1");
+    let pid = pid_of(&service);
+    // One process, and it is the one that was started.
+    assert_eq!(manager.store.daemon(), [pid]);
+    let names: Vec<&str> = manager.kept.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["api_0of1"]);
+    manager.store.create_volume("v");
+
+    signal(pid, Signal::SIGKILL);
+    service.wait().unwrap();
+    // Comes while nobody serves, and waits.
+    let socket = manager.store.path().join("mountd.sock");
+    let mut early = UnixStream::connect(&socket).unwrap();
+    early.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    // In any order: systemd keeps none.
+    manager.kept.reverse();
+    let mut service = manager.start();
+    manager.serve_until("READY=1");
+    assert_eq!(manager.store.json(["volume", "ls"])[0]["name"], "v");
+    let mut answer = [0; 9];
+    std::io::Read::read_exact(&mut early, &mut answer).unwrap();
+    assert_eq!(answer[3], 4, "a SETTINGS frame of HTTP/2: {answer:?}");
+    drop(early);
+    assert_eq!(manager.kept.len(), 1, "what was kept is kept on: {:?}", manager.heard);
+    manager.serve_until("WATCHDOG=1");
+
+    signal(pid_of(&service), Signal::SIGTERM);
+    manager.serve_until("STOPPING=1");
+    eventually("the service ends", MINUTE, || {
+        manager.serve_once();
+        service.try_wait().unwrap()
+    });
+    assert_eq!(service.wait().unwrap().code(), Some(0));
+    while manager.serve_once().is_some() {}
+    assert!(manager.kept.is_empty(), "{:?}", manager.heard);
+}
+
+#[test]
+fn descriptors_for_another_process_are_left_alone() {
+    let mut manager = Manager::new();
+    let stranger = UnixDatagram::unbound().unwrap();
+    let raw = nix::fcntl::fcntl(&stranger, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(200)).unwrap();
+    // SAFETY: the kernel just made this descriptor for us, and nobody else knows it.
+    manager.kept.push(("api_0of1".to_owned(), unsafe { OwnedFd::from_raw_fd(raw) }));
+    let mut command = manager.store.mountd(["--no-supervisor", "--foreground"]);
+    command
+        .env("NOTIFY_SOCKET", &manager.path)
+        .env("LISTEN_PID", "1")
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", "api_0of1")
+        .stderr(Stdio::null());
+    let mut service = command.spawn().unwrap();
+    manager.serve_until("READY=1");
+    manager.store.ok(["volume", "ls"]);
+    signal(pid_of(&service), Signal::SIGTERM);
+    eventually("the service ends", MINUTE, || {
+        manager.serve_once();
+        service.try_wait().unwrap()
+    });
+}
+
+#[test]
+fn without_a_service_manager_it_is_a_daemon_of_one_process() {
+    let store = Store::new();
+    store.start_daemon(["--no-supervisor"]);
+    let pids = store.daemon();
+    assert_eq!(pids.len(), 1);
+    store.ok(["volume", "ls"]);
+    let finished = run(&mut store.mountd(["status"]), MINUTE);
+    assert_eq!(finished.code(), Some(3), "{finished}");
+    store.stop_daemon();
+}
