@@ -22,7 +22,8 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::session_memory::{Begun, InFlight, SessionMemory};
 use super::stats::OpKind;
-use crate::request::{Executing, KernelRequest, THREADS};
+use crate::request::{Executing, KernelRequest, Ledger, THREADS};
+use crate::store::record::PageRun;
 
 /// The mark of a request that is sent again, in its number.
 const RESENT: u64 = 1 << 63;
@@ -52,6 +53,13 @@ pub(super) struct Handover {
     /// Held to read by every request while there are suspects, to write by a suspect.
     alone: RwLock<()>,
     condemned: Mutex<Vec<InFlight>>,
+}
+
+/// What a predecessor was executing when it died.
+pub(super) fn left_in_flight(memory: &SessionMemory) -> Vec<(u64, PageRun)> {
+    let in_flight = memory.in_flight();
+    let runs = in_flight.iter().flat_map(|request| request.pages.iter().map(|&run| (request.unique, run)));
+    runs.map(|(unique, (segment, page, count))| (unique, PageRun { segment, page, count })).collect()
 }
 
 /// A request that a worker must not execute any more.
@@ -105,6 +113,11 @@ impl Handover {
     /// Returns, once, the requests that are answered with EIO from now on.
     pub(super) fn take_condemned(&self) -> Vec<InFlight> {
         std::mem::take(&mut self.condemned.lock())
+    }
+
+    /// Returns where is noted what a thread takes before it commits.
+    pub(super) fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::clone(&self.memory) as Arc<dyn Ledger>
     }
 
     /// Returns how many requests of the session were answered from the store, by whichever process.
