@@ -51,10 +51,11 @@ impl Random {
 /// When a call began and when it returned.
 type Call = (Instant, Instant);
 
-/// Returns how long the calls took that a worker's death fell into, in ascending order.
-fn stalls(calls: &[Call], deaths: &[Instant]) -> Vec<Duration> {
-    let hit = |&&(begun, ended): &&Call| deaths.iter().any(|death| (begun..=ended).contains(death));
-    let mut stalls: Vec<Duration> = calls.iter().filter(hit).map(|&(begun, ended)| ended - begun).collect();
+/// Returns how long each call took that a worker's death fell into, and how many deaths those were, in ascending order.
+fn stalls(calls: &[Call], deaths: &[Instant]) -> Vec<(Duration, usize)> {
+    let hits = |call: &Call| deaths.iter().filter(|death| (call.0..=call.1).contains(death)).count();
+    let stalls = calls.iter().map(|call| (call.1 - call.0, hits(call)));
+    let mut stalls: Vec<(Duration, usize)> = stalls.filter(|&(_, deaths)| deaths > 0).collect();
     stalls.sort_unstable();
     stalls
 }
@@ -111,12 +112,16 @@ fn nobody_notices_that_workers_die() {
     });
     let (replayed, takeovers) = (counter(&store, "replayed_requests"), store.takeovers());
     let stalls = stalls(&measured.into_inner().unwrap(), &deaths);
+    let single: Vec<Duration> = stalls.iter().filter(|stall| stall.1 == 1).map(|stall| stall.0).collect();
     println!(
-        "{takeovers} takeovers, {replayed} requests answered from the store; {} calls stalled, p50 {:?}, p99 {:?}, longest {:?}",
-        stalls.len(),
-        quantile(&stalls, 0.5),
-        quantile(&stalls, 0.99),
-        quantile(&stalls, 1.0)
+        "{takeovers} takeovers, {replayed} requests answered from the store; {} calls met one death: p50 {:?}, p99 {:?}, \
+         longest {:?}; {} met several, the longest {:?}",
+        single.len(),
+        quantile(&single, 0.5),
+        quantile(&single, 0.99),
+        quantile(&single, 1.0),
+        stalls.len() - single.len(),
+        stalls.last()
     );
     assert!(!stalls.is_empty(), "no call was measured while a worker died");
     assert_eq!(takeovers, kills);
