@@ -68,8 +68,7 @@ fn mount_that_was_half_made_is_undone_and_made_again() {
 }
 
 #[test]
-fn worker_that_runs_out_of_memory_is_replaced() {
-    // What the kernel's OOM killer sends.
+fn worker_that_is_killed_while_it_begins_is_replaced() {
     let mount = Mount::empty();
     mount.write("file", "content");
     for _ in 0..3 {

@@ -5,10 +5,11 @@
 //! predecessor died over. The kernel sends those requests again, marked; one that was executed is answered from the store
 //! ([`VolumeFs::replay`]), the others are executed.
 //!
-//! A request that kills its worker would do so again. What was executed when a worker died is a *suspect*: suspects are
-//! executed alone, one after the other, so that the next death tells which it was. A death by a crash counts
-//! more than a kill from outside, which says little; a request that has killed two workers, or was killed with six,
-//! is *condemned*: answered with EIO, logged with all that is known of it, and its volume is flagged.
+//! A request that kills its worker would do so again. What was executed when a worker crashed is a *suspect*: suspects are
+//! executed alone, one after the other, so that the next crash tells which it was. One that two workers crashed over is
+//! *condemned*: answered with EIO, logged with all that is known of it, and its volume is flagged. A kill from outside says
+//! next to nothing, also not a few in a row: somebody may kill faster than a disk syncs. But the kernel kills whoever takes all
+//! memory, so that many count as a crash.
 //!
 //! # Invariants
 //! - Nothing of a predecessor is executed twice, and nothing is answered from the store that was not executed.
@@ -22,15 +23,18 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::session_memory::{Begun, InFlight, SessionMemory};
 use super::stats::OpKind;
-use crate::request::{Executing, KernelRequest, THREADS};
+use crate::request::{Executing, KernelRequest, Ledger, THREADS};
+use crate::store::record::PageRun;
 
 /// The mark of a request that is sent again, in its number.
 const RESENT: u64 = 1 << 63;
 
 /// What a crash counts: twice that condemns.
-const CRASH: u64 = 3;
+const CRASH: u64 = 32;
 /// What a kill from outside counts.
 const KILL: u64 = 1;
+/// From here on a request is executed alone.
+const SUSPECT: u64 = CRASH / 2;
 const CONDEMNED: u64 = 2 * CRASH;
 
 /// How the process that served a mount before has ended.
@@ -52,6 +56,13 @@ pub(super) struct Handover {
     /// Held to read by every request while there are suspects, to write by a suspect.
     alone: RwLock<()>,
     condemned: Mutex<Vec<InFlight>>,
+}
+
+/// What a predecessor was executing when it died.
+pub(super) fn left_in_flight(memory: &SessionMemory) -> Vec<(u64, PageRun)> {
+    let in_flight = memory.in_flight();
+    let runs = in_flight.iter().flat_map(|request| request.pages.iter().map(|&run| (request.unique, run)));
+    runs.map(|(unique, (segment, page, count))| (unique, PageRun { segment, page, count })).collect()
 }
 
 /// A request that a worker must not execute any more.
@@ -107,6 +118,11 @@ impl Handover {
         std::mem::take(&mut self.condemned.lock())
     }
 
+    /// Returns where is noted what a thread takes before it commits.
+    pub(super) fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::clone(&self.memory) as Arc<dyn Ledger>
+    }
+
     /// Returns how many requests of the session were answered from the store, by whichever process.
     pub(super) fn replayed(&self) -> u64 {
         self.memory.replayed()
@@ -135,8 +151,8 @@ impl Handover {
                     self.clear(request.unique);
                     return Err(Condemned);
                 }
-                0 => turn = Some(Turn::Shared(self.alone.read())),
-                1.. => turn = Some(Turn::Alone(self.alone.write())),
+                SUSPECT.. => turn = Some(Turn::Alone(self.alone.write())),
+                ..SUSPECT => turn = Some(Turn::Shared(self.alone.read())),
             }
         }
         let thread = self.thread();
@@ -199,7 +215,7 @@ impl Drop for Admitted<'_> {
         if let Some(thread) = self.thread {
             self.handover.memory.end(thread);
         }
-        if self.resent && matches!(self.turn, Some(Turn::Alone(_))) {
+        if self.resent && self.turn.is_some() {
             self.handover.clear(self.unique);
         }
     }
@@ -261,12 +277,12 @@ mod tests {
     fn a_few_kills_from_outside_condemn_nothing() {
         let memory = memory();
         die_over(&memory, None, &[2]);
-        for _ in 0..4 {
+        for _ in 0..40 {
             die_over(&memory, Some(Death::Killed), &[2 | RESENT]);
         }
         let handover = Handover::of(Arc::clone(&memory), Some(Death::Killed));
         assert_eq!(handover.take_condemned(), []);
-        assert_eq!(handover.weight(2), 5);
+        assert_eq!(handover.weight(2), 41);
         drop(handover.admit(request(2 | RESENT)));
         // It was answered: what comes later begins anew.
         assert_eq!(memory.suspects(), []);
@@ -276,7 +292,7 @@ mod tests {
     fn a_suspect_is_executed_alone() {
         let memory = memory();
         die_over(&memory, None, &[2]);
-        let handover = Handover::of(memory, Some(Death::Killed));
+        let handover = Handover::of(memory, Some(Death::Crashed));
         let suspect = handover.admit(request(2 | RESENT)).unwrap_or_else(|_| panic!("not condemned"));
         std::thread::scope(|scope| {
             let other = scope.spawn(|| drop(handover.admit(request(6))));

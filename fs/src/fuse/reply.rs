@@ -152,7 +152,10 @@ impl<'a> Op<'a> {
             return fs.replayed(first);
         }
         match handover.executing(unique) {
-            Some(executing) => self.finish(reply, || request::execute(executing, work)),
+            Some(executing) => {
+                let ledger = handover.ledger();
+                self.finish(reply, || request::execute(executing, ledger, work));
+            }
             None => self.finish(reply, work),
         }
     }

@@ -78,7 +78,9 @@ const SUSPECT_COUNT: usize = request::THREADS as usize;
 const WORDS: usize = SUSPECTS + 2 * SUSPECT_COUNT;
 /// Words of a slot before the arguments.
 const SLOT_HEAD: usize = 6;
-const ARGUMENTS_MAX: usize = (SLOT_WORDS - SLOT_HEAD) * 8;
+/// Words of a slot behind the arguments: how many runs of pages the thread was handed, and up to three of them.
+const SLOT_TAIL: usize = 7;
+const ARGUMENTS_MAX: usize = (SLOT_WORDS - SLOT_HEAD - SLOT_TAIL) * 8;
 
 /// How far a mount has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +118,8 @@ pub struct InFlight {
     pub pid: u32,
     /// Its other arguments as bytes, cut to what fits.
     pub arguments: Vec<u8>,
+    /// Pages that the thread was handed and had not committed: segment, first page, count.
+    pub pages: Vec<(u32, u32, u32)>,
 }
 
 /// Memory of a session that cannot be used.
@@ -315,6 +319,7 @@ impl SessionMemory {
         if let Some(unique) = self.slot(thread).and_then(<[AtomicU64]>::first) {
             unique.store(0, Ordering::Release);
         }
+        request::Ledger::pages_settled(self, thread);
     }
 
     /// Returns the requests that are executed: of a process that died, those it died over.
@@ -331,7 +336,13 @@ impl SessionMemory {
                 arguments.truncate(length);
                 let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
                 let kind = usize::try_from(kind).unwrap_or(usize::MAX);
+                let runs = slot.last_chunk::<SLOT_TAIL>().map(|tail| tail.each_ref().map(load));
+                let (taken, runs) = runs.as_ref().and_then(|tail| tail.split_first())?;
+                let runs = runs.as_chunks::<2>().0.iter().take(usize::try_from(*taken).unwrap_or(usize::MAX));
+                // The halves of a word.
+                let pages = runs.map(|[place, count]| ((place >> 32) as u32, *place as u32, narrow(*count)));
                 (unique != 0).then(|| InFlight {
+                    pages: pages.collect(),
                     unique,
                     kind,
                     node,
@@ -384,6 +395,11 @@ impl SessionMemory {
         self.words.get(start..start + SLOT_WORDS).filter(|_| thread < request::THREADS)
     }
 
+    /// Returns where the slot of a thread says how many runs of pages it was handed, and which.
+    fn taken(&self, thread: u16) -> Option<(&AtomicU64, &[AtomicU64])> {
+        self.slot(thread)?.last_chunk::<SLOT_TAIL>()?.split_first()
+    }
+
     fn load(&self, at: usize) -> u64 {
         self.words.get(at).map_or(0, |word| word.load(Ordering::Acquire))
     }
@@ -403,6 +419,24 @@ pub(super) struct Begun<'a> {
     pub(super) uid: u32,
     pub(super) pid: u32,
     pub(super) arguments: &'a [&'a [u8]],
+}
+
+impl request::Ledger for SessionMemory {
+    fn pages_taken(&self, thread: u16, segment: u32, page: u32, count: u32) {
+        let Some((taken, runs)) = self.taken(thread) else { return };
+        let number = taken.load(Ordering::Relaxed);
+        let free = usize::try_from(number).ok().and_then(|number| runs.as_chunks::<2>().0.get(number));
+        let Some([place, length]) = free else { return };
+        place.store((u64::from(segment) << 32) | u64::from(page), Ordering::Relaxed);
+        length.store(u64::from(count), Ordering::Relaxed);
+        taken.store(number + 1, Ordering::Release);
+    }
+
+    fn pages_settled(&self, thread: u16) {
+        if let Some((taken, _)) = self.taken(thread) {
+            taken.store(0, Ordering::Release);
+        }
+    }
 }
 
 impl AsFd for SessionMemory {
@@ -523,8 +557,12 @@ mod tests {
         let name = [b'n'; 255];
         let long = [0xff; 200];
         memory.begin(3, &Begun { unique: 42, kind: 9, node: 5, uid: 1, pid: 2, arguments: &[&name, &long] });
+        for (segment, page, count) in [(7, 8, 9), (7, 20, 1), (8, 0, 256), (9, 9, 9)] {
+            request::Ledger::pages_taken(&memory, 3, segment, page, count);
+        }
         memory.begin(95, &Begun { unique: 44, kind: 8, node: 6, uid: 1, pid: 2, arguments: &[] });
         let [first, second] = &successor_of(&memory).in_flight()[..] else { panic!("two are in flight") };
+        assert_eq!(first.pages, [(7, 8, 9), (7, 20, 1), (8, 0, 256)]);
         assert_eq!((first.unique, first.kind, first.node, first.uid, first.pid), (42, 9, 5, 1, 2));
         assert_eq!(first.arguments, [&name[..], &long[..ARGUMENTS_MAX - 255]].concat());
         assert_eq!((second.unique, second.arguments.len()), (44, 0));

@@ -29,6 +29,7 @@ use crate::overlay::lower::LowerPath;
 use crate::overlay::merged::Looked;
 use crate::overlay::stack::LayerSet;
 use crate::request::{Answer, KernelRequest};
+use crate::store::record::PageRun;
 use crate::store::{META, StoreError, meta};
 
 /// What a predecessor left.
@@ -88,8 +89,9 @@ fn other_answer(node: NodeId) -> FsError {
 }
 
 impl VolumeFs {
-    /// Goes on with what a predecessor served in `session`. `facts` is its journal. To be called before the first request.
-    pub fn adopt(&self, session: SessionId, facts: Vec<u8>) -> Result<(), FsError> {
+    /// Goes on with what a predecessor served in `session`. `facts` is its journal, `pages` what requests were handed that it
+    /// died over. To be called before the first request.
+    pub fn adopt(&self, session: SessionId, facts: Vec<u8>, pages: &[(u64, PageRun)]) -> Result<(), FsError> {
         let inherited = Inherited::parse(facts)?;
         let tree = self.root.read().clone();
         let mut orphans = HashSet::new();
@@ -103,6 +105,11 @@ impl VolumeFs {
                 Ok(true)
             })?;
             answers = self.store.recover_answers(session, head.branch)?;
+        }
+        // Nothing refers to pages of a request that was not executed. One that was in several steps has an answer, and what its last
+        // step was handed stays until `fsck --repair`.
+        for (_, run) in pages.iter().filter(|(unique, _)| !answers.contains_key(unique)) {
+            self.store.segments.punch(*run)?;
         }
         self.nodes.inherit(inherited.called.iter().map(|(&node, &called)| (node, called)));
         let adopted = Adopted {

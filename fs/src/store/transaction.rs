@@ -178,6 +178,8 @@ impl<'a> Txn<'a> {
         let branch = self.head.branch;
         let number = |at_least| store.new_segment(branch, at_least);
         let allocated = store.segments.allocate(&self.head.appender, branch, count, number)?;
+        let PageRun { segment, page, count } = allocated.run;
+        request::note_pages(segment, page, count);
         self.allocated.push(allocated);
         Ok(self.allocated.last().expect("something was pushed just now"))
     }
@@ -259,6 +261,9 @@ impl<'a> Txn<'a> {
             store.db.write(batch)?;
             *writer = state;
         }
+        if !self.allocated.is_empty() {
+            request::note_settled();
+        }
         head.commit_usage(epoch, self.charged);
         if let Some(number) = free_number {
             store.freer.push(number, freed);
@@ -294,5 +299,6 @@ impl Drop for Txn<'_> {
                 tracing::warn!(%error, ?run, "pages of a failed operation stay behind until fsck --repair");
             }
         }
+        request::note_settled();
     }
 }

@@ -89,8 +89,10 @@ pub(super) fn run(mut assignment: Assignment) -> Result<(), StartError> {
     });
     let served = runtime.block_on(serve(&node, &mut assignment, signals, log_filter));
     put_away(&node);
-    // Calls that did not end in time hold blocking threads; they end with the process.
-    runtime.shutdown_background();
+    // Whoever still looks into the store is waited for: a process that ends while RocksDB is in use aborts. Calls that do
+    // not end in time end with the process.
+    runtime.shutdown_timeout(LAST_CALLS);
+    drop(node);
     // The start lock of a private mountd goes with the process, after all of the above.
     let _ending: Option<Ending> = served?;
     Ok(())
