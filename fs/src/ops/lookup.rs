@@ -121,3 +121,33 @@ impl VolumeFs {
 fn dir_again<'t>(fs: &'t VolumeFs, dir: &NodeRef<'_>) -> Result<NodeRef<'t>, FsError> {
     fs.nodes.get(dir.id).ok_or(FsError::Stale { node: dir.id })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::KillSuid;
+    use crate::store::{Receipt, Store, StoreOptions, VolumeSpec};
+
+    #[test]
+    fn a_name_that_is_in_memory_is_stored_when_the_recorded_one_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+        store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
+        let fs = store.open_head("v").unwrap();
+        let caller = Caller { uid: 0, gid: 0, pid: 1 };
+        let [first, second] = ["first", "second"].map(OsStr::new);
+        let made = fs.create(&caller, NodeId::ROOT, first, 0o644, 0).unwrap();
+        fs.link(made.node, NodeId::ROOT, second).unwrap();
+        // The file goes from memory, its names stay.
+        fs.forget(made.node, 2);
+        assert!(fs.nodes.get(made.node).is_none());
+        for name in [first, second] {
+            fs.lookup(&caller, NodeId::ROOT, name).unwrap();
+        }
+        fs.unlink(&caller, NodeId::ROOT, first).unwrap();
+        fs.write(made.node, 0, b"changed", KillSuid::No).unwrap();
+        let node = fs.node(made.node).unwrap();
+        let stored = node.tree.merged.stored(node.ino).unwrap().unwrap();
+        assert_eq!(&*stored.inode.name, b"second");
+    }
+}
