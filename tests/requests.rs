@@ -1,7 +1,7 @@
 //! A command whose daemon dies under it: it still gets its result, and what it asked for is done once.
 //!
-//! The daemon is started with a failpoint (`fs/src/failpoint.rs`) by the command under test and dies there by SIGKILL. The command
-//! starts the next one and sends its request again.
+//! The daemon is started with a failpoint (`fs/src/failpoint.rs`) by the command under test, and its worker dies there by SIGKILL.
+//! The supervisor starts the next one, and the command sends its request again.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
 
@@ -13,6 +13,13 @@ use durdir_tests::support::*;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// A store whose workers die.
+fn dying() -> Store {
+    let store = Store::new();
+    store.expect_alarm("the worker died");
+    store
+}
 
 /// Runs a command whose daemon dies at `point`, once.
 fn dying_at<S: AsRef<OsStr>>(store: &Store, point: &str, args: &[S]) -> Finished {
@@ -41,7 +48,7 @@ const POINTS: [(&str, u64); 3] =
 
 /// A volume `v` with a snapshot `one` and a change after it, and a volume `w`.
 fn two_volumes() -> Store {
-    let store = Store::new();
+    let store = dying();
     let mount = store.mount("v");
     mount.write("file", "one");
     store.snapshot("v", "one");
@@ -164,7 +171,7 @@ fn a_volume_is_mounted_wherever_the_daemon_died() {
         "mount.after-mount",
         "api.before-reply",
     ] {
-        let store = Store::new();
+        let store = dying();
         let mountpoint = store.mountpoint();
         let args = [OsStr::new("mount"), OsStr::new("v"), mountpoint.as_os_str(), OsStr::new("--create")];
         let answer = document(dying_at(&store, point, &args));
@@ -181,7 +188,7 @@ fn a_volume_is_mounted_wherever_the_daemon_died() {
 
 #[test]
 fn a_mount_that_fails_after_its_daemon_died_takes_back_what_it_began_with() {
-    let store = Store::new();
+    let store = dying();
     store.create_volume("v");
     let nowhere = store.side_dir().join("nowhere");
     let mount = |volume: &'static str, option: &'static [&'static str]| {
@@ -221,7 +228,7 @@ fn a_fork_is_mounted_wherever_the_daemon_died() {
 #[test]
 fn a_volume_is_unmounted_wherever_the_daemon_died() {
     for point in ["umount.after-intent", "umount.after-unmount", "api.before-reply"] {
-        let store = Store::new();
+        let store = dying();
         let (mountpoint, marks) = (store.mountpoint(), store.side_dir());
         let durdir = |args: &[&OsStr]| {
             let mut command = store.command();
@@ -260,7 +267,7 @@ fn a_storm_of_deaths_loses_and_doubles_nothing() {
 
 #[test]
 fn an_id_stands_for_one_command_over_restarts_of_both_sides() {
-    let store = Store::new();
+    let store = dying();
     let id = ["--request-id", "0194c1f0-6f2a-7b3c-8d4e-5f6071829304"];
     let create = |name: &'static str| [&id[..], &["volume", "create", name]].concat();
     let first = store.json(create("v"));
@@ -281,7 +288,7 @@ fn an_id_stands_for_one_command_over_restarts_of_both_sides() {
 
 #[test]
 fn a_request_that_always_kills_the_daemon_is_given_up() {
-    let store = Store::new();
+    let store = dying();
     store.create_volume("v");
     store.stop_daemon();
     let mut command = store.command();

@@ -1,6 +1,8 @@
 //! Deaths that are not a single kill.
 
 use std::fs;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use durdir_tests::assert_errno;
@@ -93,4 +95,40 @@ fn mounts_end_when_the_last_worker_was_asked_to_end() {
     eventually("no mounts", Duration::from_secs(10), || {
         store.volume("v")["mounts"].as_array().unwrap().is_empty().then_some(())
     });
+}
+
+#[test]
+fn upgrade_under_load_is_a_pause() {
+    let mount = Mount::empty();
+    let store = mount.store();
+    let copy = store.side_dir().join("mountd");
+    fs::copy(binary("mountd"), &copy).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let appending = scope.spawn(|| {
+            let mut file = fs::File::create(mount.path("log")).unwrap();
+            let mut lines = 0u64;
+            while !stop.load(Ordering::SeqCst) {
+                writeln!(file, "{lines}").unwrap();
+                fs::create_dir(mount.path(format!("d{lines}"))).unwrap();
+                lines += 1;
+            }
+            lines
+        });
+        // There, and back again.
+        for program in [&copy, &binary("mountd"), &copy] {
+            let args = ["upgrade".as_ref(), program.as_os_str()];
+            run(&mut store.mountd(args), Duration::from_secs(120)).ok();
+        }
+        stop.store(true, Ordering::SeqCst);
+        let lines = appending.join().unwrap();
+        let expected: String = (0..lines).map(|line| format!("{line}\n")).collect();
+        assert!(mount.text("log") == expected, "lines are missing or doubled");
+        assert_eq!(mount.names("/").len() as u64, lines + 1);
+    });
+    assert_eq!(fs::read_link(format!("/proc/{}/exe", store.worker_pid())).unwrap(), copy);
+    // Whoever is asked last ends it: the copy goes with the test.
+    let store = store.clone();
+    mount.unmount();
+    store.stop_daemon();
 }
