@@ -122,11 +122,14 @@ mod tests {
             });
             entered.wait();
             let later = one.enter(OpKind::Write, came + Duration::from_secs(1));
-            let oldest = one.oldest().unwrap();
-            assert_eq!((oldest.operation, other.oldest()), ("read", None));
-            assert!(oldest.age <= came.elapsed());
+            let (oldest, of_other, passed) = (one.oldest(), other.oldest(), came.elapsed());
+            // Before anything is asserted: a failure must not leave the other thread waiting for ever.
             looked.wait();
             drop(later);
+            let oldest = oldest.unwrap();
+            assert_eq!((oldest.operation, of_other), ("read", None));
+            // Both ends are rounded down to microseconds.
+            assert!(oldest.age <= passed + Duration::from_micros(1), "{oldest:?}, {passed:?}");
         });
         assert_eq!(one.oldest(), None);
     }
