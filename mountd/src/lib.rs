@@ -22,6 +22,8 @@ mod keeper;
 mod mounts;
 pub mod paths;
 pub mod proto;
+#[expect(dead_code, unused_imports, reason = "actors, which use it, are not written yet")]
+mod runtime;
 pub mod socket;
 mod supervisor;
 pub mod units;
