@@ -61,7 +61,7 @@ use rocksdb::WriteBatch;
 pub use appearance::{Change, ChangeKind, LogEntry, SnapshotInfo, StoreUsage, VolumeInfo, VolumeSpec};
 pub use cut::{CutReport, CutSnapshot};
 pub use db::MemoryBudget;
-pub use error::StoreError;
+pub use error::{Shortage, StoreError};
 pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
 pub use lock::lock_file;

@@ -37,6 +37,8 @@ const NO_BOOT: u128 = 0;
 pub(crate) struct Segments {
     dir: PathBuf,
     boot: u128,
+    /// The directory itself: whoever syncs it must not need a descriptor for that.
+    entries: File,
     flush: Flush,
     open: RwLock<HashMap<u32, Arc<Segment>>>,
     /// Larger than the number of every segment file that was found.
@@ -166,7 +168,8 @@ impl Segments {
             };
             open.insert(id, Arc::new(segment));
         }
-        Ok(Segments { dir, boot, flush, open: RwLock::new(open), after_found })
+        let entries = File::open(&dir).map_err(|source| io("open", &dir, source))?;
+        Ok(Segments { dir, entries, boot, flush, open: RwLock::new(open), after_found })
     }
 
     /// Hands out `count` pages in a row, at most 256, to the head of `branch`. A new segment gets the number that `number`
@@ -365,9 +368,7 @@ impl Segments {
                 io("sync", &segment.path, source)
             })?;
             if !segment.linked.load(Ordering::SeqCst) {
-                File::open(&self.dir)
-                    .and_then(|dir| dir.sync_all())
-                    .map_err(|source| io("sync", &self.dir, source))?;
+                self.entries.sync_all().map_err(|source| io("sync", &self.dir, source))?;
                 segment.linked.store(true, Ordering::SeqCst);
             }
             // What an earlier boot lost does not come back by a sync of this one.
