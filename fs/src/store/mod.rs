@@ -42,6 +42,7 @@ mod peek;
 mod reclaim;
 pub mod record;
 mod registry;
+mod recovery;
 mod replies;
 mod seal;
 mod segment;

@@ -139,6 +139,10 @@ fn background(store: &Weak<Store>, signal: &Signal) {
         if let Err(error) = store.seal_ended() {
             tracing::error!(%error, "data of a snapshot could not be synced or sealed; it will be tried again at the next start");
         }
+        if store.db.poisoned().is_some() {
+            // Whoever opens it next does what is left.
+            continue;
+        }
         store.tick_heads();
         if let Err(error) = store.db.prepare_log() {
             tracing::error!(%error, "no log files to be overwritten could be made");

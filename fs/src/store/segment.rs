@@ -22,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use super::error::StoreError;
 use super::group_sync::GroupSync;
 use super::record::{PAGE_SIZE, PageRun, SegmentMark};
+use crate::failpoint;
 use crate::ids::{BranchId, Epoch};
 
 /// Bytes that one call writes. A host filesystem may keep them in one large folio, and ext4 walks all blocks of a folio for each
@@ -363,7 +364,7 @@ impl Segments {
                 return Ok(());
             }
             let safe = segment.allocation.lock().written_up_to();
-            segment.file.sync_data().map_err(|source| {
+            failpoint::fail("segment.sync").and_then(|()| segment.file.sync_data()).map_err(|source| {
                 segment.dirty.store(true, Ordering::SeqCst);
                 io("sync", &segment.path, source)
             })?;
@@ -542,6 +543,7 @@ impl Segment {
         let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
             | libc::SYNC_FILE_RANGE_WRITE
             | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        failpoint::fail("segment.sync").map_err(|source| io("write out", &self.path, source))?;
         // SAFETY: the call takes no pointers, and the descriptor is open as long as `self.file`.
         let done = unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, flags) };
         match done {

@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 use super::idle::Ending;
 use super::log::LogFilter;
 use super::start::{self, StartError};
-use super::{Node, Tally, heartbeat, idle, listeners, log};
+use super::{Node, Tally, heartbeat, idle, listeners, log, reopening};
 use crate::api::{self, Connections, InFlight};
 use crate::config::Config;
 use crate::keeper::{Inheritance, Keeper, Predecessor};
@@ -124,7 +124,16 @@ fn take_over_mounts(store: &Arc<Store>, assignment: &mut Assignment) -> Mounts {
     let mounts = Mounts::kept_with(keeper.map(|keeper| Arc::new(keeper.clone()) as Arc<dyn Keep>));
     let inheritance = &mut assignment.inheritance;
     let kept = std::mem::take(&mut inheritance.descriptors);
-    inheritance.descriptors = mounts.adopt_all(store, kept, death_of(inheritance.predecessor));
+    let gave_way = !inheritance.remove(reopening::MARK).is_empty();
+    let death = if gave_way { Death::GaveWay } else { death_of(inheritance.predecessor) };
+    inheritance.descriptors = mounts.adopt_all(store, kept, death);
+    if gave_way {
+        tracing::info!("opened a store anew that had stopped after a failed write");
+        // Only now: who dies before has told the kernel nothing.
+        if let Err(error) = assignment.keeper.release(reopening::MARK) {
+            tracing::warn!(%error, "the next worker will believe the same of this one");
+        }
+    }
     mounts
 }
 
@@ -164,6 +173,7 @@ async fn serve(
     let_go_of_the_rest(node, &mut assignment.inheritance);
     announce(node, assignment)?;
     let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(node), stopped));
+    let reopening = tokio::spawn(reopening::watch(Arc::clone(node), stopped.clone()));
 
     let idle = idle::watch(Arc::clone(node), connections, assignment.idle);
     tokio::pin!(idle);
@@ -200,8 +210,10 @@ async fn serve(
         // Cancelled, as it should be; what matters is that it holds nothing of the store any more.
         drop(metrics.await);
     }
-    if tokio::time::timeout(LAST_CALLS, heartbeat).await.is_err() {
-        tracing::warn!(limit = ?LAST_CALLS, "the last look into the store did not end in time");
+    for looking in [heartbeat, reopening] {
+        if tokio::time::timeout(LAST_CALLS, looking).await.is_err() {
+            tracing::warn!(limit = ?LAST_CALLS, "the last look into the store did not end in time");
+        }
     }
     // Unmounting may take as long as the grace. This ends with the runtime.
     drop(tokio::spawn(heartbeat::beat_to_the_end(node.keeper.clone())));
