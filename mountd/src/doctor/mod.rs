@@ -185,6 +185,9 @@ fn examine_worker(worker: &Process, daemon: &Daemon, endpoint: &Endpoint, proble
         (false, Daemon::Absent) => problems.push(Problem::daemon_unreachable(pid, &endpoint.socket)),
         (false, Daemon::Told(_)) => {}
     }
+    if let Some(supervisor) = worker.lost_supervisor() {
+        problems.push(Problem::supervisor_gone(pid, supervisor));
+    }
     problems.extend(worker.stuck_threads().iter().map(|thread| Problem::stuck_thread(pid, thread)));
 }
 
