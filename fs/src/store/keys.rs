@@ -309,7 +309,8 @@ pub(crate) mod meta {
     use crate::ids::{BranchId, Epoch, Ino, RequestId, SessionId, TreeId, VolumeId};
     use crate::request::KernelRequest;
 
-    pub(crate) const HASH_KEY: &[u8] = &[0x02];
+    pub(crate) const HASH: u8 = 0x02;
+    pub(crate) const HASH_KEY: &[u8] = &[HASH];
     pub(crate) const COUNTER: u8 = 0x03;
     pub(crate) const VOLUME: u8 = 0x10;
     pub(crate) const BRANCH: u8 = 0x11;
@@ -328,6 +329,7 @@ pub(crate) mod meta {
     pub(crate) const DEPARTED: u8 = 0x29;
     pub(crate) const REPLY: u8 = 0x30;
 
+    pub(crate) const ASIDE: u8 = 0x7e;
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = vec![kind];
         for part in parts {
@@ -432,6 +434,10 @@ pub(crate) mod meta {
     pub(crate) fn parse_reply(key: &[u8]) -> Option<RequestId> {
         Some(RequestId(key.get(1..)?.try_into().ok()?))
     }
+    pub(crate) fn aside(original: &[u8]) -> Vec<u8> {
+        key(ASIDE, &[original])
+    }
+
 
     pub(crate) fn tail_u32(key: &[u8]) -> Option<u32> {
         Some(u32::from_be_bytes(key.get(1..5)?.try_into().ok()?))

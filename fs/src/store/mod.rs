@@ -35,6 +35,7 @@ mod head;
 mod history;
 mod host;
 mod keys;
+mod kinds;
 mod lock;
 mod name_hash;
 mod orphans;
@@ -66,7 +67,8 @@ pub use error::{Shortage, StoreError};
 pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
 pub use lock::lock_file;
-pub use peek::{StorePeek, peek};
+pub use peek::{StorePeek, peek, unknown_records};
+pub use quarantine::Quarantined;
 pub use reclaim::ReclaimReport;
 pub use replies::{KEPT_FOR, KEPT_MOST, Known, Receipt, RequestKey};
 pub use view::{Versioned, View};
@@ -184,6 +186,14 @@ impl Store {
         let registry = self.registry.read();
         let mut heads = self.heads.lock();
         if let Some(head) = heads.get(&branch) {
+    /// Writes out what is only in the log and in memory, so that whoever opens the store next has little of the log to
+    /// replay. Returns how many bytes of memory that was.
+    pub fn write_out(&self) -> Result<u64, FsError> {
+        let bytes = self.db.memtable_bytes();
+        self.db.flush()?;
+        Ok(bytes)
+    }
+
             return Ok(head.clone());
         }
         let record = registry.branch(branch)?;

@@ -197,6 +197,9 @@ impl Supervisor {
                 worker.note_ready();
                 self.note_ready();
             }
+            if message.prepared {
+                self.note_prepared();
+            }
             if let Some(name) = message.name {
                 if message.store
                     && let Err(why) = self.kept.store(&name, message.descriptors)
