@@ -56,6 +56,7 @@ mod volumes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
@@ -79,7 +80,7 @@ pub(crate) use head::{Head, LiveHead};
 pub(crate) use keys::{meta, parse_touched, touched_start};
 pub(crate) use name_hash::NameHasher;
 pub(crate) use segment::Appender;
-pub(crate) use transaction::{Beneath, Touch, Txn};
+pub(crate) use transaction::{Beneath, Erased, Touch, Txn};
 pub(crate) use view::hex;
 
 use counters::Counters;
@@ -125,6 +126,9 @@ pub struct Store {
     pub(crate) replies: Replies,
     reclaimer: Reclaimer,
     // Last, so that it is released when everything else is closed.
+    pub(crate) quarantine: Quarantine,
+    /// Bytes that were copied out of lowers.
+    copied_up: AtomicU64,
     _lock: StoreLock,
 }
 
@@ -152,7 +156,9 @@ impl Store {
             heads: Mutex::default(),
             space: Space::new(dir.to_owned()),
             freer: Freer::load(&db)?,
-            replies: Replies::load(&db)?,
+            replies: Replies::load(&db, &quarantine)?,
+            quarantine,
+            copied_up: AtomicU64::new(0),
             reclaimer: Reclaimer::default(),
             db,
             segments,
@@ -315,6 +321,16 @@ impl Store {
         let (disk_bytes, disk_available) = self.space.available()?;
         Ok(StoreUsage {
             segment_bytes: self.segments.bytes(),
+    /// Counts bytes that were copied out of a lower.
+    pub(crate) fn count_copied_up(&self, bytes: u64) {
+        self.copied_up.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns how many bytes were copied out of lowers since the store was opened.
+    pub fn copied_up(&self) -> u64 {
+        self.copied_up.load(Ordering::Relaxed)
+    }
+
             table_bytes: self.db.table_bytes(),
             cache_bytes: self.db.cache_bytes(),
             memtable_bytes: self.db.memtable_bytes(),
