@@ -40,10 +40,11 @@ mod lock;
 mod name_hash;
 mod orphans;
 mod peek;
+mod quarantine;
 mod reclaim;
+mod recovery;
 pub mod record;
 mod registry;
-mod recovery;
 mod replies;
 mod seal;
 mod segment;
@@ -55,8 +56,8 @@ mod volumes;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
 use std::sync::atomic::{AtomicU64, Ordering};
+
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
@@ -87,6 +88,7 @@ use counters::Counters;
 use db::Database;
 use freer::Freer;
 use lock::StoreLock;
+use quarantine::Quarantine;
 use reclaim::Reclaimer;
 use record::{Record, SegmentMark, WriterState};
 use registry::Registry;
@@ -124,11 +126,11 @@ pub struct Store {
     pub(crate) space: Space,
     pub(crate) freer: Freer,
     pub(crate) replies: Replies,
-    reclaimer: Reclaimer,
-    // Last, so that it is released when everything else is closed.
     pub(crate) quarantine: Quarantine,
     /// Bytes that were copied out of lowers.
     copied_up: AtomicU64,
+    reclaimer: Reclaimer,
+    // Last, so that it is released when everything else is closed.
     _lock: StoreLock,
 }
 
@@ -145,14 +147,16 @@ impl Store {
         let lock = StoreLock::take(dir)?;
         format::check(dir)?;
         let db = Database::open(&dir.join("db"), options.memory)?;
+        let quarantine = Quarantine::find(&db)?;
+        let registry = Registry::load(&db)?;
         let hasher = load_hasher(&db)?;
         let pages = dir.join("segments");
         std::fs::create_dir_all(&pages).map_err(|source| io("create", source))?;
         let segments = Segments::open(pages, boot_id()?, host::flush_of(dir), &load_marks(&db)?)?;
         let store = Arc::new(Store {
             dir: dir.to_owned(),
-            counters: Counters::load(&db)?,
-            registry: RwLock::new(Registry::load(&db)?),
+            counters: Counters::load(&db, &registry)?,
+            registry: RwLock::new(registry),
             heads: Mutex::default(),
             space: Space::new(dir.to_owned()),
             freer: Freer::load(&db)?,
@@ -182,6 +186,14 @@ impl Store {
         Ok(())
     }
 
+    /// Writes out what is only in the log and in memory, so that whoever opens the store next has little of the log to
+    /// replay. Returns how many bytes of memory that was.
+    pub fn write_out(&self) -> Result<u64, FsError> {
+        let bytes = self.db.memtable_bytes();
+        self.db.flush()?;
+        Ok(bytes)
+    }
+
     /// Returns the directory of the store.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -192,14 +204,6 @@ impl Store {
         let registry = self.registry.read();
         let mut heads = self.heads.lock();
         if let Some(head) = heads.get(&branch) {
-    /// Writes out what is only in the log and in memory, so that whoever opens the store next has little of the log to
-    /// replay. Returns how many bytes of memory that was.
-    pub fn write_out(&self) -> Result<u64, FsError> {
-        let bytes = self.db.memtable_bytes();
-        self.db.flush()?;
-        Ok(bytes)
-    }
-
             return Ok(head.clone());
         }
         let record = registry.branch(branch)?;
@@ -213,10 +217,11 @@ impl Store {
         head.set_quota(volume_record.quota_bytes, volume_record.quota_inodes);
         head.set_first_new_ino(self.counters.peek_ino());
         self.db.scan(META, &meta::usage_of(branch), &[], |key, value| {
-            let (Some(writer), Some(state)) = (meta::tail_writer(key), WriterState::decode(value)) else {
-                return Err(StoreError::Corrupt { what: format!("usage of branch {branch}") });
-            };
-            head.load_writer(usize::from(writer), state);
+            match (meta::tail_writer(key), WriterState::decode(value)) {
+                (Some(writer), Some(state)) => head.load_writer(usize::from(writer), state),
+                // What it counted is missing from the sum until `fsck --repair` counts anew.
+                _ => self.quarantine.add("usage", key),
+            }
             Ok(true)
         })?;
         let mut changed = false;
@@ -316,11 +321,6 @@ impl Store {
         Ok(())
     }
 
-    /// Returns how large the store is and what its disk has left.
-    pub fn usage(&self) -> Result<StoreUsage, FsError> {
-        let (disk_bytes, disk_available) = self.space.available()?;
-        Ok(StoreUsage {
-            segment_bytes: self.segments.bytes(),
     /// Counts bytes that were copied out of a lower.
     pub(crate) fn count_copied_up(&self, bytes: u64) {
         self.copied_up.fetch_add(bytes, Ordering::Relaxed);
@@ -331,10 +331,15 @@ impl Store {
         self.copied_up.load(Ordering::Relaxed)
     }
 
+    /// Returns how large the store is and what its disk has left.
+    pub fn usage(&self) -> Result<StoreUsage, FsError> {
+        let (disk_bytes, disk_available) = self.space.available()?;
+        Ok(StoreUsage {
+            segment_bytes: self.segments.bytes(),
             table_bytes: self.db.table_bytes(),
             cache_bytes: self.db.cache_bytes(),
             memtable_bytes: self.db.memtable_bytes(),
-            quarantined: self.replies.unreadable(),
+            quarantined: self.quarantined(),
             disk_bytes,
             disk_available,
         })
@@ -366,10 +371,10 @@ fn load_hasher(db: &Database) -> Result<NameHasher, FsError> {
 fn load_marks(db: &Database) -> Result<HashMap<u32, SegmentMark>, StoreError> {
     let mut marks = HashMap::new();
     db.scan(META, &[meta::SEGMENT], &[], |key, value| {
-        let (Some(id), Some(mark)) = (meta::tail_u32(key), SegmentMark::decode(value)) else {
-            return Err(StoreError::Corrupt { what: "segment record".into() });
-        };
-        marks.insert(id, mark);
+        if let Some(id) = meta::tail_u32(key) {
+            // Of which boot it was cannot be told, nor what was synced: what does not match its checksum is damage.
+            marks.insert(id, SegmentMark::decode(value).unwrap_or(SegmentMark::UNREADABLE));
+        }
         Ok(true)
     })?;
     Ok(marks)

@@ -37,9 +37,9 @@ const NO_BOOT: u128 = 0;
 /// All segments of a store.
 pub(crate) struct Segments {
     dir: PathBuf,
-    boot: u128,
     /// The directory itself: whoever syncs it must not need a descriptor for that.
     entries: File,
+    boot: u128,
     flush: Flush,
     open: RwLock<HashMap<u32, Arc<Segment>>>,
     /// Larger than the number of every segment file that was found.
