@@ -52,6 +52,13 @@ impl Death {
         Death::Reexec,
     ];
 
+    /// Returns the one that the environment asks for, to look for what it alone does.
+    pub(crate) fn only() -> Option<Death> {
+        let name = std::env::var("DURDIR_DEATH").ok()?;
+        let found = Death::MIX.into_iter().find(|death| format!("{death:?}") == name);
+        Some(found.unwrap_or_else(|| panic!("DURDIR_DEATH={name} is no death")))
+    }
+
     /// Whether it is the worker's own fault: a request that is executed in two such deaths is condemned, as it should be.
     fn is_crash(self) -> bool {
         matches!(self, Death::Segv | Death::Abort | Death::Panic | Death::SegvBeforeAnswer)

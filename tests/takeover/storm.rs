@@ -4,7 +4,8 @@
 //! missing, and nothing may be there twice. How long calls took while the worker was replaced is printed.
 //!
 //! `DURDIR_KILLS` sets the number of deaths, `DURDIR_SEED` when and how they come, `DURDIR_FILES` how many files one of the volumes
-//! holds, all of them known to the kernel; `scripts/kill-storm` sets them all.
+//! holds, all of them known to the kernel; `scripts/kill-storm` sets them all. `DURDIR_DEATH` has all of them be of one kind, by its name in
+//! `death.rs`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -103,11 +104,7 @@ fn nobody_notices_that_workers_die() {
         for kill in 1..=kills {
             // The next worker may be killed while it begins: the pause is short against a start.
             std::thread::sleep(Duration::from_millis(20 + random.below(150)));
-            // A short storm meets each of them, too.
-            let death = match Death::MIX.get(usize::try_from(kill - 1).unwrap() / 2) {
-                Some(&death) if kill % 2 == 0 => death,
-                _ => Death::MIX[usize::try_from(random.below(Death::MIX.len() as u64)).unwrap()],
-            };
+            let death = Death::only().unwrap_or_else(|| choose(kill, &mut random));
             let died = executioner.end_worker(death, random.below(1 << 20));
             deaths.push(died);
             *kinds.entry(format!("{death:?}")).or_default() += 1;
@@ -143,6 +140,15 @@ fn nobody_notices_that_workers_die() {
     );
     assert!(!stalls.is_empty(), "no call was measured while a worker died");
     assert_eq!(takeovers, kills);
+}
+
+/// Chooses how the worker dies. A short storm meets every way, too.
+fn choose(number: u64, random: &mut Random) -> Death {
+    let mix = Death::MIX;
+    match mix.get(usize::try_from(number - 1).unwrap() / 2) {
+        Some(&death) if number.is_multiple_of(2) => death,
+        _ => mix[usize::try_from(random.below(mix.len() as u64)).unwrap()],
+    }
 }
 
 /// Makes files, and has the kernel know all of them. Returns some of their inode numbers.
