@@ -135,7 +135,9 @@ impl Plan {
         let path = dir.join(&point.name);
         match point.action {
             Action::Sleep(_) | Action::Refuse(_) => path.exists(),
-            Action::Kill | Action::Abort | Action::Segv | Action::Panic => std::fs::remove_file(&path).is_ok(),
+            Action::Kill | Action::Abort | Action::Segv | Action::Panic => {
+                std::fs::remove_file(&path).is_ok()
+            }
         }
     }
 

@@ -24,7 +24,13 @@ impl Faulty {
         let mut mountd = store.mountd::<&str>([]);
         mountd.env("DURDIR_FAILPOINTS", points).env("DURDIR_FAILPOINT_SWITCHES", &switches);
         run(&mut mountd, Duration::from_secs(60)).ok();
-        for alarm in ["store stops", "the store stopped", "stopped after a failed write", "the worker died", "os error"] {
+        for alarm in [
+            "store stops",
+            "the store stopped",
+            "stopped after a failed write",
+            "the worker died",
+            "os error",
+        ] {
             store.expect_alarm(alarm);
         }
         Faulty { store, switches }

@@ -47,7 +47,8 @@ fn limit_files(pid: i32, new: Option<libc::rlimit>) -> libc::rlimit {
 fn what_needs_a_descriptor_is_enfile_and_everything_else_goes_on() {
     let store = Store::new();
     store.expect_alarm("Too many open files");
-    let over = store.mount_over_layout("over", lower! { "low" => noise(1, 0, 300_000), "dir/deep" => "deep" });
+    let over =
+        store.mount_over_layout("over", lower! { "low" => noise(1, 0, 300_000), "dir/deep" => "deep" });
     let plain = store.mount("plain");
     plain.write("kept", noise(2, 0, 100_000));
     let open = open(plain.path("kept"), libc::O_RDWR, 0).unwrap();
@@ -85,7 +86,13 @@ fn what_needs_a_descriptor_is_enfile_and_everything_else_goes_on() {
 #[test]
 fn store_that_stopped_for_lack_of_descriptors_goes_on_when_there_are_some() {
     let store = Store::new();
-    for alarm in ["Too many open files", "stopped after a failed write", "store stops", "the worker died", "the store stopped"] {
+    for alarm in [
+        "Too many open files",
+        "stopped after a failed write",
+        "store stops",
+        "the worker died",
+        "the store stopped",
+    ] {
         store.expect_alarm(alarm);
     }
     let mount = store.mount("v");

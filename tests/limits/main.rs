@@ -34,6 +34,8 @@ fn problems(store: &Store) -> Vec<String> {
 
 /// Waits until a file can be written, and reads it.
 fn wait_for_recovery(mount: &Mount, name: &str) {
-    eventually("writes succeed again", RECOVERY, || std::fs::write(mount.path(name), noise(7, 0, 100_000)).ok());
+    eventually("writes succeed again", RECOVERY, || {
+        std::fs::write(mount.path(name), noise(7, 0, 100_000)).ok()
+    });
     assert!(mount.read(name) == noise(7, 0, 100_000));
 }

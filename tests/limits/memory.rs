@@ -86,13 +86,17 @@ fn workers_that_are_killed_for_lack_of_memory_are_replaced_and_nobody_sees_an_er
         let hog = Hog::in_group(&limit, LIMIT - 6 * MIB);
         let begun = Instant::now();
         // There is too little for any worker: one after the other is killed, with pauses that grow.
-        eventually("several workers were killed", Duration::from_secs(60), || (limit.kills() >= 7).then_some(()));
+        eventually("several workers were killed", Duration::from_secs(60), || {
+            (limit.kills() >= 7).then_some(())
+        });
         let (held, workers) = (begun.elapsed(), store.takeovers() - before);
         assert!(!working.is_finished(), "a program was told of it");
         drop(hog);
         store.ok(["volume", "show", "v"]);
         let made = mount.names("/").len();
-        eventually("work goes on", Duration::from_secs(60), || (mount.names("/").len() > made + 100).then_some(()));
+        eventually("work goes on", Duration::from_secs(60), || {
+            (mount.names("/").len() > made + 100).then_some(())
+        });
         drop(stopping);
         (working.join().unwrap(), workers, held)
     });

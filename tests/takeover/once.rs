@@ -148,7 +148,9 @@ fn answer_survives_several_deaths_before_it_is_given() {
 /// answered, also over a direct one, and writes a page back when the page's earlier write is answered.
 #[test]
 fn write_in_place_that_is_executed_again_is_not_executed_after_a_later_one() {
-    for (cache, direct) in [("write-through", false), ("write-through", true), ("writeback", false), ("writeback", true)] {
+    for (cache, direct) in
+        [("write-through", false), ("write-through", true), ("writeback", false), ("writeback", true)]
+    {
         let store = Store::new();
         store.expect_alarm("the worker died");
         let switches = store.side_dir();

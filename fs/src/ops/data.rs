@@ -641,7 +641,13 @@ impl VolumeFs {
     }
 
     /// Counts what is about to be copied out of the lower, because a page of it is to be stored from now on.
-    fn count_copied_up(&self, state: &NodeState, (index, position): (u64, usize), offset: u64, length: usize) {
+    fn count_copied_up(
+        &self,
+        state: &NodeState,
+        (index, position): (u64, usize),
+        offset: u64,
+        length: usize,
+    ) {
         let readable = state.inode.lower.as_ref().map_or(0, |lower| lower.readable);
         let below = readable.saturating_sub(offset).min(length as u64);
         if below > 0 && state.is_below(index, position) {

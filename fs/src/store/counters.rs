@@ -101,7 +101,9 @@ fn largest_ino(db: &Database) -> Result<u64, StoreError> {
     let mut iter = db.walker(Family::Inode, None);
     iter.seek_to_last();
     // From tree to tree, the last first: numbers of lowers are larger than all that were handed out.
-    while let Some(tree) = iter.key().and_then(|key| VersionedKey::parse(Family::Inode, key)).map(|key| key.tree()) {
+    while let Some(tree) =
+        iter.key().and_then(|key| VersionedKey::parse(Family::Inode, key)).map(|key| key.tree())
+    {
         iter.seek_for_prev(Prefix::inode(tree, Ino(1 << 48)).as_bytes());
         let found = iter.key().and_then(|key| VersionedKey::parse(Family::Inode, key));
         if let Some(found) = found.filter(|found| found.tree() == tree)

@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn the_newest_version_is_the_one_that_is_written() {
-        let branch = Branch { tree: TreeId(1), volume: VolumeId(1), parent: None, epoch: crate::ids::Epoch(1) };
+        let branch =
+            Branch { tree: TreeId(1), volume: VolumeId(1), parent: None, epoch: crate::ids::Epoch(1) };
         let mark = SegmentMark { synced_pages: 0, branch: BranchId(1), loose_from: None, boot: 1 };
         for (byte, value) in [
             (meta::BRANCH, branch.encode()),

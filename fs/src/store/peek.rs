@@ -61,7 +61,9 @@ pub fn unknown_records(dir: &Path) -> Result<Vec<String>, StoreError> {
     let mut note = |name: &str, key: &[u8], found: u8, newest: u8| {
         if unknown.len() < SAMPLE {
             let key = hex(key);
-            unknown.push(format!("{name} record {key} has version {found}, the newest that is known is {newest}"));
+            unknown.push(format!(
+                "{name} record {key} has version {found}, the newest that is known is {newest}"
+            ));
         }
     };
     db.scan(META, &[], &[], |key, value| {

@@ -282,9 +282,7 @@ impl Registry {
         let unreadable = self.unreadable.snapshots.range(after).next().map(|&(_, epoch)| epoch);
         match [snapshot, fork, unreadable].into_iter().flatten().min() {
             Some(epoch) => Some((epoch, false)),
-            None => {
-                self.head_of(branch).and_then(|_| Some((self.branches.get(&branch)?.epoch, true)))
-            }
+            None => self.head_of(branch).and_then(|_| Some((self.branches.get(&branch)?.epoch, true))),
         }
     }
 

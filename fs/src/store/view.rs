@@ -186,14 +186,20 @@ impl View {
         let directory = directory_prefix(self.tree, dir);
         let mut start = directory.clone();
         start.extend_from_slice(&first_hash.to_be_bytes());
-        self.records(db, Family::Dentry, &directory, &start, |prefix, versioned: Versioned<Option<Dentry>>| {
-            let hash = prefix.get(12..20).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
-            let name = prefix.get(20..).and_then(|name| name.strip_suffix(&[0]));
-            let (Some(hash), Some(name)) = (hash, name) else {
-                return Err(StoreError::Corrupt { what: format!("dentry key in directory {dir}") });
-            };
-            visit(hash, name, versioned.record)
-        })
+        self.records(
+            db,
+            Family::Dentry,
+            &directory,
+            &start,
+            |prefix, versioned: Versioned<Option<Dentry>>| {
+                let hash = prefix.get(12..20).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+                let name = prefix.get(20..).and_then(|name| name.strip_suffix(&[0]));
+                let (Some(hash), Some(name)) = (hash, name) else {
+                    return Err(StoreError::Corrupt { what: format!("dentry key in directory {dir}") });
+                };
+                visit(hash, name, versioned.record)
+            },
+        )
     }
 
     /// Calls `visit` with each extended attribute of an inode that the store has a say about; `None` if that cannot be read.

@@ -277,9 +277,15 @@ fn prepare(node: &Node) {
     let begun = Instant::now();
     match node.store.write_out() {
         Ok(bytes) => {
-            tracing::info!(bytes, micros = begun.elapsed().as_micros(), "wrote memtables out for a successor");
+            tracing::info!(
+                bytes,
+                micros = begun.elapsed().as_micros(),
+                "wrote memtables out for a successor"
+            );
         }
-        Err(error) => tracing::warn!(error = one_line(&error), "a successor will have all of the log to read"),
+        Err(error) => {
+            tracing::warn!(error = one_line(&error), "a successor will have all of the log to read")
+        }
     }
     if let Err(error) = node.keeper.prepared() {
         tracing::warn!(%error, "cannot tell that this worker may be replaced");

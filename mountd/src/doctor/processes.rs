@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_worker_says_who_started_it_and_the_kernel_who_its_parent_is() {
-        assert_eq!(supervisor_of(b"mountd\0--store\0/s\0--worker\012\0--idle\01ms\0"), Some(12));
+        assert_eq!(supervisor_of(b"mountd\0--store\0/s\0--worker\x0012\0--idle\x001ms\0"), Some(12));
         assert_eq!(supervisor_of(b"mountd\0--store\0/s\0"), None);
         assert_eq!(parent_of("Name:\tmountd\nPPid:\t7\nTracerPid:\t0\n"), Some(7));
         // Of a process that is no worker nothing is said.

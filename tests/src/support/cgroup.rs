@@ -75,7 +75,8 @@ impl Drop for MemoryLimit {
 fn controller() -> (PathBuf, Version) {
     let of_this_process = fs::read_to_string("/proc/self/cgroup").unwrap();
     let place = |line: &str| line.splitn(3, ':').nth(2).unwrap_or("/").trim_start_matches('/').to_owned();
-    let is_v1 = |line: &&str| line.split(':').nth(1).is_some_and(|all| all.split(',').any(|one| one == "memory"));
+    let is_v1 =
+        |line: &&str| line.split(':').nth(1).is_some_and(|all| all.split(',').any(|one| one == "memory"));
     if let Some(line) = of_this_process.lines().find(is_v1) {
         return (Path::new("/sys/fs/cgroup/memory").join(place(line)), V1);
     }
