@@ -17,7 +17,7 @@ const VERSIONED: u8 = 1;
 /// How many records of a family are looked at.
 const SAMPLE: usize = 1000;
 /// How often, and how far apart, a database is opened whose owner changes it meanwhile.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// What a store holds, as far as that can be told from outside.
@@ -35,19 +35,20 @@ pub struct StorePeek {
 /// [`StoreError::NewerFormat`] and [`StoreError::Corrupt`] if its format is not known, or the database cannot be read.
 pub fn peek(dir: &Path) -> Result<StorePeek, StoreError> {
     format::check_existing(dir)?;
-    let db = open_beside(&dir.join("db"))?;
-    let mut seen = StorePeek::default();
-    db.scan(META, &[], &[], |key, value| {
-        let readable = Kind::of(key).is_none_or(|kind| kind.is_readable(value));
-        if !readable || key.first() == Some(&meta::ASIDE) {
-            seen.quarantined += 1;
-        } else if key.first() == Some(&meta::VOLUME) {
-            seen.volumes.extend(Volume::decode(value).map(|volume| volume.name));
-        }
-        Ok(true)
-    })?;
-    seen.volumes.sort();
-    Ok(seen)
+    look_into(dir, |db| {
+        let mut seen = StorePeek::default();
+        db.scan(META, &[], &[], |key, value| {
+            let readable = Kind::of(key).is_none_or(|kind| kind.is_readable(value));
+            if !readable || key.first() == Some(&meta::ASIDE) {
+                seen.quarantined += 1;
+            } else if key.first() == Some(&meta::VOLUME) {
+                seen.volumes.extend(Volume::decode(value).map(|volume| volume.name));
+            }
+            Ok(true)
+        })?;
+        seen.volumes.sort();
+        Ok(seen)
+    })
 }
 
 /// Looks for records of a store that a newer durdir has written, and describes them. Of names, inodes, attributes and groups a
@@ -56,49 +57,54 @@ pub fn peek(dir: &Path) -> Result<StorePeek, StoreError> {
 /// # Errors
 /// The database cannot be opened, or cannot be read.
 pub fn unknown_records(dir: &Path) -> Result<Vec<String>, StoreError> {
-    let db = open_beside(&dir.join("db"))?;
-    let mut unknown = Vec::new();
-    let mut note = |name: &str, key: &[u8], found: u8, newest: u8| {
-        if unknown.len() < SAMPLE {
-            let key = hex(key);
-            unknown.push(format!(
-                "{name} record {key} has version {found}, the newest that is known is {newest}"
-            ));
+    look_into(dir, |db| {
+        let mut unknown = unknown_in_meta(db)?;
+        for family in Family::ALL {
+            unknown_in(db, family, &mut unknown)?;
         }
-    };
+        Ok(unknown)
+    })
+}
+
+fn unknown_in_meta(db: &Database) -> Result<Vec<String>, StoreError> {
+    let mut unknown = Vec::new();
     db.scan(META, &[], &[], |key, value| {
         if let Some(kind) = Kind::of(key)
-            && let Some((found, newest)) = kind.is_newer(value)
+            && let Some(versions) = kind.is_newer(value)
         {
-            note(kind.name, key, found, newest);
+            unknown.push(describe(kind.name, key, versions));
         }
-        Ok(true)
+        Ok(unknown.len() < SAMPLE)
     })?;
-    for family in Family::ALL {
-        let mut looked = 0;
-        db.scan(family.name(), &[], &[], |key, value| {
-            if let Some(&found) = value.first().filter(|&&found| found > VERSIONED) {
-                note(family.name(), key, found, VERSIONED);
-            }
-            looked += 1;
-            Ok(looked < SAMPLE)
-        })?;
-    }
     Ok(unknown)
 }
 
-/// Opens the database beside its owner, who may just be replacing the files that are looked for.
-fn open_beside(dir: &Path) -> Result<Database, StoreError> {
+fn unknown_in(db: &Database, family: Family, unknown: &mut Vec<String>) -> Result<(), StoreError> {
+    let mut looked = 0;
+    db.scan(family.name(), &[], &[], |key, value| {
+        if let Some(&found) = value.first().filter(|&&found| found > VERSIONED) {
+            unknown.push(describe(family.name(), key, (found, VERSIONED)));
+        }
+        looked += 1;
+        Ok(looked < SAMPLE)
+    })
+}
+
+fn describe(name: &str, key: &[u8], (found, newest): (u8, u8)) -> String {
+    format!("{name} record {} has version {found}, the newest that is known is {newest}", hex(key))
+}
+
+/// Opens the database beside its owner, and looks into it. Its owner may just be replacing the files that are looked for.
+fn look_into<T>(dir: &Path, look: impl Fn(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
     let mut tries = TRIES;
     loop {
-        match Database::open_read_only(dir) {
-            Err(StoreError::Database { source })
-                if source.kind() == rocksdb::ErrorKind::IOError && tries > 1 =>
-            {
+        match Database::open_read_only(&dir.join("db")).and_then(|db| look(&db)) {
+            // Where it is a table that is gone, RocksDB calls that corruption.
+            Err(StoreError::Database { source }) if source.as_ref().contains("No such file") && tries > 1 => {
                 tries -= 1;
                 std::thread::sleep(BETWEEN_TRIES);
             }
-            opened => return opened,
+            looked => return looked,
         }
     }
 }
