@@ -44,6 +44,8 @@ pub enum Death {
     Crashed,
     /// From outside, or in a way that nobody knows.
     Killed,
+    /// By its own will, because its store had stopped: what it failed may have been done all the same.
+    GaveWay,
 }
 
 /// Tells a successor what happens to the requests of a session.
@@ -90,7 +92,10 @@ impl Handover {
     }
 
     fn suspect(&self, death: Death) {
-        let weight = if death == Death::Crashed { CRASH } else { KILL };
+        let weight = match death {
+            Death::Crashed => CRASH,
+            Death::Killed | Death::GaveWay => KILL,
+        };
         let mut suspects = self.suspects.lock();
         let mut condemned = self.condemned.lock();
         for request in self.memory.in_flight() {

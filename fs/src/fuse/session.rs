@@ -24,7 +24,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::adapter::Adapter;
 use super::affinity::Cpus;
-use super::handover::{self, Handover};
+use super::handover::{self, Death, Handover};
 use super::invalidate::KernelCaches;
 use super::mount::{Mount, SessionEnd};
 use super::mount_table::DeviceId;
@@ -139,6 +139,9 @@ impl Transport for Classic {
             serving.spawn(session, device)
         };
         let server = serve().map_err(|source| failed("go on to serve", &mountpoint, source))?;
+        if death == Death::GaveWay {
+            serving.fs.distrust_kernel();
+        }
         tracing::info!(mountpoint = %mountpoint.display(), device = %id, "went on with a mount");
         Ok(serving.into_mount(server))
     }

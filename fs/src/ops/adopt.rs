@@ -39,7 +39,7 @@ pub(super) struct Adopted {
     orphans: Mutex<HashSet<Ino>>,
     session: SessionId,
     /// What requests were answered with that the kernel may send again.
-    answers: Mutex<HashMap<u64, Answer>>,
+    answers: Mutex<HashMap<u64, Option<Answer>>>,
 }
 
 /// A request that a predecessor had not answered when it died.
@@ -114,10 +114,10 @@ impl VolumeFs {
         let mut answers = HashMap::new();
         if let Some(head) = &tree.head {
             self.store.db.scan(META, &meta::orphans_of(head.branch), &[], |key, _| {
-                let Some((_, ino)) = meta::tail_u32_u64(key) else {
-                    return Err(StoreError::Corrupt { what: "orphan record".into() });
-                };
-                orphans.insert(Ino(ino));
+                match meta::tail_u32_u64(key) {
+                    Some((_, ino)) => drop(orphans.insert(Ino(ino))),
+                    None => self.store.quarantine.add("orphan", key),
+                }
                 Ok(true)
             })?;
             let written = unanswered.iter().filter_map(|request| Some((request.unique, request.written?)));
@@ -145,7 +145,13 @@ impl VolumeFs {
     /// executed.
     pub fn replay<T: FromAnswer>(&self, unique: u64, node: NodeId) -> Option<Result<T, FsError>> {
         let answer = *self.adopted.get()?.answers.lock().get(&unique)?;
-        Some(T::from_answer(answer, self, node))
+        Some(match answer {
+            Some(answer) => T::from_answer(answer, self, node),
+            None => {
+                let what = format!("stored answer to request {unique}: it was executed, or not");
+                Err(StoreError::Corrupt { what }.into())
+            }
+        })
     }
 
     /// Forgets an answer that was given again.

@@ -16,9 +16,10 @@ use super::VolumeFs;
 use super::group_cache::{Cached, FEW};
 use super::node::{Node, NodeRef, NodeState};
 use crate::error::FsError;
+use crate::failpoint;
 use crate::ids::{BranchId, Epoch, Ino};
 use crate::store::record::{GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef, Usage};
-use crate::store::{Beneath, Head, Prefix, StoreError, Touch, Txn, Versioned};
+use crate::store::{Beneath, Erased, Head, Prefix, StoreError, Touch, Txn, Versioned};
 
 /// A file of up to this many bytes lies in its record.
 pub(super) const INLINE_MAX: u64 = 2048;
@@ -414,10 +415,14 @@ impl VolumeFs {
                 cache.insert(index, cached);
             }
         }
+        let rewritten = !staged.rewrites.is_empty();
         for write in staged.rewrites.drain(..) {
             let (segment, page) = (write.page.segment, write.page.page);
             let bytes = data.get(write.bytes).unwrap_or_default();
             self.store.segments.rewrite(&head.appender, segment, page, write.skip, bytes)?;
+        }
+        if rewritten {
+            failpoint::hit("data.rewritten");
         }
         Ok(())
     }
@@ -490,6 +495,7 @@ impl VolumeFs {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
         let old = usize::try_from(state.inode.size.min(size)).unwrap_or(0);
         if let Some(kept) = bytes.get_mut(..old) {
+            self.count_copied_up(state, (0, 0), 0, old);
             self.read_data(node, state, 0, kept)?;
         }
         let at = usize::try_from(offset).unwrap_or(0);
@@ -626,8 +632,26 @@ impl VolumeFs {
             .unwrap_or(usize::MAX)
             .min(PAGE_SIZE);
         match content.get_mut(..length) {
-            Some(old) => self.read_data(node, state, offset, old),
+            Some(old) => {
+                self.count_copied_up(state, (index, position), offset, length);
+                self.read_data(node, state, offset, old)
+            }
             None => Ok(()),
+        }
+    }
+
+    /// Counts what is about to be copied out of the lower, because a page of it is to be stored from now on.
+    fn count_copied_up(
+        &self,
+        state: &NodeState,
+        (index, position): (u64, usize),
+        offset: u64,
+        length: usize,
+    ) {
+        let readable = state.inode.lower.as_ref().map_or(0, |lower| lower.readable);
+        let below = readable.saturating_sub(offset).min(length as u64);
+        if below > 0 && state.is_below(index, position) {
+            self.store.count_copied_up(below);
         }
     }
 
@@ -690,8 +714,10 @@ impl VolumeFs {
                 Some(_) if head.is_new(ino) => Beneath::Nothing,
                 Some(_) => Beneath::Unknown,
             };
-            txn.erase(&prefix, &Group::Removed, beneath)?;
-            let version = if beneath == Beneath::Nothing { None } else { Some(current) };
+            let version = match txn.erase(&prefix, &Group::Removed, beneath)? {
+                Erased::Entirely => None,
+                Erased::Marked => Some(current),
+            };
             return Ok(Cached { group, version, born });
         }
         let touch = if before.version == Some(current) { Touch::Again } else { Touch::First };
@@ -898,6 +924,16 @@ impl Shared {
 }
 
 impl NodeState {
+    /// Tells whether the page of a group that was just looked at is not stored, so that a lower shows through.
+    fn is_below(&self, index: u64, position: usize) -> bool {
+        let mut cache = self.groups.lock();
+        match cache.as_mut().and_then(|cache| cache.get_mut(index)).map(|cached| &cached.group) {
+            Some(Group::Pages(pages)) => pages.get(position) == Some(&Page::Base),
+            Some(Group::Inline(_)) => false,
+            Some(Group::Removed) | None => true,
+        }
+    }
+
     /// Tells whether a file surely has no group stored: it was made in this epoch and holds nothing.
     fn is_blank(&self, node: &Node) -> bool {
         let is_new = node.tree.head.as_ref().is_some_and(|head| head.is_new(node.ino));

@@ -144,6 +144,14 @@ impl VolumeFs {
         *self.invalidator.write() = Some(invalidator);
     }
 
+    /// Has the kernel ask again for every name and its attributes: what it was told of some of them may not be so. Not to be
+    /// called by a thread that answers requests.
+    pub fn distrust_kernel(&self) {
+        if let Some(invalidator) = &*self.invalidator.read() {
+            invalidator.all_entries();
+        }
+    }
+
     /// Takes the journal in which a successor will find what the store does not know. To be called before the first
     /// request.
     pub fn set_journal(&self, journal: Box<dyn NodeJournal>) {

@@ -16,48 +16,51 @@ use hashbrown::HashMap;
 use rocksdb::WriteBatch;
 
 use super::record::{Answered, Record, WriterState};
-use super::{META, Store, StoreError, meta};
+use super::{META, Store, meta};
 use crate::error::FsError;
 use crate::ids::{BranchId, SessionId};
 use crate::request::{Answer, KernelRequest};
 
 impl Store {
-    /// Returns the answers of a session that may be asked for again, by the kernel's numbers of the requests. `branch`
-    /// is what the session writes, `written` how many bytes which requests are known to have written.
+    /// Returns the answers of a session that may be asked for again, by the kernel's numbers of the requests; `None` for one
+    /// that cannot be read. `branch` is what the session writes, `written` how many bytes which requests are known to have written.
     pub(crate) fn recover_answers(
         &self,
         session: SessionId,
         branch: BranchId,
         written: impl Iterator<Item = (u64, u64)>,
-    ) -> Result<HashMap<u64, Answer>, FsError> {
+    ) -> Result<HashMap<u64, Option<Answer>>, FsError> {
         let mut answers = HashMap::new();
         let mut batch = WriteBatch::default();
-        self.db.scan(META, &meta::usage_of(branch), &[], |_, value| {
+        self.db.scan(META, &meta::usage_of(branch), &[], |key, value| {
             let Some(state) = WriterState::decode(value) else {
-                return Err(StoreError::Corrupt { what: format!("usage of branch {branch}") });
+                self.quarantine.add("usage", key);
+                return Ok(true);
             };
             if let Some(answered) = state.answered.filter(|answered| answered.request.session == session) {
-                answers.insert(answered.request.unique, answered.answer);
+                answers.insert(answered.request.unique, Some(answered.answer));
                 batch.put_cf(self.db.family(META), meta::answered(answered.request), answered.encode());
             }
             Ok(true)
         })?;
-        self.db.scan(META, &meta::answered_in(session), &[], |_, value| {
-            let Some(Answered { request, answer }) = Answered::decode(value) else {
-                return Err(StoreError::Corrupt { what: format!("answers of session {session}") });
-            };
-            answers.insert(request.unique, answer);
+        self.db.scan(META, &meta::answered_in(session), &[], |key, value| {
+            match (Answered::decode(value), meta::tail_answered(key)) {
+                (Some(Answered { request, answer }), _) => drop(answers.insert(request.unique, Some(answer))),
+                // It was executed, and nobody knows what came of it.
+                (None, Some(unique)) => drop(answers.insert(unique, None)),
+                (None, None) => {}
+            }
             Ok(true)
         })?;
         for (unique, count) in written {
             // Of a request in several steps, the last one that was done says the most.
             let known = match answers.get(&unique) {
-                Some(Answer::Count(known)) => *known,
+                Some(Some(Answer::Count(known))) => *known,
                 _ => 0,
             };
             let answer = Answer::Count(count.max(known));
             let request = KernelRequest { session, unique };
-            answers.insert(unique, answer);
+            answers.insert(unique, Some(answer));
             batch.put_cf(
                 self.db.family(META),
                 meta::answered(request),

@@ -125,7 +125,7 @@ impl<'a> Txn<'a> {
         prefix: &Prefix,
         marker: &impl Record,
         beneath: Beneath,
-    ) -> Result<(), FsError> {
+    ) -> Result<Erased, FsError> {
         let shows_through = match beneath {
             Beneath::Nothing => false,
             Beneath::Something => true,
@@ -138,11 +138,13 @@ impl<'a> Txn<'a> {
         };
         if shows_through {
             self.put_bytes(prefix, &marker.encode(), Touch::First);
-        } else {
-            let key = prefix.version(self.head.branch, self.epoch());
-            self.batch.delete_cf(self.store.db.family(prefix.family.name()), key);
+            return Ok(Erased::Marked);
         }
-        Ok(())
+        let (branch, epoch, db) = (self.head.branch, self.epoch(), &self.store.db);
+        self.batch.delete_cf(db.family(prefix.family.name()), prefix.version(branch, epoch));
+        // Where files are made and removed for ever without a snapshot, the index must not grow for ever.
+        self.batch.delete_cf(db.family(TOUCHED), prefix.touched(branch, epoch));
+        Ok(Erased::Entirely)
     }
 
     /// Remembers that an inode has no name but is still referred to.
@@ -280,6 +282,15 @@ impl<'a> Txn<'a> {
         }
         Ok(self.admission.clone())
     }
+}
+
+/// What is left of a record that was erased.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Erased {
+    /// Nothing: the epoch has no version of it, and its index does not list it.
+    Entirely,
+    /// The epoch's version says that it is gone.
+    Marked,
 }
 
 /// What an erased record would uncover.

@@ -360,6 +360,12 @@ pub struct SegmentMarkV2 {
     pub boot: u128,
 }
 
+impl SegmentMarkV2 {
+    /// What takes the place of a mark that cannot be read: everything was synced, in a boot that nobody knows.
+    pub const UNREADABLE: SegmentMarkV2 =
+        SegmentMarkV2 { synced_pages: u32::MAX, branch: BranchId(0), loose_from: None, boot: 0 };
+}
+
 impl Record for SegmentMarkV2 {
     fn encode(&self) -> Vec<u8> {
         Writer::version(2)
