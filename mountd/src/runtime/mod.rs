@@ -19,13 +19,23 @@
 //! # Crash consistency
 //! A call that was cut short may have had its effect. [`Runtime::state`] tells, and each call may be made again.
 
+mod choose;
 mod connection;
+#[cfg(test)]
+mod contract;
 mod deadline;
 mod error;
+mod files;
+mod gvisor;
+mod link;
+mod preflight;
+mod processes;
+mod program;
 mod sandbox;
 
 use std::path::Path;
 
+pub(crate) use choose::choose;
 pub(crate) use connection::Connection;
 pub(crate) use deadline::Deadline;
 pub(crate) use error::RuntimeError;
