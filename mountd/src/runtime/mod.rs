@@ -29,6 +29,7 @@ mod files;
 mod gvisor;
 mod link;
 mod preflight;
+mod process;
 mod processes;
 mod program;
 mod sandbox;
