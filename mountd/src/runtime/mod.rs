@@ -27,11 +27,13 @@ mod deadline;
 mod error;
 mod files;
 mod gvisor;
+mod http;
 mod link;
 mod preflight;
 mod process;
 mod processes;
 mod program;
+pub(crate) mod readiness;
 mod sandbox;
 
 use std::path::Path;
