@@ -19,13 +19,27 @@
 //! # Crash consistency
 //! A call that was cut short may have had its effect. [`Runtime::state`] tells, and each call may be made again.
 
+mod choose;
+mod connection;
+#[cfg(test)]
+mod contract;
 mod deadline;
 mod error;
+mod files;
+mod gvisor;
+mod http;
+mod link;
+mod preflight;
+mod process;
+mod processes;
+mod program;
+pub(crate) mod readiness;
 mod sandbox;
 
-use std::net::TcpStream;
 use std::path::Path;
 
+pub(crate) use choose::choose;
+pub(crate) use connection::Connection;
 pub(crate) use deadline::Deadline;
 pub(crate) use error::RuntimeError;
 pub(crate) use sandbox::{Accelerator, Container, Machine, Network, Sandbox, VolumeMount};
@@ -84,6 +98,10 @@ pub(crate) trait Runtime: Send + Sync {
     /// settings that contradict each other, settings that would bypass a mount.
     fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError>;
 
+    /// Checks that the memory of this sandbox could be saved, as far as that can be told without pausing it: not every runtime can,
+    /// and some not with every setting.
+    fn check_save(&self, sandbox: &Sandbox) -> Result<(), RuntimeError>;
+
     /// Makes the sandbox. Its volumes are mounted already. Remains of an earlier attempt are taken away first.
     fn create(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError>;
 
@@ -115,6 +133,7 @@ pub(crate) trait Runtime: Send + Sync {
     /// Returns the process that stands for the sandbox on the host, if there is one.
     fn pid(&self, sandbox: &Sandbox) -> Result<Option<u32>, RuntimeError>;
 
-    /// Connects to a TCP port on which a program inside the sandbox listens, also where the sandbox has a network of its own.
-    fn connect(&self, sandbox: &Sandbox, port: u16, deadline: Deadline) -> Result<TcpStream, RuntimeError>;
+    /// Connects to a TCP port on which a program inside the sandbox listens, also where the sandbox has a network of its own, or none.
+    /// Where something stands between, the connection may be accepted though nobody listens: it ends before a byte arrives then.
+    fn connect(&self, sandbox: &Sandbox, port: u16, deadline: Deadline) -> Result<Connection, RuntimeError>;
 }
