@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
+use super::actor::ActorCommand;
 use super::check::{FsckArgs, GcArgs};
 use super::fork::ForkArgs;
 use super::log::LogArgs;
@@ -71,6 +72,9 @@ pub(super) enum Command {
     Snapshot(SnapshotCommand),
     /// Make a new volume out of a snapshot
     Fork(ForkArgs),
+    /// Check templates of actors
+    #[command(subcommand)]
+    Actor(ActorCommand),
     /// Show the history of cuts and forks
     Log(LogArgs),
     /// Check the store
@@ -211,6 +215,8 @@ mod tests {
             "snapshot diff web@1 web@2",
             "snapshot diff web@1 web2",
             "fork web@1 web2 --mount /mnt2",
+            "actor validate agent.yaml",
+            "actor validate -",
             "log --graph",
             "log web",
             "fsck --repair --offline",
@@ -245,6 +251,7 @@ mod tests {
             "snapshot rm",
             "fork web web2",
             "fork @1 web2",
+            "actor validate",
             "volume set-quota web --bytes -1",
             "volume set-quota web",
             "volume ls --request-id 17",

@@ -3,6 +3,7 @@
 //! One file per command family holds its arguments, its calls, and both of its outputs: for people,
 //! and with `--json` exactly one document. Errors are one line on standard error.
 
+mod actor;
 mod arguments;
 mod check;
 mod doctor;
