@@ -17,6 +17,7 @@
 //! - Nothing but the commit of a transaction, a cut, or a change of the registry writes to RocksDB, and
 //!   each is one batch.
 
+mod actors;
 mod answers;
 mod appearance;
 mod changes;
@@ -62,6 +63,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
 
+pub use actors::{ActorChange, Durability, Listed, VolumeOrigin};
 pub use appearance::{Change, ChangeKind, LogEntry, SnapshotInfo, StoreUsage, VolumeInfo, VolumeSpec};
 pub use cut::{CutReport, CutSnapshot};
 pub use db::MemoryBudget;
