@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod actor;
 mod api;
 pub mod cli;
 pub mod client;
@@ -22,12 +23,11 @@ mod keeper;
 mod mounts;
 pub mod paths;
 pub mod proto;
-#[expect(dead_code, reason = "actors, which use it, are not written yet")]
+#[allow(dead_code, reason = "drivers that use the rest of it are on their way")]
 mod runtime;
 pub mod socket;
 mod supervisor;
-#[expect(dead_code, reason = "actors, which use the rest of it, are not written yet")]
-#[cfg_attr(not(test), expect(unused_imports, reason = "actors, which use them, are not written yet"))]
+#[allow(dead_code, reason = "a template can be asked for more than actors need")]
 mod template;
 pub mod units;
 mod usage;

@@ -142,7 +142,8 @@ pub(super) fn micros(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX)
 }
 
-fn unix_ns(time: Timestamp) -> i64 {
+/// Returns a time as the API has it.
+pub(super) fn unix_ns(time: Timestamp) -> i64 {
     time.secs.saturating_mul(1_000_000_000).saturating_add(i64::from(time.nanos))
 }
 

@@ -7,6 +7,7 @@ use durdir_fs::store::{CutReport, Receipt, VolumeInfo};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::actors::check_not_held;
 use super::mounts::{mount_as_begun, mount_view};
 use super::volumes::show;
 use super::{ApiError, Done, Ticket, convert};
@@ -94,6 +95,7 @@ impl Snapshots for SnapshotsService {
                 if let Some(used) = node.mounts.of_snapshot(id, info.epoch).into_iter().next() {
                     return Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint });
                 }
+                check_not_held(node, given, id, info.epoch)?;
             }
             let names: Vec<&str> = snapshots.iter().map(String::as_str).collect();
             let remove = |receipt: Receipt<'_, ()>| node.store.remove_snapshots(&names, receipt);

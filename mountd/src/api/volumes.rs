@@ -5,6 +5,7 @@ use std::sync::Arc;
 use durdir_fs::store::{Receipt, VolumeInfo};
 use tonic::{Request, Response, Status};
 
+use super::actors::check_not_owned;
 use super::{ApiError, Ticket, convert};
 use crate::daemon::Node;
 use crate::proto::volumes_server::Volumes;
@@ -65,6 +66,7 @@ impl Volumes for VolumesService {
             if let Some(used) = node.mounts.of_volume(info.id).into_iter().next() {
                 return Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint });
             }
+            check_not_owned(node, &name, info.id)?;
             ticket.change(|receipt| node.store.remove_volume(&name, receipt), |()| RemoveVolumeResponse {})
         };
         self.node.perform("volume rm", request, work).await
@@ -72,10 +74,11 @@ impl Volumes for VolumesService {
 
     async fn rename_volume(&self, request: Request<RenameVolumeRequest>) -> Result<Response<Volume>, Status> {
         let work = |node: &Node, RenameVolumeRequest { name, new_name }, ticket: Ticket<'_>| {
+            check_not_owned(node, &name, node.store.volume(&name)?.id)?;
             let rename = |receipt: Receipt<'_, VolumeInfo>| {
                 let renamed = node.store.rename_volume(&name, &new_name, receipt)?;
                 node.mounts.renamed(renamed.id, &new_name);
-                Ok(renamed)
+                Ok::<_, ApiError>(renamed)
             };
             ticket.change(rename, |info: &VolumeInfo| show(node, info.clone()))
         };
@@ -99,6 +102,7 @@ impl Volumes for VolumesService {
         request: Request<RollbackVolumeRequest>,
     ) -> Result<Response<Volume>, Status> {
         let work = |node: &Node, RollbackVolumeRequest { name, snapshot }, ticket: Ticket<'_>| {
+            check_not_owned(node, &name, node.store.volume(&name)?.id)?;
             ticket.change(
                 |receipt| node.store.rollback(&name, &snapshot, receipt),
                 |info: &VolumeInfo| show(node, info.clone()),

@@ -72,7 +72,7 @@ pub(super) enum Command {
     Snapshot(SnapshotCommand),
     /// Make a new volume out of a snapshot
     Fork(ForkArgs),
-    /// Check templates of actors
+    /// Run, pause, capture and fork actors: sandboxes with an identity
     #[command(subcommand)]
     Actor(ActorCommand),
     /// Show the history of cuts and forks
@@ -217,6 +217,17 @@ mod tests {
             "fork web@1 web2 --mount /mnt2",
             "actor validate agent.yaml",
             "actor validate -",
+            "actor create -f agent.yaml --id web",
+            "actor create -f -",
+            "actor ls",
+            "actor show web",
+            "actor start web",
+            "actor pause web --scope Data",
+            "actor resume web",
+            "actor suspend web",
+            "actor commit web",
+            "actor fork 0194c1f0-6f2a-7b3c-8d4e-5f6071829304 web2 -f other.yaml --scope Data",
+            "actor rm web --dry-run",
             "log --graph",
             "log web",
             "fsck --repair --offline",
@@ -252,6 +263,9 @@ mod tests {
             "fork web web2",
             "fork @1 web2",
             "actor validate",
+            "actor create",
+            "actor pause web --scope data",
+            "actor fork web",
             "volume set-quota web --bytes -1",
             "volume set-quota web",
             "volume ls --request-id 17",

@@ -105,7 +105,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Volume(command) => volume::run(session, command).await,
         Command::Snapshot(command) => snapshot::run(session, command).await,
         Command::Fork(arguments) => fork::fork(session, arguments).await,
-        Command::Actor(command) => actor::run(session, command),
+        Command::Actor(command) => actor::run(session, command).await,
         Command::Log(arguments) => log::log(session, arguments).await,
         Command::Fsck(arguments) => check::fsck(session, arguments).await,
         Command::Gc(arguments) => check::gc(session, arguments).await,
