@@ -96,10 +96,11 @@ impl Actors {
     /// Looks after actors that nobody works on: whether sandboxes that should run still do, and whether anything could not be undone
     /// or completed before. `wants` tells which are worth a closer look.
     pub(crate) fn look(&self, wants: impl Fn(&Actor) -> bool) {
-        for actor in self.all() {
-            let is_left = actor.document.operation.is_some();
-            let should_run = actor.document.standing == Standing::Running;
-            if !(is_left || should_run) || !wants(&actor) {
+        let is_of_interest = |actor: &Actor| {
+            actor.document.operation.is_some() || actor.document.standing == Standing::Running
+        };
+        for actor in self.select(is_of_interest) {
+            if !wants(&actor) {
                 continue;
             }
             // Whoever works on it looks after it.

@@ -16,7 +16,7 @@ use super::error::ActorError;
 use super::names;
 use super::queue::{InHand, Verdict, decide};
 use super::record::{Actor, Capture};
-use super::state::{Held, OperationKind};
+use super::state::{Held, OperationKind, Standing};
 use super::world::World;
 use crate::api::ApiError;
 use crate::exit::one_line;
@@ -112,8 +112,17 @@ impl Actors {
 
     /// Returns all actors, as they were stored last.
     pub(crate) fn all(&self) -> Vec<Actor> {
+        self.select(|_| true)
+    }
+
+    /// Returns those for which `wanted` holds.
+    pub(super) fn select(&self, wanted: impl Fn(&Actor) -> bool) -> Vec<Actor> {
         let slots: Vec<_> = self.slots.lock().values().cloned().collect();
-        slots.iter().map(|slot| slot.inner.lock().actor.clone()).collect()
+        let chosen = slots.iter().filter_map(|slot| {
+            let inner = slot.inner.lock();
+            wanted(&inner.actor).then(|| inner.actor.clone())
+        });
+        chosen.collect()
     }
 
     /// Returns one.
@@ -123,9 +132,10 @@ impl Actors {
 
     /// Tells whether any actor runs, or something is being done with one.
     pub(crate) fn any_at_work(&self) -> bool {
-        self.all().iter().any(|actor| {
-            actor.document.operation.is_some() || actor.document.standing == super::state::Standing::Running
-        })
+        let at_work = self.select(|actor| {
+            actor.document.operation.is_some() || actor.document.standing == Standing::Running
+        });
+        !at_work.is_empty()
     }
 
     /// Refuses while something is being done with an actor.
@@ -138,7 +148,7 @@ impl Actors {
 
     /// Returns the actor that a volume belongs to.
     pub(crate) fn owner_of_volume(&self, volume: VolumeId) -> Option<String> {
-        self.all().into_iter().find(|actor| actor.volumes.contains(&volume)).map(|actor| actor.id)
+        self.select(|actor| actor.volumes.contains(&volume)).pop().map(|actor| actor.id)
     }
 
     /// Returns the actor that a capture with this snapshot is of.
@@ -158,7 +168,7 @@ impl Actors {
 
     /// Returns the process that stands for an actor's sandbox, if it runs.
     pub(crate) fn pid_of(&self, actor: &Actor) -> Option<u32> {
-        let runs = matches!(actor.document.standing, super::state::Standing::Running);
+        let runs = matches!(actor.document.standing, Standing::Running);
         let runtime = self.world.runtime(actor.recipe.runtime).ok().filter(|_| runs)?;
         runtime.pid(&self.sandbox_of(actor)).ok().flatten()
     }
