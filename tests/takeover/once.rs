@@ -50,6 +50,14 @@ const CASES: &[Case] = &[
         file.write_all(b"+").unwrap();
         assert_eq!(mount.text("file"), "content+");
     }),
+    // Over a page of this very epoch: its records go ahead, and that it is done is noted.
+    ("write", |mount| {
+        let file = open(mount.path("big"), libc::O_RDWR, 0).unwrap();
+        file.write_all_at(&[b'Y'; 4096], 8192).unwrap();
+        file.write_all_at(&[b'Z'; 10], 8190).unwrap();
+        let expected = [&[b'x'; 8190][..], &[b'Z'; 10], &[b'Y'; 4088], &[b'x'; 4096]].concat();
+        assert_eq!(mount.read("big"), expected);
+    }),
     ("setattr", |mount| {
         // A truncation that is done again after a write that followed it would be noticed.
         let file = open(mount.path("file"), libc::O_RDWR, 0).unwrap();
@@ -86,7 +94,8 @@ fn prepared(mount: &Mount) {
 }
 
 fn layout() -> Layout {
-    lower! { "file" => file("content").xattr("user.old", "old"), "dir" => dir(), "copy" => "copy" }
+    let big = "x".repeat(16384);
+    lower! { "big" => big.as_str(), "file" => file("content").xattr("user.old", "old"), "dir" => dir(), "copy" => "copy" }
 }
 
 fn die_at(moment: &str, signal: &str) {

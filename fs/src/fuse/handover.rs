@@ -23,8 +23,8 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::session_memory::{Begun, InFlight, SessionMemory};
 use super::stats::OpKind;
+use crate::ops::Unanswered;
 use crate::request::{Executing, KernelRequest, Ledger, THREADS};
-use crate::store::record::PageRun;
 
 /// The mark of a request that is sent again, in its number.
 const RESENT: u64 = 1 << 63;
@@ -60,11 +60,10 @@ pub(super) struct Handover {
     condemned: Mutex<Vec<InFlight>>,
 }
 
-/// What a predecessor was executing when it died.
-pub(super) fn left_in_flight(memory: &SessionMemory) -> Vec<(u64, PageRun)> {
-    let in_flight = memory.in_flight();
-    let runs = in_flight.iter().flat_map(|request| request.pages.iter().map(|&run| (request.unique, run)));
-    runs.map(|(unique, (segment, page, count))| (unique, PageRun { segment, page, count })).collect()
+/// What a predecessor had not answered when it died.
+pub(super) fn left_unanswered(memory: &SessionMemory) -> Vec<Unanswered> {
+    let in_flight = memory.in_flight().into_iter();
+    in_flight.map(|InFlight { unique, pages, written, .. }| Unanswered { unique, pages, written }).collect()
 }
 
 /// A request that a worker must not execute any more.

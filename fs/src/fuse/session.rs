@@ -113,8 +113,8 @@ impl Transport for Classic {
             .device()
             .ok_or_else(|| wrong(FsError::Invalid { what: "session that was never attached" }))?;
         let facts = memory.facts().map_err(|source| wrong(FsError::Session { source }))?;
-        let pages = handover::left_in_flight(&memory);
-        fs.adopt(memory.session(), facts, &pages).map_err(wrong)?;
+        let unanswered = handover::left_unanswered(&memory);
+        fs.adopt(memory.session(), facts, &unanswered).map_err(wrong)?;
         fs.set_journal(Box::new(Arc::clone(&memory)));
         let handover = Handover::of(Arc::clone(&memory), Some(death));
         for request in handover.take_condemned() {

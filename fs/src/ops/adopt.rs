@@ -42,6 +42,17 @@ pub(super) struct Adopted {
     answers: Mutex<HashMap<u64, Option<Answer>>>,
 }
 
+/// A request that a predecessor had not answered when it died.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unanswered {
+    /// The kernel's number, without the mark of one sent again.
+    pub unique: u64,
+    /// Pages it was handed and had not committed: segment, first page, count.
+    pub pages: Vec<(u32, u32, u32)>,
+    /// How many bytes it has written, if it is done and no batch says so.
+    pub written: Option<u64>,
+}
+
 /// The result of an operation, made from what was stored as the answer of its first execution.
 pub trait FromAnswer: Sized {
     /// Returns it. `node` is the one that the request names first.
@@ -89,9 +100,14 @@ fn other_answer(node: NodeId) -> FsError {
 }
 
 impl VolumeFs {
-    /// Goes on with what a predecessor served in `session`. `facts` is its journal, `pages` what requests were handed that it
-    /// died over. To be called before the first request.
-    pub fn adopt(&self, session: SessionId, facts: Vec<u8>, pages: &[(u64, PageRun)]) -> Result<(), FsError> {
+    /// Goes on with what a predecessor served in `session`. `facts` is its journal, `unanswered` what it died over. To be called
+    /// before the first request.
+    pub fn adopt(
+        &self,
+        session: SessionId,
+        facts: Vec<u8>,
+        unanswered: &[Unanswered],
+    ) -> Result<(), FsError> {
         let inherited = Inherited::parse(facts)?;
         let tree = self.root.read().clone();
         let mut orphans = HashSet::new();
@@ -104,12 +120,14 @@ impl VolumeFs {
                 }
                 Ok(true)
             })?;
-            answers = self.store.recover_answers(session, head.branch)?;
+            let written = unanswered.iter().filter_map(|request| Some((request.unique, request.written?)));
+            answers = self.store.recover_answers(session, head.branch, written)?;
         }
         // Nothing refers to pages of a request that was not executed. One that was in several steps has an answer, and what its last
         // step was handed stays until `fsck --repair`.
-        for (_, run) in pages.iter().filter(|(unique, _)| !answers.contains_key(unique)) {
-            self.store.segments.punch(*run)?;
+        let not_executed = unanswered.iter().filter(|request| !answers.contains_key(&request.unique));
+        for &(segment, page, count) in not_executed.flat_map(|request| &request.pages) {
+            self.store.segments.punch(PageRun { segment, page, count })?;
         }
         self.nodes.inherit(inherited.called.iter().map(|(&node, &called)| (node, called)));
         let adopted = Adopted {

@@ -46,7 +46,7 @@ use std::sync::{Arc, OnceLock};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
-pub use adopt::FromAnswer;
+pub use adopt::{FromAnswer, Unanswered};
 pub use dir::{DirEntry, Sink};
 pub use invalidate::Invalidate;
 pub use io::KillSuid;

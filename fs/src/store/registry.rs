@@ -25,6 +25,10 @@ pub(crate) struct Registry {
     names: HashMap<String, VolumeId>,
     pub(crate) branches: BTreeMap<BranchId, Branch>,
     pub(crate) snapshots: BTreeMap<(BranchId, Epoch), Snapshot>,
+    /// The branches that each volume made.
+    made_by: BTreeSet<(VolumeId, BranchId)>,
+    /// Snapshots that have a name beside their epoch.
+    named: HashMap<VolumeId, HashMap<String, (BranchId, Epoch)>>,
     /// (parent, epoch, child) of every fork.
     forks: BTreeSet<(BranchId, Epoch, BranchId)>,
     /// Snapshots that are in use by a view, and how often.
@@ -67,7 +71,7 @@ impl Registry {
             let Some((branch, epoch)) = meta::tail_u32_u64(key) else { return Ok(true) };
             let at = (BranchId(branch), Epoch(epoch));
             match Snapshot::decode(value) {
-                Some(snapshot) => drop(registry.snapshots.insert(at, snapshot)),
+                Some(snapshot) => registry.insert_snapshot(at, snapshot),
                 None => drop(registry.unreadable.snapshots.insert(at)),
             }
             Ok(true)
@@ -141,12 +145,34 @@ impl Registry {
         if let Some((parent, epoch)) = branch.parent {
             self.forks.insert((parent, epoch, id));
         }
+        self.made_by.insert((branch.volume, id));
         self.branches.insert(id, branch);
     }
 
     pub(crate) fn remove_branch(&mut self, id: BranchId) {
-        if let Some(Branch { parent: Some((parent, epoch)), .. }) = self.branches.remove(&id) {
+        let Some(Branch { parent, volume, .. }) = self.branches.remove(&id) else { return };
+        self.made_by.remove(&(volume, id));
+        if let Some((parent, epoch)) = parent {
             self.forks.remove(&(parent, epoch, id));
+        }
+    }
+
+    pub(crate) fn insert_snapshot(&mut self, key: (BranchId, Epoch), snapshot: Snapshot) {
+        self.remove_snapshot(key);
+        if let Some(name) = &snapshot.name {
+            self.named.entry(snapshot.volume).or_default().insert(name.clone(), key);
+        }
+        self.snapshots.insert(key, snapshot);
+    }
+
+    pub(crate) fn remove_snapshot(&mut self, key: (BranchId, Epoch)) {
+        if let Some(Snapshot { volume, name: Some(name), .. }) = self.snapshots.remove(&key)
+            && let Some(names) = self.named.get_mut(&volume)
+        {
+            names.remove(&name);
+            if names.is_empty() {
+                self.named.remove(&volume);
+            }
         }
     }
 
@@ -172,14 +198,11 @@ impl Registry {
         let (volume, name) = called.rsplit_once('@').ok_or_else(not_found)?;
         let (id, _) = self.volume(volume)?;
         let epoch = name.parse().ok().map(Epoch);
-        let found = self
-            .snapshots_of(id)
-            .find(|&(_, _, snapshot)| snapshot.name.as_deref() == Some(name))
-            .or_else(|| self.snapshots_of(id).find(|&(_, found, _)| Some(found) == epoch));
+        let at_epoch = || self.snapshot_at(id, epoch?);
         let is_it = |&(branch, at): &(BranchId, Epoch)| {
             Some(at) == epoch && self.branches.get(&branch).is_some_and(|branch| branch.volume == id)
         };
-        match found {
+        match self.snapshot_named(id, name).or_else(at_epoch) {
             Some(found) => Ok(found),
             None if self.unreadable.snapshots.iter().any(is_it) => {
                 Err(StoreError::Corrupt { what: format!("snapshot record of {called}") }.into())
@@ -188,18 +211,46 @@ impl Registry {
         }
     }
 
+    /// Finds a snapshot of a volume by the name it was given.
+    pub(crate) fn snapshot_named(
+        &self,
+        volume: VolumeId,
+        name: &str,
+    ) -> Option<(BranchId, Epoch, &Snapshot)> {
+        let &(branch, epoch) = self.named.get(&volume)?.get(name)?;
+        self.snapshots.get(&(branch, epoch)).map(|snapshot| (branch, epoch, snapshot))
+    }
+
+    /// Finds a snapshot of a volume by its epoch.
+    pub(crate) fn snapshot_at(&self, volume: VolumeId, epoch: Epoch) -> Option<(BranchId, Epoch, &Snapshot)> {
+        self.branches_of(volume)
+            .find_map(|branch| self.snapshots.get(&(branch, epoch)).map(|snapshot| (branch, epoch, snapshot)))
+    }
+
+    /// Returns the newest snapshot of each branch that the volume made.
+    pub(crate) fn newest_snapshots(&self, volume: VolumeId) -> impl Iterator<Item = &Snapshot> {
+        self.branches_of(volume).filter_map(|branch| {
+            let all = self.snapshots.range((branch, Epoch(0))..=(branch, Epoch(u64::MAX)));
+            all.last().map(|(_, snapshot)| snapshot)
+        })
+    }
+
+    /// The branches that a volume made, oldest first.
+    pub(crate) fn branches_of(&self, volume: VolumeId) -> impl Iterator<Item = BranchId> {
+        let range = (volume, BranchId(0))..=(volume, BranchId(u32::MAX));
+        self.made_by.range(range).map(|&(_, branch)| branch)
+    }
+
     /// All snapshots of a volume, oldest branch first.
     pub(crate) fn snapshots_of(
         &self,
         volume: VolumeId,
     ) -> impl Iterator<Item = (BranchId, Epoch, &Snapshot)> {
-        self.branches.iter().filter(move |(_, branch)| branch.volume == volume).flat_map(
-            move |(&branch, _)| {
-                self.snapshots
-                    .range((branch, Epoch(0))..=(branch, Epoch(u64::MAX)))
-                    .map(|(&(branch, epoch), snapshot)| (branch, epoch, snapshot))
-            },
-        )
+        self.branches_of(volume).flat_map(move |branch| {
+            self.snapshots
+                .range((branch, Epoch(0))..=(branch, Epoch(u64::MAX)))
+                .map(|(&(branch, epoch), snapshot)| (branch, epoch, snapshot))
+        })
     }
 
     /// How a snapshot is called, `VOLUME@EPOCH`.
@@ -288,7 +339,7 @@ impl Registry {
 
     /// Returns the largest epoch that any branch of the volume has seen.
     pub(crate) fn last_epoch(&self, volume: VolumeId) -> Epoch {
-        let of_volume = self.branches.values().filter(|branch| branch.volume == volume);
+        let of_volume = self.branches_of(volume).filter_map(|id| self.branches.get(&id));
         of_volume.map(|branch| branch.epoch).max().unwrap_or(Epoch(0))
     }
 }

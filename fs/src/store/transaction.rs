@@ -247,11 +247,18 @@ impl<'a> Txn<'a> {
         self.committed = true;
         // What only tidies up may run within a request, but answers nothing.
         let executing = request::executing().filter(|_| self.purpose == Purpose::Change);
-        if self.charged == Usage::default() && executing.is_none() {
-            // Everything may have gone ahead.
-            if !batch.is_empty() {
-                store.db.write(batch)?;
+        let written = match answer {
+            Answer::Count(count) => Some(count),
+            Answer::Done | Answer::Inode(_) => None,
+        };
+        if batch.is_empty() && self.charged == Usage::default() && (executing.is_none() || written.is_some())
+        {
+            // Everything went ahead, or there was nothing.
+            if let Some(count) = written {
+                request::note_written(count);
             }
+        } else if self.charged == Usage::default() && executing.is_none() {
+            store.db.write(batch)?;
         } else {
             let (index, mut writer) = head.writer(executing.map(|executing| executing.thread));
             let mut state = *writer;

@@ -116,12 +116,7 @@ impl Store {
         self.check_not_live(head, name)?;
         let snapshots: Vec<_> = registry.snapshots_of(id).map(|(branch, epoch, _)| (branch, epoch)).collect();
         check_not_viewed(&registry, &snapshots)?;
-        let branches: Vec<_> = registry
-            .branches
-            .iter()
-            .filter(|(_, branch)| branch.volume == id)
-            .map(|(&branch, _)| branch)
-            .collect();
+        let branches: Vec<_> = registry.branches_of(id).collect();
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.db.family(META), meta::volume(id));
         batch.delete_cf(self.db.family(META), meta::flag(id));
@@ -134,8 +129,8 @@ impl Store {
         }
         self.commit_change(batch, receipt, &())?;
         registry.remove_volume(id);
-        for key in &snapshots {
-            registry.snapshots.remove(key);
+        for &key in &snapshots {
+            registry.remove_snapshot(key);
         }
         registry.take_unreadable_snapshots(&branches);
         drop(registry);

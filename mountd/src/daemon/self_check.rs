@@ -172,12 +172,12 @@ mod tests {
 
     #[test]
     fn what_would_not_be_understood_is_refused() {
-        let with = |name: &'static str, value: &'static str| {
-            check_handover(move |asked| (asked == name).then(|| value.to_owned()))
+        let with = |name: &'static str, value: u32| {
+            check_handover(move |asked| (asked == name).then(|| value.to_string()))
         };
         check_handover(|_| None).unwrap();
-        with(SESSION_MEMORY, "1").unwrap();
-        assert!(with(SESSION_MEMORY, "2").is_err());
-        assert!(with(SUPERVISOR_STATE, "0").is_err());
+        with(SESSION_MEMORY, SESSION_MEMORY_VERSION).unwrap();
+        assert!(with(SESSION_MEMORY, SESSION_MEMORY_VERSION + 1).is_err());
+        assert!(with(SUPERVISOR_STATE, 0).is_err());
     }
 }

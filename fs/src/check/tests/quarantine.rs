@@ -290,7 +290,7 @@ fn answer_that_cannot_be_read_is_an_error_and_no_second_execution() {
     let request = |unique| KernelRequest { session: SessionId(5), unique };
     fixture.put(META, &meta::answered(request(8)), GARBAGE);
     let fixture = fixture.reopened();
-    let answers = fixture.store.recover_answers(SessionId(5), BRANCH).unwrap();
+    let answers = fixture.store.recover_answers(SessionId(5), BRANCH, std::iter::empty()).unwrap();
     assert_eq!(answers.get(&8), Some(&None));
     let fs = fixture.store.open_head("v").unwrap();
     fs.adopt(SessionId(5), Vec::new(), &[]).unwrap();

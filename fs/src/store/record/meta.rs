@@ -138,6 +138,13 @@ pub struct SnapshotV1 {
     pub usage: UsageV1,
 }
 
+impl SnapshotV1 {
+    /// Returns the name that stands for it in listings: its own, or its epoch.
+    pub fn shown_as(&self, epoch: Epoch) -> String {
+        self.name.clone().unwrap_or_else(|| epoch.to_string())
+    }
+}
+
 impl Record for SnapshotV1 {
     fn encode(&self) -> Vec<u8> {
         Writer::version(1)
