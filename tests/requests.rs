@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use durdir_tests::support::*;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -310,6 +311,9 @@ fn a_mount_asked_of_a_daemon_that_ends_is_made_by_the_next() {
     mountd.env("DURDIR_FAILPOINTS", "mount.after-intent:sleep=11000");
     mountd.env("DURDIR_FAILPOINT_SWITCHES", &switches);
     run(&mut mountd, LIMIT).ok();
+    // Its end waits for whoever uses a mount.
+    let other = store.mount("other");
+    let used = std::fs::File::create(other.path("used")).unwrap();
     let switch = switches.join("mount.after-intent");
     std::fs::write(&switch, "").unwrap();
     let mountpoint = store.mountpoint();
@@ -320,11 +324,18 @@ fn a_mount_asked_of_a_daemon_that_ends_is_made_by_the_next() {
         });
         // It comes with the intent.
         eventually("the volume is there", LIMIT, || {
-            store.json(["volume", "ls"]).as_array().unwrap().first().map(drop)
+            (store.json(["volume", "ls"]).as_array().unwrap().len() == 2).then_some(())
         });
         std::fs::remove_file(&switch).unwrap();
-        store.stop_daemon();
-        assert!(store.log().contains("mountd is shutting down"), "{}", store.log_tail());
+        let pids = store.daemon();
+        signal(pids[0], Signal::SIGTERM);
+        eventually("the call is refused", LIMIT, || {
+            store.log().contains("mountd is shutting down").then_some(())
+        });
+        drop(used);
+        for pid in pids {
+            assert!(wait_for_exit(pid, LIMIT), "{pid} still runs");
+        }
         store.start_daemon([""; 0]);
         mounting.join().unwrap().ok();
     });

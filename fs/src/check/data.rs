@@ -231,23 +231,23 @@ impl Segments {
     /// Looks for pages that take space in segments that nobody writes to, and that nothing refers to.
     pub(super) fn check_leaks(&self, check: &mut Check<'_>, quiet: &[u32]) -> Result<(), FsError> {
         for &segment in quiet {
-            let leaked = self.leaks_of(check.store, segment)?;
-            let pages = leaked.iter().map(|run| u64::from(run.count)).sum();
+            let Leaks { written, zero } = self.leaks_of(check.store, segment)?;
+            let repaired = check.repair == Repair::Yes;
+            if repaired && !(written.is_empty() && zero.is_empty()) {
+                repair::punch(check.store, &[written.as_slice(), zero.as_slice()].concat())?;
+            }
+            let pages = written.iter().map(|run| u64::from(run.count)).sum();
             if pages > 0 {
-                let repaired = check.repair == Repair::Yes;
-                if repaired {
-                    repair::punch(check.store, &leaked)?;
-                }
                 check.findings.add(Issue::LeakedPages { segment, pages, repaired });
             }
         }
         Ok(())
     }
 
-    fn leaks_of(&self, store: &Store, id: u32) -> Result<Vec<PageRun>, StoreError> {
-        let mut leaked: Vec<PageRun> = Vec::new();
+    fn leaks_of(&self, store: &Store, id: u32) -> Result<Leaks, StoreError> {
+        let mut leaks = Leaks::default();
         // It may have been unlinked meanwhile.
-        let Ok(segment) = store.segments.get(id) else { return Ok(leaked) };
+        let Ok(segment) = store.segments.get(id) else { return Ok(leaks) };
         let mut bytes = vec![0; PAGE_SIZE];
         let mut at = 0;
         while let Some(run) = segment.next_data(at)? {
@@ -256,19 +256,29 @@ impl Segments {
                 if self.known.contains(id, page) {
                     continue;
                 }
-                // Not every host can punch single pages: zeros were given back as far as that goes.
                 segment.read(page, 0, &mut bytes)?;
-                if bytes.iter().all(|&byte| byte == 0) {
-                    continue;
-                }
-                match leaked.last_mut() {
+                let runs = match bytes.iter().all(|&byte| byte == 0) {
+                    true => &mut leaks.zero,
+                    false => &mut leaks.written,
+                };
+                match runs.last_mut() {
                     Some(last) if last.page + last.count == page => last.count += 1,
-                    _ => leaked.push(PageRun { segment: id, page, count: 1 }),
+                    _ => runs.push(PageRun { segment: id, page, count: 1 }),
                 }
             }
         }
-        Ok(leaked)
+        Ok(leaks)
     }
+}
+
+/// Pages of a segment that nothing refers to.
+#[derive(Default)]
+struct Leaks {
+    /// Those that hold something.
+    written: Vec<PageRun>,
+    /// Those that are all zeros. Not every host can punch single pages: these may have been given back as far as that goes, and
+    /// are no finding. A program may have written zeros as well, so a repair gives them back once more.
+    zero: Vec<PageRun>,
 }
 
 /// Reads pages that lie side by side and compares them with their checksums.

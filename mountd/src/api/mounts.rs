@@ -10,6 +10,7 @@
 //! | intent to mount, also one that was carried out | nothing mounted there, or a dead mount | mount: a daemon that is gone took its mounts with it |
 //! | intent to mount | the same volume or snapshot, mounted there the same way | that mount is the answer: a successor took it over |
 //! | intent to mount | something else there, or the head mounted elsewhere | somebody else came first: a conflict, and what the intent began with is taken back |
+//! | intent to mount, by a daemon that was ending | whatever it left | the next daemon goes on with it, as after a kill |
 //! | intent that was carried out | the same | a conflict; nothing is taken back, programs may have used it |
 //! | intent to mount, of a volume that the call made | no such volume | somebody removed it since: not found |
 //! | intent to unmount | still mounted | unmount |
@@ -158,8 +159,8 @@ pub(super) fn mount_as_begun(
         return Ok(mounted);
     }
     let mounted = node.mounts.mount_head(&node.store, volume, plan).inspect_err(|error| {
-        let taken_back = if intent.mounted {
-            // Programs have had it since.
+        let taken_back = if intent.mounted || matches!(error, ApiError::ShuttingDown) {
+            // Programs have had it since; or the client asks the next daemon, which goes on from here.
             Ok(())
         } else if intent.created {
             node.store.remove_volume(volume, ticket.refuse_with(error))
