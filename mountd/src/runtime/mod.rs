@@ -26,6 +26,7 @@ mod contract;
 mod deadline;
 mod error;
 mod files;
+mod guest;
 mod gvisor;
 mod http;
 mod link;
@@ -33,8 +34,10 @@ mod preflight;
 mod process;
 mod processes;
 mod program;
+mod qemu;
 pub(crate) mod readiness;
 mod sandbox;
+mod virtiofsd;
 
 use std::path::Path;
 
