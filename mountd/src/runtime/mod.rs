@@ -20,6 +20,7 @@
 //! A call that was cut short may have had its effect. [`Runtime::state`] tells, and each call may be made again.
 
 mod choose;
+mod cloud_hypervisor;
 mod connection;
 #[cfg(test)]
 mod contract;
