@@ -101,3 +101,16 @@ fn a_machine_that_was_killed_from_outside_has_exited() {
     fs::write(fixture.sandbox.directory.join("boot"), "another\n").unwrap();
     assert_eq!(fixture.state(), SandboxState::Absent);
 }
+
+#[test]
+fn the_accelerator_that_is_chosen_by_itself_is_remembered() {
+    let mut fixture = Fixture::new(&Qemu, Network::None, machine());
+    let kernel = kernel(&fixture.sandbox).unwrap();
+    let choose = |sandbox: &Sandbox| accelerator::choose(sandbox, &kernel, soon()).unwrap();
+    assert_eq!(choose(&fixture.sandbox), Kind::Tcg);
+    fixture.sandbox.machine.accelerator = Accelerator::Auto;
+    let chosen = choose(&fixture.sandbox);
+    let started = std::time::Instant::now();
+    assert_eq!(choose(&fixture.sandbox), chosen);
+    assert!(started.elapsed() < Duration::from_millis(500), "it was tried once more");
+}
