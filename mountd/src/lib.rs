@@ -23,7 +23,6 @@ mod keeper;
 mod mounts;
 pub mod paths;
 pub mod proto;
-#[allow(dead_code, reason = "drivers that use the rest of it are on their way")]
 mod runtime;
 pub mod socket;
 mod supervisor;

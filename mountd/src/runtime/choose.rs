@@ -1,14 +1,18 @@
 //! From a runtime's name to its driver.
 
+use super::cloud_hypervisor::CloudHypervisor;
 use super::gvisor::GVisor;
 use super::preflight::refused;
 use super::process::Process;
+use super::qemu::Qemu;
 use super::{Runtime, RuntimeError};
 
 /// Returns the driver of a name, as templates and manifests write it.
 pub(crate) fn choose(name: &str) -> Result<Box<dyn Runtime>, RuntimeError> {
     match name {
         "gvisor" => Ok(Box::new(GVisor)),
+        "qemu" => Ok(Box::new(Qemu)),
+        "cloud-hypervisor" => Ok(Box::new(CloudHypervisor::new())),
         "process" => Ok(Box::new(Process::new())),
         "firecracker" => Err(RuntimeError::Unsupported {
             runtime: "firecracker",
@@ -29,7 +33,7 @@ mod tests {
 
     #[test]
     fn each_driver_is_found_by_its_own_name() {
-        for name in ["gvisor", "process"] {
+        for name in ["gvisor", "qemu", "cloud-hypervisor", "process"] {
             assert_eq!(choose(name).map_err(|error| error.to_string()).unwrap().name(), name);
         }
     }

@@ -82,7 +82,7 @@ impl<'a> Fixture<'a> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let container = Container {
             name: "main".to_owned(),
-            rootfs: Some(at("root")),
+            rootfs: machine.kernel.is_none().then(|| at("root")),
             command: ["/bin/busybox", "sh", "-c", PROGRAM].map(str::to_owned).into(),
             env: [("PATH", "/bin"), ("PORT", &port.to_string())]
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
@@ -339,4 +339,17 @@ pub(super) fn broken_image(runtime: &dyn Runtime, machine: Machine) {
     assert_eq!(fixture.state(), SandboxState::Absent);
     assert_eq!(runtime.pid(&fixture.sandbox).unwrap(), None);
     assert_eq!(fs::read_dir(&image).unwrap().count(), 0, "the image was changed");
+}
+
+/// Returns the directory that `examples/microvm/build` filled.
+pub(super) fn microvm() -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let directory = variable("DURDIR_MICROVM").or_else(|| Some(cache()?.join("durdir/microvm"))).unwrap();
+    assert!(
+        directory.join("initramfs").is_file(),
+        "no microVM in {0}: run examples/microvm/build {0}",
+        directory.display()
+    );
+    directory
 }

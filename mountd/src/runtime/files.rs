@@ -49,6 +49,12 @@ pub(super) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) ->
     move |source| RuntimeError::Io { action, path, source }
 }
 
+/// Returns what tells this run of the host from any other: processes that were started in another one are gone.
+pub(super) fn this_boot() -> Result<String, RuntimeError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    fs::read_to_string(path).map_err(at("read", path))
+}
+
 /// A directory whose files have short paths, for as long as this is held: the address of a Unix socket has room for 107 bytes.
 pub(super) struct Shortcut(File);
 

@@ -20,12 +20,14 @@
 //! A call that was cut short may have had its effect. [`Runtime::state`] tells, and each call may be made again.
 
 mod choose;
+mod cloud_hypervisor;
 mod connection;
 #[cfg(test)]
 mod contract;
 mod deadline;
 mod error;
 mod files;
+mod guest;
 mod gvisor;
 mod http;
 mod link;
@@ -33,8 +35,10 @@ mod preflight;
 mod process;
 mod processes;
 mod program;
+mod qemu;
 pub(crate) mod readiness;
 mod sandbox;
+mod virtiofsd;
 
 use std::path::Path;
 

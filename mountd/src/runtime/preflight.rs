@@ -29,6 +29,31 @@ pub(super) fn refused(setting: impl Into<String>, why: impl Into<String>) -> Run
     RuntimeError::Refused { setting: setting.into(), why: why.into() }
 }
 
+/// Checks what only holds for microVMs.
+pub(super) fn check_machine(sandbox: &Sandbox) -> Result<(), RuntimeError> {
+    if let [_, second, ..] = sandbox.containers.as_slice() {
+        let why = format!("a microVM runs one container, and {} is a second one; use gvisor", second.name);
+        return Err(refused("containers", why));
+    }
+    if let Some(container) = sandbox.containers.iter().find(|container| container.rootfs.is_some()) {
+        let why = "a microVM brings its own root, its initramfs: leave it out";
+        return Err(refused(format!("containers.{}.rootfs", container.name), why));
+    }
+    for (name, file) in [("kernel", &sandbox.machine.kernel), ("initramfs", &sandbox.machine.initramfs)] {
+        match file {
+            None => return Err(refused(name, "a microVM needs one; examples/microvm/build makes one")),
+            Some(path) if !(path.is_absolute() && path.is_file()) => {
+                return Err(refused(name, format!("{} is not a file", path.display())));
+            }
+            Some(_) => {}
+        }
+    }
+    if sandbox.machine.kernel_arguments.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(refused("kernelArguments", "they are one line"));
+    }
+    Ok(())
+}
+
 fn check_container(container: &Container) -> Result<(), RuntimeError> {
     let setting = |name: &str| format!("containers.{}.{name}", container.name);
     // It names files of the driver's.

@@ -85,6 +85,12 @@ pub(super) fn is_marked(pid: u32, mark: &Mark) -> bool {
     pid != std::process::id() && mark.is_on(&PathBuf::from(format!("/proc/{pid}")))
 }
 
+/// Waits for a process that seems to be ending. `false` if it goes on.
+pub(super) fn ends_within(pid: u32, deadline: Deadline) -> Result<bool, RuntimeError> {
+    let ended = Held::of(pid).and_then(|held| held.map_or(Ok(true), |held| held.wait(deadline)));
+    ended.map_err(|source| RuntimeError::Io { action: "wait for a process in", path: "/proc".into(), source })
+}
+
 /// Ends all processes of a sandbox, and waits until they are gone.
 pub(super) fn end(mark: &Mark, deadline: Deadline) -> Result<(), RuntimeError> {
     let in_proc = |source| RuntimeError::Io { action: "end processes in", path: "/proc".into(), source };

@@ -24,6 +24,9 @@ pub(super) const VARIABLE: &str = "DURDIR_SANDBOX";
 /// How many bytes of what a program said about a failure are passed on.
 const DETAIL_LIMIT: usize = 2000;
 
+/// Where programs are that no user starts by name.
+const ELSEWHERE: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/libexec"];
+
 /// A program that is needed, and what to do where it is not there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tool {
@@ -54,6 +57,7 @@ impl Tool {
     pub(super) fn find(&self) -> Result<PathBuf, RuntimeError> {
         let directories = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&directories)
+            .chain(ELSEWHERE.map(PathBuf::from))
             .map(|directory| directory.join(self.name))
             .find(|path| path.is_file())
             .ok_or_else(|| self.missing())

@@ -135,8 +135,20 @@ impl Runtime for GVisor {
         let runsc = Runsc::of(sandbox);
         let mut command = runsc.command("checkpoint");
         command.args(["--leave-running", "--image-path"]).arg(image).arg(&sandbox.id);
-        RUNSC.output(&mut command, "checkpoint", deadline)?;
-        Ok(AfterSave::Paused)
+        match RUNSC.output(&mut command, "checkpoint", deadline) {
+            Ok(_) => Ok(AfterSave::Paused),
+            Err(RuntimeError::Failed { detail, .. }) if detail.contains(WITHOUT_A_NAME) => {
+                Err(RuntimeError::Unsupported {
+                    runtime: NAME,
+                    what: "save memory",
+                    why: format!(
+                        "a program keeps a file of a volume open that was removed, which this version of gVisor cannot save; \
+                         capture with scope Data, or use a newer version ({detail})"
+                    ),
+                })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn restore(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
@@ -206,6 +218,9 @@ impl Runtime for GVisor {
         Connection::tcp(NAME, address.into(), deadline)
     }
 }
+
+/// What gVisor says where it meets such a file. The sandbox stays as it was.
+const WITHOUT_A_NAME: &str = "deleted and invalidated dentries";
 
 /// How long what is to be cleaned up after a failure may take, whatever was left of the call's own time.
 const CLEAN_UP: Duration = Duration::from_secs(10);

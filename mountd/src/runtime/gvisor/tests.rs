@@ -140,3 +140,92 @@ fn a_port_that_nobody_listens_at_is_an_error() {
     let error = GVisor.connect(&fixture.sandbox, fixture.port, Deadline::after(Duration::from_secs(10)));
     assert!(error.is_err());
 }
+
+/// Holds a file that was renamed, a shared mapping, a directory and a lock, and one whose name is gone where it is told to.
+const HOLDER: &str = r"
+import fcntl, mmap, os, sys, time
+home = '/srv/home/'
+os.mkdir(home + 'dir')
+directory = os.open(home + 'dir', os.O_RDONLY)
+log = open(home + 'before', 'w')
+os.rename(home + 'before', home + 'log')
+hidden = open(home + 'hidden', 'w+')
+if sys.argv[1:] == ['unlink']:
+    os.unlink(home + 'hidden')
+lock = open(home + 'lock', 'w')
+fcntl.flock(lock, fcntl.LOCK_EX)
+mapped = open(home + 'mapped', 'w+b')
+mapped.truncate(8192)
+memory = mmap.mmap(mapped.fileno(), 8192)
+hidden.write('secret')
+hidden.flush()
+n = 0
+while not os.path.exists(home + 'stop'):
+    n += 1
+    memory[0:8] = b'%08d' % n
+    log.write('%d\n' % n)
+    log.flush()
+    hidden.seek(0)
+    assert hidden.read() == 'secret'
+    other = open(home + 'lock')
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert False, 'the lock is lost'
+    except BlockingIOError:
+        pass
+    other.close()
+    time.sleep(0.01)
+open(home + 'dir/made', 'w').close()
+open(home + 'believed', 'w').write('%d %s' % (n, os.listdir(directory)))
+";
+
+/// The whole machine as a root, in which there is no place for the volume.
+fn holder<'a>(argument: &str) -> Fixture<'a> {
+    let mut fixture = Fixture::new(&GVisor, Network::None, machine());
+    let container = &mut fixture.sandbox.containers[0];
+    container.rootfs = Some("/".into());
+    container.command = ["/usr/bin/python3", "-c", HOLDER, argument].map(str::to_owned).into();
+    container.mounts[0].destination = "/srv/home".into();
+    fixture.create();
+    fixture.start();
+    fixture.assert_running("log");
+    fixture.pause();
+    fixture
+}
+
+#[test]
+fn what_a_program_holds_is_there_after_a_restore() {
+    let fixture = holder("");
+    assert!(!Path::new("/srv/home").exists(), "a mount point was made in the root on the host");
+    let image = fixture.image("image");
+    fixture.save(&image);
+    fixture.kill();
+    fixture.restore(&image);
+    fixture.assert_running("log");
+    fixture.stop();
+    let lines = fixture.lines("log");
+    assert_eq!(fs::read_to_string(fixture.volume.join("believed")).unwrap(), format!("{lines} ['made']"));
+    let mapped = fs::read(fixture.volume.join("mapped")).unwrap();
+    assert_eq!(&mapped[..8], format!("{lines:08}").as_bytes());
+}
+
+/// gVisor of 2024 cannot save it, newer ones can.
+#[test]
+fn an_open_file_without_a_name_is_saved_or_told_and_the_program_goes_on() {
+    let fixture = holder("unlink");
+    let image = fixture.image("image");
+    match GVisor.save(&fixture.sandbox, &image, soon()) {
+        Ok(_) => {
+            fixture.kill();
+            fixture.restore(&image);
+        }
+        Err(error) => {
+            assert!(error.to_string().contains("a file of a volume open that was removed"), "{error}");
+            fixture.assert_stopped("log");
+            fixture.resume();
+        }
+    }
+    fixture.assert_running("log");
+    let names = fs::read_dir(&fixture.volume).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().contains("hidden")));
+}

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Runs one container of plain processes. It runs twice: outside, where it stands for the container and notes how it ends, and once
 # more inside of its namespaces, where it is process 1, builds the root, and becomes the program.
 #
