@@ -91,6 +91,26 @@ pub(super) fn ends_within(pid: u32, deadline: Deadline) -> Result<bool, RuntimeE
     ended.map_err(|source| RuntimeError::Io { action: "wait for a process in", path: "/proc".into(), source })
 }
 
+/// Waits for the marked processes that have one more argument, so that what they do is over. `false` if it is not at the deadline.
+pub(super) fn await_marked(mark: &Mark, argument: &str, deadline: Deadline) -> Result<bool, RuntimeError> {
+    let wait = || {
+        for process in find(mark)? {
+            let words = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+            if words.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())
+                && !process.wait(deadline)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    wait().map_err(|source| RuntimeError::Io {
+        action: "wait for processes in",
+        path: "/proc".into(),
+        source,
+    })
+}
+
 /// Ends all processes of a sandbox, and waits until they are gone.
 pub(super) fn end(mark: &Mark, deadline: Deadline) -> Result<(), RuntimeError> {
     let in_proc = |source| RuntimeError::Io { action: "end processes in", path: "/proc".into(), source };

@@ -1,7 +1,8 @@
 //! Running other programs: to their end, bounded by a deadline, or into the background.
 //!
 //! # Invariants
-//! - What is waited for is over when the call returns: ended by itself, or killed and buried.
+//! - What is waited for is over when the call returns: ended by itself, or killed and buried. The exception is what must not be cut off
+//!   in the middle, see [`Tool::output_or_leave`].
 //! - What runs in the background is nobody's child, so it outlives a worker and leaves no zombie behind. It carries [`VARIABLE`] in its
 //!   environment, by which [`super::processes`] finds it again.
 
@@ -10,6 +11,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
@@ -81,15 +83,40 @@ impl Tool {
         action: &str,
         deadline: Deadline,
     ) -> Result<Finished, RuntimeError> {
+        self.run(command, action, deadline, Late::Kill)
+    }
+
+    fn run(
+        &self,
+        command: &mut Command,
+        action: &str,
+        deadline: Deadline,
+        late: Late,
+    ) -> Result<Finished, RuntimeError> {
         let child = command.stdin(Stdio::null()).spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => self.missing(),
             _ => at("start", Path::new(self.name))(source),
         })?;
-        let waited = wait(child, deadline);
+        let waited = wait(child, deadline, late);
         waited.map_err(at("wait for", Path::new(self.name)))?.ok_or_else(|| RuntimeError::TimedOut {
             program: self.name.to_owned(),
             action: action.to_owned(),
         })
+    }
+
+    /// Runs a command of it that must not be cut off in the middle: when the deadline passes, it goes on by itself.
+    pub(super) fn output_or_leave(
+        &self,
+        command: &mut Command,
+        action: &str,
+        deadline: Deadline,
+    ) -> Result<(), RuntimeError> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let finished = self.run(command, action, deadline, Late::Leave)?;
+        if finished.status.success() {
+            return Ok(());
+        }
+        Err(self.failed(action, &finished.stderr, finished.status))
     }
 
     /// Runs a command of it to its end, and returns what it printed. Anything but success is an error.
@@ -151,10 +178,17 @@ pub(super) fn last_lines(said: &[u8]) -> String {
     lines.get(lines.len().saturating_sub(4)..).unwrap_or(&lines).join("; ")
 }
 
-/// Waits for a child and reads what it says. Kills it when the deadline passes, and returns `None` then.
+/// What becomes of a program that has not ended at the deadline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Late {
+    Kill,
+    Leave,
+}
+
+/// Waits for a child and reads what it says. Returns `None` when the deadline passes.
 ///
 /// What it started may hold its pipes open for longer than it lives: its own end is what counts.
-fn wait(mut child: Child, deadline: Deadline) -> io::Result<Option<Finished>> {
+fn wait(mut child: Child, deadline: Deadline, late: Late) -> io::Result<Option<Finished>> {
     let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     let mut pipes = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)]
         .map(|pipe| Pipe { open: pipe.map(File::from), read: Vec::new() });
@@ -168,9 +202,17 @@ fn wait(mut child: Child, deadline: Deadline) -> io::Result<Option<Finished>> {
             events.push(readable(&process));
             if await_one(&mut events, deadline)? {
                 events.last().is_some_and(|process| !process.revents().is_empty())
-            } else {
+            } else if late == Late::Kill {
                 child.kill()?;
                 child.wait()?;
+                return Ok(None);
+            } else {
+                // Its pipes are kept open: what it says last must not kill it.
+                thread::Builder::new().name("bury".to_owned()).spawn(move || {
+                    let status = child.wait();
+                    drop(pipes);
+                    tracing::debug!(?status, "a program has ended after its deadline");
+                })?;
                 return Ok(None);
             }
         };

@@ -8,6 +8,7 @@
 //!     roots/NAME/     where runsc sees its root, see `root.rs`
 //!     pid             the sandbox's process on the host
 //!     runsc.log       what runsc says that has no reader
+//!     pausing         a pause was begun and may not be over
 //!     restoring       a restore was begun and is not over
 //!     network         see `link.rs`
 //! ```
@@ -123,10 +124,22 @@ impl Runtime for GVisor {
     }
 
     fn pause(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
-        change(sandbox, "pause", SandboxState::Paused, deadline)
+        files::write(&pausing(sandbox), "")?;
+        let paused = change(sandbox, "pause", SandboxState::Paused, deadline);
+        if !matches!(paused, Err(RuntimeError::TimedOut { .. })) {
+            files::remove(&pausing(sandbox))?;
+        }
+        paused
     }
 
     fn resume(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        if pausing(sandbox).exists() {
+            // Were it to pause the sandbox after this call, nobody would resume it.
+            if !processes::await_marked(&Runsc::of(sandbox).mark(), "pause", deadline)? {
+                return Err(RuntimeError::TimedOut { program: NAME.to_owned(), action: "pause".to_owned() });
+            }
+            files::remove(&pausing(sandbox))?;
+        }
         change(sandbox, "resume", SandboxState::Running, deadline)
     }
 
@@ -178,6 +191,7 @@ impl Runtime for GVisor {
             files::remove_tree(&path)?;
         }
         root::remove(sandbox)?;
+        files::remove(&pausing(sandbox))?;
         files::remove(&runsc.pid_file())
     }
 
@@ -230,6 +244,11 @@ fn needs_rootfs(container: &Container) -> RuntimeError {
         format!("containers.{}.rootfs", container.name),
         "gVisor runs programs of a directory of the host: name one; it is not changed",
     )
+}
+
+/// Returns the file that says that a call of `runsc pause` was begun and is not known to be over.
+fn pausing(sandbox: &Sandbox) -> PathBuf {
+    sandbox.directory.join("pausing")
 }
 
 fn not_there(sandbox: &Sandbox) -> RuntimeError {
@@ -302,9 +321,11 @@ fn change(
     wanted: SandboxState,
     deadline: Deadline,
 ) -> Result<(), RuntimeError> {
-    let refused = match Runsc::of(sandbox).output(action, &[&sandbox.id], deadline) {
+    // runsc notes the state after gVisor is in it: cut off in between, it would not know of a pause, and refuse to end it.
+    let mut command = Runsc::of(sandbox).command(action);
+    let refused = match RUNSC.output_or_leave(command.arg(&sandbox.id), action, deadline) {
         Err(error @ RuntimeError::Failed { .. }) => error,
-        other => return other.map(drop),
+        other => return other,
     };
     match GVisor.state(sandbox, deadline)? {
         state if state == wanted => Ok(()),
