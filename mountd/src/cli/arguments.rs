@@ -16,6 +16,7 @@ use super::shell::{CompletionsArgs, ManArgs};
 use super::snapshot::SnapshotCommand;
 use super::stats::StatsArgs;
 use super::top::TopArgs;
+use super::verify::VerifyArgs;
 use super::volume::VolumeCommand;
 use crate::units::parse_duration;
 
@@ -79,6 +80,8 @@ pub(super) enum Command {
     Log(LogArgs),
     /// Check the store
     Fsck(FsckArgs),
+    /// Read what is stored, and compare it with its checksums
+    Verify(VerifyArgs),
     /// Free the space of what was removed, now
     Gc(GcArgs),
     /// Show what operations cost, and sizes
@@ -220,6 +223,9 @@ mod tests {
             "log --graph",
             "log web",
             "fsck --repair --offline",
+            "verify",
+            "verify --sample 10%",
+            "verify --sample 0.5%",
             "gc --dry-run",
             "stats web",
             "top",
@@ -255,6 +261,9 @@ mod tests {
             "volume set-quota web --bytes -1",
             "volume set-quota web",
             "volume ls --request-id 17",
+            "verify --sample 10",
+            "verify --sample 101%",
+            "verify --sample -1%",
             "nonsense",
         ] {
             let words = std::iter::once("durdir").chain(line.split(' '));

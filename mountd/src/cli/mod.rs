@@ -20,6 +20,7 @@ mod snapshot;
 mod stats;
 mod table;
 mod top;
+mod verify;
 mod volume;
 
 pub use run::main;

@@ -10,6 +10,7 @@ mod power;
 mod records;
 mod sealing;
 mod usage;
+mod verify;
 
 use std::ffi::OsStr;
 use std::path::Path;
