@@ -1,4 +1,4 @@
-//! Looking after a store: `verify`.
+//! Looking after a store: `verify`, and what `--dry-run` tells.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
 
@@ -10,6 +10,9 @@ use durdir_tests::lower;
 use durdir_tests::support::*;
 use serde_json::{Value, json};
 
+const NOT_FOUND: i32 = 3;
+const CONFLICT: i32 = 4;
+const REFUSED: i32 = 5;
 const DAMAGED: i32 = 6;
 
 const PAGE: u64 = 4096;
@@ -123,4 +126,109 @@ fn volume_is_verified_while_programs_write() {
         writing.store(false, Ordering::Relaxed);
         assert!(writer.join().unwrap() > 0);
     });
+}
+
+// --dry-run
+
+/// Runs a command and returns what it freed: everything else is swept before.
+fn freed_by(store: &Store, command: &[&str]) -> u64 {
+    let stored = || {
+        store.ok(["gc"]);
+        store.json(["stats"])["segment_bytes"].as_u64().unwrap()
+    };
+    let before = stored();
+    store.ok(command);
+    before - stored()
+}
+
+#[test]
+fn removal_of_snapshots_is_told_and_not_done() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    for (name, seed) in [("one", 1), ("two", 2), ("three", 3)] {
+        mount.write("file", noise(seed, 0, 100 * PAGE as usize));
+        store.snapshot("v", name);
+    }
+    let before = store.json(["snapshot", "ls"]);
+    let alone = store.json(["snapshot", "rm", "v@one", "--dry-run"]);
+    assert_eq!(alone, json!({"dry_run": true, "removed": ["v@1"], "bytes": 100 * PAGE}));
+    assert_eq!(store.json(["snapshot", "rm", "v@three", "--dry-run"])["bytes"], 0, "the volume shows it");
+    let both = store.json(["snapshot", "rm", "v@one", "v@two", "v@2", "--dry-run"]);
+    assert_eq!(both, json!({"dry_run": true, "removed": ["v@1", "v@2"], "bytes": 200 * PAGE}));
+    let text = store.ok(["snapshot", "rm", "v@one", "--dry-run"]).text();
+    assert_eq!(text, "would remove v@1, and free 400 KiB\n");
+    assert_eq!(store.json(["snapshot", "ls"]), before);
+    assert_eq!(freed_by(&store, &["snapshot", "rm", "v@one", "v@two"]), 200 * PAGE);
+}
+
+#[test]
+fn removal_of_a_volume_is_told_and_not_done() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write("shared", noise(1, 0, 50 * PAGE as usize));
+    store.snapshot("v", "one");
+    store.fork("v@one", "w");
+    mount.write("own", noise(2, 0, 30 * PAGE as usize));
+    store.snapshot("v", "two");
+    mount.write("own", noise(3, 0, 30 * PAGE as usize));
+    store.refused(CONFLICT, ["volume", "rm", "v", "--dry-run"]);
+    mount.unmount();
+    let told = store.json(["volume", "rm", "v", "--dry-run"]);
+    let expected = json!({"dry_run": true, "removed": "v", "snapshots": ["v@1", "v@2"], "bytes": 60 * PAGE});
+    assert_eq!(told, expected);
+    let text = store.ok(["volume", "rm", "v", "--dry-run"]).text();
+    assert_eq!(text, "would remove volume v with v@1, v@2, and free 240 KiB\n");
+    assert_eq!(store.volume("v")["name"], "v");
+    assert_eq!(freed_by(&store, &["volume", "rm", "v"]), 60 * PAGE);
+    assert_eq!(store.json(["volume", "rm", "w", "--dry-run"])["bytes"], 50 * PAGE);
+}
+
+#[test]
+fn rollback_is_told_and_not_done() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write("kept", "x");
+    mount.write("changed", noise(1, 0, 10 * PAGE as usize));
+    mount.write("gone", "x");
+    store.snapshot("v", "old");
+    mount.write("between", "x");
+    store.snapshot("v", "new");
+    mount.write("changed", noise(2, 0, 10 * PAGE as usize));
+    mount.write("added", noise(3, 0, 5 * PAGE as usize));
+    fs::remove_file(mount.path("gone")).unwrap();
+    fs::rename(mount.path("between"), mount.path("renamed")).unwrap();
+    let told = store.json(["volume", "rollback", "v", "old", "--dry-run"]);
+    assert_eq!(
+        (&told["dry_run"], &told["volume"], &told["snapshot"], &told["since"], &told["bytes"]),
+        (&json!(true), &json!("v"), &json!("v@old"), &json!("v@2"), &json!(15 * PAGE))
+    );
+    let lost = &told["lost"];
+    assert_eq!(
+        (&lost["added"], &lost["removed"], &lost["modified"], &lost["renamed"]),
+        (&json!(1), &json!(1), &json!(1), &json!(1)),
+        "{told}"
+    );
+    assert_eq!(mount.read("added").len() as u64, 5 * PAGE);
+    let text = store.ok(["volume", "rollback", "v", "v@old", "--dry-run"]).text();
+    assert!(text.contains("since v@2: 1 added, 1 removed, 1 modified, 1 renamed"), "{text}");
+    assert_eq!(freed_by(&store, &["volume", "rollback", "v", "v@old"]), 15 * PAGE);
+    assert!(!mount.path("added").exists());
+}
+
+#[test]
+fn dry_run_of_the_impossible_is_refused_as_the_real_thing() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write("file", "x");
+    store.snapshot("v", "s");
+    store.fork("v@s", "w");
+    let seen = store.mount_snapshot("v@s");
+    store.refused(CONFLICT, ["snapshot", "rm", "v@s", "--dry-run"]);
+    seen.unmount();
+    store.refused(NOT_FOUND, ["volume", "rm", "missing", "--dry-run"]);
+    store.refused(NOT_FOUND, ["snapshot", "rm", "v@s", "v@9", "--dry-run"]);
+    store.refused(NOT_FOUND, ["volume", "rollback", "v", "v@9", "--dry-run"]);
+    store.refused(REFUSED, ["volume", "rollback", "w", "v@s", "--dry-run"]);
+    let real = store.durdir(["volume", "rollback", "w", "v@s"]);
+    assert_eq!(real.code(), Some(REFUSED), "{real}");
 }

@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 #[derive(Default)]
 pub(crate) struct PageSet {
     bits: HashMap<u32, Vec<u64>>,
+    count: u64,
 }
 
 impl PageSet {
@@ -19,6 +20,7 @@ impl PageSet {
         match words.get_mut(word) {
             Some(word) if *word & bit == 0 => {
                 *word |= bit;
+                self.count += 1;
                 true
             }
             _ => false,
@@ -29,6 +31,11 @@ impl PageSet {
     pub(crate) fn contains(&self, segment: u32, page: u32) -> bool {
         let word = self.bits.get(&segment).and_then(|words| words.get(page as usize / 64));
         word.is_some_and(|word| word & (1 << (page % 64)) != 0)
+    }
+
+    /// Returns how many pages are in it.
+    pub(crate) fn len(&self) -> u64 {
+        self.count
     }
 }
 
@@ -41,6 +48,7 @@ mod tests {
         let mut pages = PageSet::default();
         assert!(pages.insert(1, 0) && pages.insert(1, 64) && pages.insert(2, 0));
         assert!(!pages.insert(1, 64));
+        assert_eq!(pages.len(), 3);
         assert!(pages.contains(1, 64) && !pages.contains(1, 1) && !pages.contains(3, 0));
     }
 }
