@@ -1,13 +1,16 @@
-//! Looking after a store: `verify`, and what `--dry-run` tells.
+//! Looking after a store: `verify`, what `--dry-run` tells, and the support bundle.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use durdir_tests::lower;
 use durdir_tests::support::*;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const NOT_FOUND: i32 = 3;
@@ -231,4 +234,121 @@ fn dry_run_of_the_impossible_is_refused_as_the_real_thing() {
     store.refused(REFUSED, ["volume", "rollback", "w", "v@s", "--dry-run"]);
     let real = store.durdir(["volume", "rollback", "w", "v@s"]);
     assert_eq!(real.code(), Some(REFUSED), "{real}");
+}
+
+// bundle
+
+/// The secrets of the tests: none of them may be in a bundle.
+const SECRET_NAME: &str = "name-of-a-secret-file";
+const SECRET_CONTENT: &str = "content of a secret file";
+const SECRET_VALUE: &str = "value-of-a-secret-variable";
+
+/// Unpacks a bundle and returns the directory with its members.
+fn unpack(store: &Store, file: &Path) -> PathBuf {
+    let dir = store.side_dir();
+    program("tar", "tar").arg("-xf").arg(file).arg("-C").arg(&dir).ok();
+    dir.join("durdir-bundle")
+}
+
+fn json_of(path: PathBuf) -> Value {
+    serde_json::from_slice(&fs::read(&path).unwrap())
+        .unwrap_or_else(|err| panic!("{}: {err}", path.display()))
+}
+
+#[test]
+fn bundle_has_everything_and_no_secret() {
+    let store = Store::new();
+    let config = store.side_dir().join("mountd.toml");
+    // Libraries log names of files at this level.
+    fs::write(&config, "# password: hunter2\n[log]\nfilter = 'debug'\n").unwrap();
+    fs::create_dir_all(store.path()).unwrap();
+    let log = fs::File::create(store.path().join("mountd.log")).unwrap();
+    let mut mountd = store.mountd(["--foreground".as_ref(), "--config".as_ref(), config.as_os_str()]);
+    let mut mountd = mountd.env("DURDIR_TEST_TOKEN", SECRET_VALUE).stderr(log).spawn().unwrap();
+    eventually("mountd is ready", Duration::from_secs(60), || {
+        store.log().contains("mountd is ready").then_some(())
+    });
+    let mount = store.mount("web");
+    mount.write(SECRET_NAME, SECRET_CONTENT);
+    store.snapshot("web", "first");
+    assert!(store.log().contains(SECRET_NAME), "the log has what must not be in the bundle");
+    let file = store.side_dir().join("bundle.tar");
+    let listed = store.json(["bundle", file.to_str().unwrap()]);
+    assert_eq!(listed["file"], file.to_str().unwrap());
+
+    let archive = fs::read(&file).unwrap();
+    for secret in [SECRET_NAME, SECRET_CONTENT, SECRET_VALUE, "hunter2"] {
+        let found = archive.windows(secret.len()).any(|bytes| bytes == secret.as_bytes());
+        assert!(!found, "{secret} is in the bundle");
+    }
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let top = unpack(&store, &file);
+    for member in listed["members"].as_array().unwrap() {
+        let path = top.parent().unwrap().join(member["name"].as_str().unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().len(), member["bytes"].as_u64().unwrap(), "{member}");
+    }
+    assert!(json_of(top.join("versions.json"))["mountd"].is_string());
+    assert_eq!(json_of(top.join("doctor.json"))["problems"], json!([]));
+    assert!(json_of(top.join("stats.json"))["volumes"]["web"].is_object());
+    let settings = json_of(top.join("config.json"));
+    assert_eq!((&settings["log_filter"], &settings["log_format"]), (&json!("debug"), &json!("text")));
+    let records = json_of(top.join("records.json"));
+    let of = |kind: &str| {
+        let found = records.as_array().unwrap().iter().find(|one| one["kind"] == kind);
+        found.unwrap_or_else(|| panic!("{kind} in {records}"))["records"].clone()
+    };
+    assert_eq!((of("meta/volume"), of("meta/snapshot")), (json!(1), json!(1)));
+    let read = |name: &str| fs::read_to_string(top.join(name)).unwrap();
+    assert!(read("mounts.txt").contains(&format!("web at {}", mount.root().display())));
+    assert!(read("processes/worker/environment").contains("DURDIR_TEST_TOKEN=(redacted)"));
+    assert!(read("processes/worker/threads").lines().count() > 3);
+    assert!(read("processes/supervisor/cmdline").contains("--foreground"));
+    assert!(read("processes/worker/descriptors").contains("/dev/fuse"));
+    assert!(read("log.txt").contains("mountd is ready"), "{}", read("log.txt"));
+    assert!(read("README.txt").contains("Nothing is missing"), "{}", read("README.txt"));
+
+    mount.unmount();
+    signal(i32::try_from(mountd.id()).unwrap(), Signal::SIGTERM);
+    mountd.wait().unwrap();
+}
+
+#[test]
+fn bundle_is_made_while_mountd_hangs_and_where_none_runs() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    mount.write(SECRET_NAME, SECRET_CONTENT);
+    let worker = store.worker_pid();
+    signal(worker, Signal::SIGSTOP);
+    let file = store.side_dir().join("hanging.tar");
+    let finished = store.durdir(["bundle", file.to_str().unwrap()]);
+    signal(worker, Signal::SIGCONT);
+    finished.ok();
+    let top = unpack(&store, &file);
+    let missing = fs::read_to_string(top.join("README.txt")).unwrap();
+    assert!(missing.contains("stats.json: mountd does not answer"), "{missing}");
+    let problems = json_of(top.join("doctor.json"))["problems"].to_string();
+    assert!(problems.contains("daemon-stopped"), "{problems}");
+    assert!(fs::read_to_string(top.join("processes/worker/status")).unwrap().contains("(stopped)"));
+
+    mount.unmount();
+    store.stop_daemon();
+    let file = store.side_dir().join("none.tar");
+    store.ok(["bundle", file.to_str().unwrap()]);
+    let top = unpack(&store, &file);
+    assert_eq!(json_of(top.join("versions.json"))["mountd"], Value::Null);
+    assert!(json_of(top.join("records.json")).as_array().unwrap().len() > 5);
+}
+
+#[test]
+fn bundle_overwrites_nothing_and_needs_a_store() {
+    let store = Store::new();
+    let file = store.side_dir().join("bundle.tar");
+    store.refused(NOT_FOUND, ["bundle", file.to_str().unwrap()]);
+    assert!(!file.exists());
+    store.create_volume("v");
+    fs::write(&file, "mine").unwrap();
+    store.refused(CONFLICT, ["bundle", file.to_str().unwrap()]);
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
+    store.refused(NOT_FOUND, ["bundle", "/nonexistent/bundle.tar"]);
 }

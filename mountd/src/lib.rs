@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod bundle;
 pub mod cli;
 pub mod client;
 pub mod config;

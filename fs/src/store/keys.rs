@@ -328,6 +328,31 @@ pub(crate) mod meta {
     pub(crate) const DEPARTED: u8 = 0x29;
     pub(crate) const REPLY: u8 = 0x30;
 
+    /// Returns what a kind of records is called, for people.
+    pub(crate) fn kind_name(kind: u8) -> String {
+        let name = match kind {
+            COUNTER => "counter",
+            VOLUME => "volume",
+            BRANCH => "branch",
+            SNAPSHOT => "snapshot",
+            LOWER_SLOT => "lower-slot",
+            USAGE => "usage",
+            ORPHAN => "orphan",
+            SWEEP => "sweep",
+            FREE => "free-list",
+            SEGMENT => "segment",
+            TIE => "tie",
+            DOUBT => "doubt",
+            ANSWERED => "answered",
+            FLAG => "flag",
+            SEAL => "seal",
+            DEPARTED => "departed",
+            REPLY => "reply",
+            other => return format!("{other:#04x}"),
+        };
+        name.to_owned()
+    }
+
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = vec![kind];
         for part in parts {

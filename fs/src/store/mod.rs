@@ -67,7 +67,7 @@ pub use error::StoreError;
 pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
 pub use lock::lock_file;
-pub use peek::{StorePeek, peek};
+pub use peek::{RecordCount, StorePeek, count_records, peek};
 pub use preview::RemovalPreview;
 pub use reclaim::ReclaimReport;
 pub use replies::{KEPT_FOR, KEPT_MOST, Known, Receipt, RequestKey};

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
 use super::actor::ActorCommand;
+use super::bundle::BundleArgs;
 use super::check::{FsckArgs, GcArgs};
 use super::fork::ForkArgs;
 use super::log::LogArgs;
@@ -90,6 +91,8 @@ pub(super) enum Command {
     Top(TopArgs),
     /// Find out what is wrong, also while mountd hangs; touches no mount
     Doctor,
+    /// Write a support bundle, without secrets
+    Bundle(BundleArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -234,6 +237,7 @@ mod tests {
             "top",
             "top --interval 100ms --count 3",
             "doctor",
+            "bundle /tmp/support.tar",
             "completions bash",
             "man /tmp",
             "version",

@@ -5,6 +5,7 @@
 
 mod actor;
 mod arguments;
+mod bundle;
 mod check;
 mod doctor;
 mod document;
