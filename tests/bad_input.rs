@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use durdir_tests::assert_errno;
 use durdir_tests::support::*;
-use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 
 const WRONG_USAGE: i32 = 2;
@@ -464,39 +463,6 @@ fn damaged_record_is_an_error_and_harms_nothing_else() {
 }
 
 // A full disk.
-
-/// A small filesystem of its own; unmounted on drop.
-struct SmallDisk {
-    dir: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn new(mib: u64) -> SmallDisk {
-        let dir = tempfile::Builder::new().prefix("durdir-disk-").tempdir().unwrap();
-        let (image, place) = (dir.path().join("image"), dir.path().join("mnt"));
-        File::create(&image).unwrap().set_len(mib * MIB).unwrap();
-        fs::create_dir(&place).unwrap();
-        program("mkfs.ext4", "e2fsprogs").args(["-q", "-F", "-m", "0"]).arg(&image).ok();
-        program("mount", "mount").args(["-o", "loop"]).args([&image, &place]).ok();
-        SmallDisk { dir }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("mnt")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let result = umount2(&self.path(), MntFlags::empty());
-        if !std::thread::panicking() {
-            result.unwrap();
-        } else if result.is_err() {
-            // A store that still runs here keeps it busy; the test has failed already.
-            let _detached = umount2(&self.path(), MntFlags::MNT_DETACH);
-        }
-    }
-}
 
 #[test]
 fn full_disk_is_enospc_and_deletes_still_work() {

@@ -298,3 +298,37 @@ fn a_request_that_always_kills_the_daemon_is_given_up() {
     assert!(finished.complaint().contains("went away before it answered"), "{finished}");
     assert_eq!(names(&store.json(["volume", "ls"]), "name"), ["v"]);
 }
+
+/// The daemon is asked to end while a call is under way, and has closed its list of mounts when the call gets there.
+#[test]
+fn a_mount_asked_of_a_daemon_that_ends_is_made_by_the_next() {
+    let store = Store::new();
+    store.expect_alarm("calls in flight did not end in time");
+    let switches = store.side_dir();
+    let mut mountd = store.mountd::<&str>([]);
+    // Longer than calls in flight are waited for.
+    mountd.env("DURDIR_FAILPOINTS", "mount.after-intent:sleep=11000");
+    mountd.env("DURDIR_FAILPOINT_SWITCHES", &switches);
+    run(&mut mountd, LIMIT).ok();
+    let switch = switches.join("mount.after-intent");
+    std::fs::write(&switch, "").unwrap();
+    let mountpoint = store.mountpoint();
+    std::thread::scope(|scope| {
+        let mounting = scope.spawn(|| {
+            let args = ["mount".as_ref(), "v".as_ref(), mountpoint.as_os_str(), "--create".as_ref()];
+            store.durdir(args)
+        });
+        // It comes with the intent.
+        eventually("the volume is there", LIMIT, || {
+            store.json(["volume", "ls"]).as_array().unwrap().first().map(drop)
+        });
+        std::fs::remove_file(&switch).unwrap();
+        store.stop_daemon();
+        assert!(store.log().contains("mountd is shutting down"), "{}", store.log_tail());
+        store.start_daemon([""; 0]);
+        mounting.join().unwrap().ok();
+    });
+    assert!(is_mounted(&mountpoint));
+    std::fs::write(mountpoint.join("file"), "x").unwrap();
+    store.ok(["umount", "v"]);
+}

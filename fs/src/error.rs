@@ -7,6 +7,13 @@ use crate::ids::{Ino, NodeId};
 use crate::overlay::lower::LowerError;
 use crate::store::StoreError;
 
+impl FsError {
+    /// Tells whether bytes of the store are not what was written.
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, FsError::Store(error) if error.is_corruption())
+    }
+}
+
 /// An operation that was not done, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {

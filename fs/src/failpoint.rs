@@ -1,11 +1,13 @@
-//! Failpoints: named places at which a test has the process die, panic or wait.
+//! Failpoints: named places at which a test has the process die, panic, wait, or meet an error of the system.
 //!
 //! # Overview
-//! A place calls [`hit`] with its name. It does nothing unless the environment armed it before the process began:
+//! A place calls [`hit`] with its name, or [`fail`] where the system may refuse. It does nothing unless the environment armed
+//! it before the process began:
 //!
 //! ```text
 //! DURDIR_FAILPOINTS=api.before-batch:kill,api.after-batch:sleep=50@3      name:action[@hit], …
 //! DURDIR_FAILPOINT_DIR=/tmp/x                                             each of them fires once
+//! DURDIR_FAILPOINT_SWITCHES=/tmp/y                                        each fires while /tmp/y/NAME is there
 //! ```
 //!
 //! | action | |
@@ -15,6 +17,7 @@
 //! | `segv` | SIGSEGV, as a bug in RocksDB ends it |
 //! | `panic` | a panic: the thread unwinds, the process may go on |
 //! | `sleep=MS` | waits so many milliseconds |
+//! | `errno=N` | the system refuses with this number; only where the place can fail |
 //!
 //! With `@N` only the N-th time that this process reaches the place counts, else every time.
 //!
@@ -22,8 +25,11 @@
 //! - Not armed, a place costs one relaxed load.
 //! - With `DURDIR_FAILPOINT_DIR`, a place first makes the file of its name there, and does nothing if it exists: a process that
 //!   is started again in the same environment does not die again in the same place.
+//! - With `DURDIR_FAILPOINT_SWITCHES`, an end or a panic takes the switch away first: one file, one death, whichever worker
+//!   comes to it.
 //! - What cannot be understood ends the process: a test that believes to have armed something must not pass.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -36,6 +42,8 @@ use nix::unistd::Pid;
 pub const POINTS_VARIABLE: &str = "DURDIR_FAILPOINTS";
 /// Where a place that fires leaves a mark, so that it fires once.
 pub const MARKS_VARIABLE: &str = "DURDIR_FAILPOINT_DIR";
+/// Where a place finds the file of its name while it is to fire.
+pub const SWITCHES_VARIABLE: &str = "DURDIR_FAILPOINT_SWITCHES";
 
 const UNKNOWN: u8 = 0;
 const IDLE: u8 = 1;
@@ -47,16 +55,27 @@ static PLAN: OnceLock<Plan> = OnceLock::new();
 /// Reaches the place `name`: does what the environment armed it for, which is nothing by default.
 #[inline]
 pub fn hit(name: &str) {
-    if STATE.load(Ordering::Relaxed) != IDLE {
-        hit_armed(name);
+    if STATE.load(Ordering::Relaxed) != IDLE
+        && let Err(error) = hit_armed(name)
+    {
+        give_up(&format!("{name} cannot fail with {error}"));
     }
 }
 
+/// As [`hit`], at a place where the system may refuse.
+///
+/// # Errors
+/// What the environment armed it for, which is nothing by default.
+#[inline]
+pub fn fail(name: &str) -> io::Result<()> {
+    if STATE.load(Ordering::Relaxed) == IDLE { Ok(()) } else { hit_armed(name) }
+}
+
 #[cold]
-fn hit_armed(name: &str) {
+fn hit_armed(name: &str) -> io::Result<()> {
     let plan = PLAN.get_or_init(Plan::of_environment);
     STATE.store(if plan.points.is_empty() { IDLE } else { ARMED }, Ordering::Relaxed);
-    plan.hit(name);
+    plan.hit(name)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +85,7 @@ enum Action {
     Segv,
     Panic,
     Sleep(Duration),
+    Refuse(i32),
 }
 
 /// One place that is armed.
@@ -82,6 +102,7 @@ struct Point {
 struct Plan {
     points: Vec<Point>,
     marks: Option<PathBuf>,
+    switches: Option<PathBuf>,
 }
 
 impl Plan {
@@ -90,16 +111,32 @@ impl Plan {
             return Plan::default();
         };
         match parse(&spec.to_string_lossy()) {
-            Ok(points) => Plan { points, marks: std::env::var_os(MARKS_VARIABLE).map(PathBuf::from) },
+            Ok(points) => {
+                let dir = |variable| std::env::var_os(variable).map(PathBuf::from);
+                Plan { points, marks: dir(MARKS_VARIABLE), switches: dir(SWITCHES_VARIABLE) }
+            }
             Err(error) => give_up(&format!("{POINTS_VARIABLE}: {error}")),
         }
     }
 
-    fn hit(&self, name: &str) {
+    fn hit(&self, name: &str) -> io::Result<()> {
         for point in self.points.iter().filter(|point| point.name == name) {
             let hit = point.hits.fetch_add(1, Ordering::Relaxed) + 1;
-            if point.at.is_none_or(|at| at == hit) && self.mark(name) {
-                point.action.run(name);
+            if point.at.is_none_or(|at| at == hit) && self.is_on(point) && self.mark(name) {
+                point.action.run(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whether a place is switched on. Of several threads that are about to die there, one is.
+    fn is_on(&self, point: &Point) -> bool {
+        let Some(dir) = &self.switches else { return true };
+        let path = dir.join(&point.name);
+        match point.action {
+            Action::Sleep(_) | Action::Refuse(_) => path.exists(),
+            Action::Kill | Action::Abort | Action::Segv | Action::Panic => {
+                std::fs::remove_file(&path).is_ok()
             }
         }
     }
@@ -117,9 +154,13 @@ impl Plan {
 }
 
 impl Action {
-    fn run(self, name: &str) {
+    fn run(self, name: &str) -> io::Result<()> {
         match self {
-            Action::Sleep(time) => std::thread::sleep(time),
+            Action::Sleep(time) => {
+                std::thread::sleep(time);
+                Ok(())
+            }
+            Action::Refuse(errno) => Err(io::Error::from_raw_os_error(errno)),
             Action::Panic => panic!("failpoint {name}"),
             Action::Abort => std::process::abort(),
             Action::Kill => {
@@ -157,16 +198,20 @@ fn parse_point(text: &str) -> Result<Point, String> {
             (action, Some(at.ok_or_else(|| wrong("hits are counted from 1"))?))
         }
     };
-    let action = match (action, action.strip_prefix("sleep=")) {
-        ("kill", _) => Action::Kill,
-        ("abort", _) => Action::Abort,
-        ("segv", _) => Action::Segv,
-        ("panic", _) => Action::Panic,
-        (_, Some(millis)) => {
+    let action = match action.split_once('=') {
+        None if action == "kill" => Action::Kill,
+        None if action == "abort" => Action::Abort,
+        None if action == "segv" => Action::Segv,
+        None if action == "panic" => Action::Panic,
+        Some(("sleep", millis)) => {
             let millis = millis.parse().map_err(|_| wrong("sleep=MS takes milliseconds"))?;
             Action::Sleep(Duration::from_millis(millis))
         }
-        _ => return Err(wrong("the action is none of kill, abort, segv, panic and sleep=MS")),
+        Some(("errno", number)) => {
+            let number = number.parse().ok().filter(|&number| number > 0);
+            Action::Refuse(number.ok_or_else(|| wrong("errno=N takes the number of an error"))?)
+        }
+        _ => return Err(wrong("the action is none of kill, abort, segv, panic, sleep=MS and errno=N")),
     };
     Ok(Point { name: name.to_owned(), action, at, hits: AtomicU64::new(0) })
 }
@@ -184,11 +229,11 @@ mod tests {
     use super::*;
 
     fn plan(spec: &str) -> Plan {
-        Plan { points: parse(spec).unwrap(), marks: None }
+        Plan { points: parse(spec).unwrap(), ..Plan::default() }
     }
 
     fn panics(plan: &Plan, name: &str) -> bool {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| plan.hit(name))).is_err()
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| plan.hit(name).unwrap())).is_err()
     }
 
     #[test]
@@ -205,6 +250,8 @@ mod tests {
         ];
         assert_eq!(seen, expected);
         for wrong in ["a", "a:", "a:die", ":kill", "a/b:kill", "..:kill", "a:kill@0", "a:kill@x", "a:sleep=x"]
+            .into_iter()
+            .chain(["a:errno=x", "a:errno=0", "a:kill=1"])
         {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
@@ -228,6 +275,23 @@ mod tests {
         assert!(panics(&marked(), "y"));
     }
 
+    #[test]
+    fn a_place_fires_while_its_switch_is_there_and_a_death_takes_it_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan { switches: Some(dir.path().to_owned()), ..plan("x:panic,y:errno=5") };
+        let switch = |name: &str| dir.path().join(name);
+        assert!(!panics(&plan, "x"));
+        plan.hit("y").unwrap();
+        std::fs::write(switch("x"), "").unwrap();
+        assert!(panics(&plan, "x") && !switch("x").exists() && !panics(&plan, "x"));
+        std::fs::write(switch("y"), "").unwrap();
+        for _ in 0..2 {
+            assert_eq!(plan.hit("y").unwrap_err().raw_os_error(), Some(5));
+        }
+        std::fs::remove_file(switch("y")).unwrap();
+        plan.hit("y").unwrap();
+    }
+
     /// The test is its own child: with the variable set, it only reaches a place.
     #[test]
     fn a_process_dies_as_it_was_told_to() {
@@ -239,7 +303,7 @@ mod tests {
             let name = "failpoint::tests::a_process_dies_as_it_was_told_to";
             let mut child = Command::new(std::env::current_exe().unwrap());
             child.args(["--exact", name, "--nocapture"]).env(POINTS_VARIABLE, spec);
-            child.env_remove(MARKS_VARIABLE).output().unwrap().status
+            child.env_remove(MARKS_VARIABLE).env_remove(SWITCHES_VARIABLE).output().unwrap().status
         };
         assert_eq!(run("here:kill").signal(), Some(libc::SIGKILL));
         assert_eq!(run("here:abort").signal(), Some(libc::SIGABRT));
@@ -248,5 +312,7 @@ mod tests {
         assert_eq!(run("there:kill").code(), Some(0));
         assert_eq!(run("here:sleep=1").code(), Some(0));
         assert_eq!(run("here:explode").code(), Some(2));
+        // The place cannot refuse.
+        assert_eq!(run("here:errno=5").code(), Some(2));
     }
 }

@@ -73,6 +73,8 @@ impl fmt::Display for RequestId {
 impl Ino {
     /// The root directory of every volume.
     pub const ROOT: Ino = Ino(1);
+    /// What is listed where a name's record cannot be read. No inode has it.
+    pub const UNREADABLE: Ino = Ino(2);
     /// The first number the store hands out.
     pub const FIRST_ALLOCATED: Ino = Ino(16);
 

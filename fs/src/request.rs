@@ -7,6 +7,9 @@
 //! answers from there. Which request a thread executes is not handed through every operation: the transport says it
 //! here, the transaction asks here.
 //!
+//! A change that consists of nothing but bytes written in place has no batch left to store an answer in: its thread notes outside of
+//! the process that it is done, before anybody else may touch the file.
+//!
 //! Pages of a segment are written before the batch that refers to them. Those that a thread was handed are noted outside of
 //! the process until the batch is written: a successor gives back what belongs to a request that was not executed.
 //!
@@ -51,8 +54,10 @@ pub struct Executing {
     pub thread: u16,
 }
 
-/// Keeps, for a successor, what a thread has taken and not committed yet.
+/// Keeps, for a successor, what a thread has taken and not committed yet, and what it has done that no batch says.
 pub trait Ledger: Send + Sync {
+    /// Notes that the thread's request has written so many bytes in place and is done, but for being answered.
+    fn written(&self, thread: u16, count: u64);
     /// Notes that a thread was handed pages of a segment. Of too many runs the last are not noted.
     fn pages_taken(&self, thread: u16, segment: u32, page: u32, count: u32);
     /// Notes that what the thread was handed is committed, or given back.
@@ -96,6 +101,11 @@ pub(crate) fn note_settled() {
     with_ledger(|ledger, thread| ledger.pages_settled(thread));
 }
 
+/// Notes that the request of the calling thread has written so many bytes in place and is done, but for being answered.
+pub(crate) fn note_written(count: u64) {
+    with_ledger(|ledger, thread| ledger.written(thread, count));
+}
+
 fn with_ledger(tell: impl FnOnce(&dyn Ledger, u16)) {
     if let Some(Executing { thread, .. }) = executing() {
         LEDGER.with_borrow(|ledger| {
@@ -113,6 +123,7 @@ mod tests {
     struct Nothing;
 
     impl Ledger for Nothing {
+        fn written(&self, _: u16, _: u64) {}
         fn pages_taken(&self, _: u16, _: u32, _: u32, _: u32) {}
         fn pages_settled(&self, _: u16) {}
     }

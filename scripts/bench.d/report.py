@@ -83,6 +83,7 @@ def main(results_file, markdown_file, svg_file, *flags):
         f"Goals met: {total_met}, missed: {total_missed}.", "",
         "Waking a task on another CPU is what a FUSE file system costs most on a virtual machine, so both arrangements are"
         " shown: with one CPU only the work itself counts; not pinned, the scheduler's choice of CPU does, too.", "",
+        "Why goals are missed: [where-the-time-goes.md](where-the-time-goes.md).", "",
     ]
     with open(markdown_file, "w") as out:
         out.write("\n".join(lines))

@@ -267,6 +267,28 @@ fn write_into_a_huge_lower_file_costs_what_it_writes() {
 }
 
 #[test]
+fn bytes_that_are_copied_up_are_counted() {
+    let mount = Mount::over(lower! { "large" => noise(1, 0, 300_000), "small" => "small" });
+    let counted = || mount.store().json(["stats"])["copy_up_bytes"].as_u64().unwrap();
+    let change = |name: &str, offset, bytes: &[u8]| {
+        open(mount.path(name), libc::O_RDWR, 0).unwrap().write_all_at(bytes, offset).unwrap();
+    };
+    assert_eq!(counted(), 0);
+    change("large", 5000, b"a part of a page");
+    assert_eq!(counted(), 4096);
+    // It is not the lower's any more.
+    change("large", 6000, b"once more");
+    // What is replaced as a whole is not copied, nor what lies beyond the end.
+    change("large", 8192, &noise(2, 0, 8192));
+    change("large", 400_000, b"far away");
+    chmod(mount.path("large"), 0o600).unwrap();
+    assert_eq!(counted(), 4096);
+    change("small", 1, b"M");
+    assert_eq!(counted(), 4096 + 5);
+    assert_eq!(mount.text("small"), "sMall");
+}
+
+#[test]
 fn changing_metadata_of_a_huge_lower_file_costs_nothing() {
     let mount = Mount::over(lower! { "huge" => sparse(10 << 30, &[(5 << 30, b"middle")]) });
     mount.write("warm", noise(1, 0, 8192));

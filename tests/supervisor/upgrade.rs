@@ -170,6 +170,39 @@ fn a_version_that_cannot_read_the_store_is_refused() {
     fs::write(&format, own).unwrap();
 }
 
+#[test]
+fn a_version_that_cannot_open_the_database_is_refused_and_the_one_that_has_it_goes_on() {
+    let store = served();
+    let mount = store.mount("v");
+    let (current, aside) = (store.path().join("db/CURRENT"), store.side_dir().join("CURRENT"));
+    fs::rename(&current, &aside).unwrap();
+    let complaint = refused(&store, &binary("mountd"), "60s", 1);
+    assert!(complaint.contains("open the store") && complaint.contains("CURRENT"), "{complaint}");
+    mount.write("file", "all the same");
+    fs::rename(&aside, &current).unwrap();
+    upgrade(&store, &binary("mountd"), "60s").ok();
+    assert_eq!(mount.text("file"), "all the same");
+}
+
+/// What is in memory only would have to be read from the log again, while programs wait.
+#[test]
+fn memory_is_written_out_before_the_worker_is_replaced() {
+    let store = served();
+    let mount = store.mount("v");
+    for number in 0..2000 {
+        fs::write(mount.path(format!("file {number}")), number.to_string()).unwrap();
+    }
+    upgrade(&store, &binary("mountd"), "60s").ok();
+    let log = store.log();
+    let line = log.lines().find(|line| line.contains("wrote memtables out for a successor"));
+    let bytes = line.and_then(|line| line.split("bytes=").nth(1)?.split(' ').next()?.parse::<u64>().ok());
+    assert!(bytes.is_some_and(|bytes| bytes > 1 << 20), "{bytes:?} in {line:?}");
+    assert!(!log.contains("did not get prepared"), "{log}");
+    for number in (0..2000).step_by(7) {
+        assert_eq!(mount.text(format!("file {number}")), number.to_string());
+    }
+}
+
 /// Answers the check as mountd does, and does something else when it is to serve.
 fn impostor(store: &Store, instead: &str) -> PathBuf {
     let mountd = binary("mountd");

@@ -3,12 +3,13 @@
 //! * `handles`: whatever was open, mapped, locked, half read or unlinked goes on.
 //! * `once`: every operation that changes something takes effect once, wherever in it the worker dies.
 //! * `deaths`: panics, requests that kill every worker, mounts that were half made.
-//! * `storm`: many kills under load, with figures. `scripts/kill-storm` is its long form.
+//! * `storm`: many deaths of every kind under load, with figures. `scripts/kill-storm` is its long form.
 //! * `many`: two hundred mounts come back.
 //! * `sandbox`: a gVisor sandbox with open files goes on.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
 
+mod death;
 mod deaths;
 mod handles;
 mod many;

@@ -8,7 +8,7 @@ use durdir_tests::assert_errno;
 use durdir_tests::lower;
 use durdir_tests::support::*;
 
-use crate::{counter, start_with_failpoints};
+use crate::{START, counter, start_with_failpoints};
 
 /// An operation: its name in a failpoint, what must be there, and the call with everything that tells how often it was
 /// executed.
@@ -50,6 +50,14 @@ const CASES: &[Case] = &[
         file.write_all(b"+").unwrap();
         assert_eq!(mount.text("file"), "content+");
     }),
+    // Over a page of this very epoch: its records go ahead, and that it is done is noted.
+    ("write", |mount| {
+        let file = open(mount.path("big"), libc::O_RDWR, 0).unwrap();
+        file.write_all_at(&[b'Y'; 4096], 8192).unwrap();
+        file.write_all_at(&[b'Z'; 10], 8190).unwrap();
+        let expected = [&[b'x'; 8190][..], &[b'Z'; 10], &[b'Y'; 4088], &[b'x'; 4096]].concat();
+        assert_eq!(mount.read("big"), expected);
+    }),
     ("setattr", |mount| {
         // A truncation that is done again after a write that followed it would be noticed.
         let file = open(mount.path("file"), libc::O_RDWR, 0).unwrap();
@@ -86,7 +94,8 @@ fn prepared(mount: &Mount) {
 }
 
 fn layout() -> Layout {
-    lower! { "file" => file("content").xattr("user.old", "old"), "dir" => dir(), "copy" => "copy" }
+    let big = "x".repeat(16384);
+    lower! { "big" => big.as_str(), "file" => file("content").xattr("user.old", "old"), "dir" => dir(), "copy" => "copy" }
 }
 
 fn die_at(moment: &str, signal: &str) {
@@ -141,4 +150,71 @@ fn answer_survives_several_deaths_before_it_is_given() {
     mkdir(mount.path("new"), 0o755).unwrap();
     assert_errno!(mkdir(mount.path("new"), 0o755), EEXIST);
     assert!(store.takeovers() >= 2);
+}
+
+/// Bytes that are rewritten in place are written before the batch with the answer. A worker that dies in between leaves them, and
+/// its successor writes them again. In the meantime nobody writes others there: the kernel holds the inode over a write until it is
+/// answered, also over a direct one, and writes a page back when the page's earlier write is answered.
+#[test]
+fn write_in_place_that_is_executed_again_is_not_executed_after_a_later_one() {
+    for (cache, direct) in
+        [("write-through", false), ("write-through", true), ("writeback", false), ("writeback", true)]
+    {
+        let store = Store::new();
+        store.expect_alarm("the worker died");
+        let switches = store.side_dir();
+        let mut mountd = store.mountd::<&str>([]);
+        // The successor takes so long for each write that another one would overtake the first.
+        let points = "data.rewritten:kill,fuse.write.before:sleep=500";
+        mountd.env("DURDIR_FAILPOINTS", points).env("DURDIR_FAILPOINT_SWITCHES", &switches);
+        run(&mut mountd, START).ok();
+        let mount = store.mount_with("v", &["--cache", cache]);
+        let file = mount.path("file");
+        fs::write(&file, [b'-'; 8192]).unwrap();
+        open(&file, libc::O_RDWR, 0).unwrap().sync_all().unwrap();
+        let write = |byte: u8| {
+            let flags = if direct { libc::O_WRONLY | libc::O_DIRECT } else { libc::O_WRONLY };
+            let file = open(&file, flags, 0).unwrap();
+            file.write_all_at(Page::of(byte).bytes(), 0).unwrap();
+            file.sync_all().unwrap();
+        };
+        let on = |place: &str| fs::write(switches.join(place), "").unwrap();
+        on("data.rewritten");
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| write(b'1'));
+            eventually("the first write is half done", START, || {
+                (!switches.join("data.rewritten").exists()).then_some(())
+            });
+            on("fuse.write.before");
+            let second = scope.spawn(|| write(b'2'));
+            first.join().unwrap();
+            second.join().unwrap();
+        });
+        fs::remove_file(switches.join("fuse.write.before")).unwrap();
+        assert_eq!(store.takeovers(), 1);
+        let file = fs::File::open(&file).unwrap();
+        drop_cached_pages(&file).unwrap();
+        let mut seen = [0; 8192];
+        file.read_exact_at(&mut seen, 0).unwrap();
+        let expected = [[b'2'; 4096], [b'-'; 4096]].concat();
+        assert!(seen[..] == expected, "{cache}, direct: {direct}: begins with {:?}", char::from(seen[0]));
+    }
+}
+
+/// A page of memory that begins where direct writes want it.
+struct Page {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Page {
+    fn of(byte: u8) -> Page {
+        let memory = vec![byte; 2 * 4096];
+        let start = memory.as_ptr().align_offset(4096);
+        Page { memory, start }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + 4096]
+    }
 }

@@ -1,14 +1,17 @@
-//! Kill after kill, with all kinds of programs at work on several mounts.
+//! Death after death, of every kind, with all kinds of programs at work on several mounts.
 //!
 //! Every program checks each of its own calls, and keeps outside of the volume what it did: at the end nothing may be
 //! missing, and nothing may be there twice. How long calls took while the worker was replaced is printed.
 //!
-//! `DURDIR_KILLS` sets the number of kills, `DURDIR_SEED` when they come; `scripts/kill-storm` does both.
+//! `DURDIR_KILLS` sets the number of deaths, `DURDIR_SEED` when and how they come, `DURDIR_FILES` how many files one of the volumes
+//! holds, all of them known to the kernel; `scripts/kill-storm` sets them all. `DURDIR_DEATH` has all of them be of one kind, by its name in
+//! `death.rs`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,13 +21,15 @@ use durdir_tests::assert_errno;
 use durdir_tests::lower;
 use durdir_tests::support::*;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
-use nix::sys::signal::Signal;
 
 use crate::counter;
+use crate::death::{Death, Executioner};
 
-/// Enough to meet most moments of an operation, in the time that a suite may take.
-const KILLS: u64 = 25;
-/// Every so many kills the store is checked while all goes on.
+/// Enough to meet every kind of death, in the time that a suite may take.
+const KILLS: u64 = 30;
+/// Files in one directory.
+const TOGETHER: u64 = 1000;
+/// Every so many deaths the store is checked while all goes on.
 const CHECK_EVERY: u64 = 10;
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -69,14 +74,18 @@ fn quantile(sorted: &[Duration], share: f64) -> Duration {
 fn nobody_notices_that_workers_die() {
     let (kills, seed) =
         (setting("DURDIR_KILLS", KILLS), setting("DURDIR_SEED", u64::from(std::process::id())));
-    println!("{kills} kills, DURDIR_SEED={seed}");
+    let files = setting("DURDIR_FILES", 0);
+    println!("{kills} deaths, {files} files, DURDIR_SEED={seed}");
     let store = Store::new();
+    let mut executioner = Executioner::of(&store);
     let (plain, other) = (store.mount("plain"), store.mount("other"));
     let lower = lower! { "base/file" => noise(7, 0, 300_000), "base/list" => "one\ntwo\n" };
     let over = store.mount_over_layout("over", lower);
+    let held = hold(plain.root(), files);
     let stop = AtomicBool::new(false);
     let measured = Mutex::new(Vec::new());
     let mut deaths = Vec::new();
+    let mut kinds = BTreeMap::<String, u64>::new();
     std::thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
         let stop = &stop;
@@ -93,15 +102,18 @@ fn nobody_notices_that_workers_die() {
         ];
         let mut random = Random(seed);
         for kill in 1..=kills {
-            std::thread::sleep(Duration::from_millis(20 + random.below(150)));
-            deaths.push(Instant::now());
             // The next worker may be killed while it begins: the pause is short against a start.
-            store.kill_worker(Signal::SIGKILL);
+            std::thread::sleep(Duration::from_millis(20 + random.below(150)));
+            let death = Death::only().unwrap_or_else(|| choose(kill, &mut random));
+            let died = executioner.end_worker(death, random.below(1 << 20));
+            deaths.push(died);
+            *kinds.entry(format!("{death:?}")).or_default() += 1;
+            executioner.settle(death, died);
             if kill % CHECK_EVERY == 0 {
                 store.ok(["fsck"]);
             }
             if let Some(failed) = programs.iter().position(|program| program.is_finished()) {
-                panic!("program {failed} has given up after {kill} kills");
+                panic!("program {failed} has given up after {kill} deaths, the last by {death:?}");
             }
         }
         stop.store(true, Ordering::SeqCst);
@@ -110,6 +122,9 @@ fn nobody_notices_that_workers_die() {
             println!("{done}");
         }
     });
+    still_holds(plain.root(), files, &held);
+    let kinds: Vec<String> = kinds.iter().map(|(death, count)| format!("{count} by {death}")).collect();
+    println!("workers died: {}", kinds.join(", "));
     let (replayed, takeovers) = (counter(&store, "replayed_requests"), store.takeovers());
     let stalls = stalls(&measured.into_inner().unwrap(), &deaths);
     let single: Vec<Duration> = stalls.iter().filter(|stall| stall.1 == 1).map(|stall| stall.0).collect();
@@ -125,6 +140,45 @@ fn nobody_notices_that_workers_die() {
     );
     assert!(!stalls.is_empty(), "no call was measured while a worker died");
     assert_eq!(takeovers, kills);
+}
+
+/// Chooses how the worker dies. A short storm meets every way, too.
+fn choose(number: u64, random: &mut Random) -> Death {
+    let mix = Death::MIX;
+    match mix.get(usize::try_from(number - 1).unwrap() / 2) {
+        Some(&death) if number.is_multiple_of(2) => death,
+        _ => mix[usize::try_from(random.below(mix.len() as u64)).unwrap()],
+    }
+}
+
+/// Makes files, and has the kernel know all of them. Returns some of their inode numbers.
+fn hold(root: &Path, files: u64) -> Vec<u64> {
+    for number in 0..files {
+        let dir = root.join(format!("held-{}", number / TOGETHER));
+        if number.is_multiple_of(TOGETHER) {
+            fs::create_dir(&dir).unwrap();
+        }
+        fs::write(dir.join(number.to_string()), number.to_string()).unwrap();
+    }
+    let inode = |number| fs::metadata(held_path(root, number)).unwrap().ino();
+    (0..files).step_by(97).map(inode).collect()
+}
+
+fn held_path(root: &Path, number: u64) -> PathBuf {
+    root.join(format!("held-{}", number / TOGETHER)).join(number.to_string())
+}
+
+/// They are as they were.
+fn still_holds(root: &Path, files: u64, inodes: &[u64]) {
+    for (number, inode) in (0..files).step_by(97).zip(inodes) {
+        let path = held_path(root, number);
+        assert_eq!(fs::metadata(&path).unwrap().ino(), *inode, "{}", path.display());
+        assert_eq!(fs::read_to_string(&path).unwrap(), number.to_string());
+    }
+    for dir in 0..files.div_ceil(TOGETHER) {
+        let count = names_in(root.join(format!("held-{dir}"))).unwrap().len() as u64;
+        assert_eq!(count, TOGETHER.min(files - dir * TOGETHER), "held-{dir}");
+    }
 }
 
 /// Ends the programs also when the test fails, so that it does.

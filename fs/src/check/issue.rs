@@ -33,6 +33,8 @@ pub enum Issue {
     UnreadableKey { family: &'static str, key: String },
     /// A record does not parse, or has a version this durdir does not know.
     UnreadableRecord { family: &'static str, key: String },
+    /// A record that could not be read was moved aside when the store was opened, and what it said is missing.
+    RecordMovedAside { key: String, repaired: bool },
     /// A name does not stand where its hash puts it: no look-up finds it.
     MisplacedName { key: String },
     /// A version was written by a branch that does not exist.
@@ -141,6 +143,7 @@ impl Issue {
         match self {
             Issue::UnreadableKey { .. } => "unreadable-key",
             Issue::UnreadableRecord { .. } => "unreadable-record",
+            Issue::RecordMovedAside { .. } => "record-moved-aside",
             Issue::MisplacedName { .. } => "misplaced-name",
             Issue::VersionWithoutBranch { .. } => "version-without-branch",
             Issue::VersionOfOtherTree { .. } => "version-of-other-tree",
@@ -224,6 +227,7 @@ impl Issue {
     pub fn repaired(&self) -> bool {
         match self {
             Issue::UntouchedVersion { repaired, .. }
+            | Issue::RecordMovedAside { repaired, .. }
             | Issue::OrphanWithoutMark { repaired, .. }
             | Issue::StaleOrphanMark { repaired, .. }
             | Issue::LinkedOrphan { repaired, .. }
@@ -274,6 +278,9 @@ impl fmt::Display for Issue {
             Issue::UnreadableKey { family, key } => write!(f, "{family}: key {key} does not parse"),
             Issue::UnreadableRecord { family, key } => {
                 write!(f, "{family}: record at key {key} does not parse")
+            }
+            Issue::RecordMovedAside { key, .. } => {
+                write!(f, "meta: the record at key {key} could not be read and was moved aside")
             }
             Issue::MisplacedName { key } => write!(f, "dentry: the name of key {key} has another hash"),
             Issue::VersionWithoutBranch { family, key, branch } => {

@@ -59,6 +59,8 @@ enum Key {
     Seal(BranchId, Epoch),
     Departed(BranchId, Ino),
     Reply,
+    /// What cannot be read, where it was put.
+    Aside,
 }
 
 /// Reads all of them.
@@ -78,6 +80,12 @@ pub(super) fn read(check: &mut Check<'_>) -> Result<Meta, StoreError> {
                 let (tree, inode, group) = (one.0.0, one.1.0, one.2);
                 findings.add(Issue::OneSidedTie { tree, inode, group, repaired });
             }
+        }
+        if let Key::Aside = parsed {
+            // Forgotten at the end, when what it stood for was counted anew.
+            let (key, repaired) = (hex(key.get(1..).unwrap_or_default()), *repair == Repair::Yes);
+            findings.add(Issue::RecordMovedAside { key, repaired });
+            return Ok(true);
         }
         let is_free = matches!(parsed, Key::Free);
         if all.take(parsed, value).is_none() {
@@ -116,6 +124,7 @@ fn parse(key: &[u8]) -> Option<Key> {
         (meta::SEAL, 12) => long().map(|(branch, epoch)| Key::Seal(branch, Epoch(epoch)))?,
         (meta::DEPARTED, 12) => long().map(|(branch, ino)| Key::Departed(branch, Ino(ino)))?,
         (meta::REPLY, 16) => Key::Reply,
+        (meta::ASIDE, 1..) => Key::Aside,
         _ => return None,
     })
 }
@@ -170,6 +179,7 @@ impl Meta {
                 return number().map(drop);
             }
             Key::Reply => return Reply::decode(value).map(drop),
+            Key::Aside => return None,
             Key::Doubt(segment, page) => {
                 self.doubted.push((segment, page));
                 return value.is_empty().then_some(());

@@ -101,6 +101,10 @@ pub fn check(store: &Store, repair: Repair) -> Result<CheckReport, FsError> {
     if records.extents_readable && history.meta.free_readable {
         segments.check_leaks(&mut check, &quiet)?;
     }
+    if repair == Repair::Yes {
+        // What it had counted was counted anew.
+        store.forget_moved_aside()?;
+    }
     Ok(check.findings.report)
 }
 

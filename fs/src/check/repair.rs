@@ -60,22 +60,26 @@ pub(super) fn orphan_mark(store: &Store, branch: BranchId, ino: Ino) -> Result<b
     let head = store.head(branch)?;
     // Nobody mounts the volume in between.
     let _opening = head.opening.lock();
-    let mend = || -> Result<(), FsError> {
-        let inode = store.head_view(&head)?.inode(&store.db, ino)?.and_then(|found| found.record);
+    let mend = || -> Result<bool, FsError> {
+        let inode = match store.head_view(&head)?.inode(&store.db, ino) {
+            // Whether it has links cannot be told.
+            Err(error) if error.is_corruption() => return Ok(false),
+            found => found?.and_then(|found| found.record),
+        };
         let mut txn = Txn::begin_housekeeping(store, &head)?;
         match inode {
             Some(inode) if inode.nlink == 0 => txn.put_orphan(ino),
             Some(_) | None => txn.delete_orphan(ino),
         }
-        txn.commit(Answer::Done).map(drop)
+        txn.commit(Answer::Done).map(|_| true)
     };
-    let mut done = Ok(());
+    let mut done = Ok(false);
     let mut work = || done = mend();
     match head.live() {
         Some(live) => live.exclusively(ino, &mut work),
         None => work(),
     }
-    done.map(|()| true)
+    done
 }
 
 /// Gives pages back to the host that nothing refers to.

@@ -39,7 +39,7 @@ use crate::ids::NodeId;
 use crate::ops::{Datasync, KillSuid, RenameMode, SetXattr, VolumeFs, Whence};
 
 /// The largest write in one request. More than this gains nothing and costs memory per thread.
-const MAX_WRITE: u32 = 1 << 20;
+pub(super) const MAX_WRITE: u32 = 1 << 20;
 
 /// The readahead that a successor is told the kernel offers. fuser does not say what it did; nothing depends on it after the
 /// first INIT, which the kernel has answered for good.

@@ -13,6 +13,7 @@ use tracing::Level;
 
 use crate::FsError;
 use crate::overlay::lower::LowerError;
+use crate::store::Shortage;
 
 /// Returns what a program sees of a failure.
 pub(super) fn errno(error: &FsError) -> Errno {
@@ -41,11 +42,17 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::Unsupported { .. } => Errno::EOPNOTSUPP,
         FsError::CrossVolume => Errno::EXDEV,
         FsError::Lower(error) => lower_errno(error),
-        FsError::Store(error) if error.is_disk_full() => Errno::ENOSPC,
         // The memory that outlives the worker is used up, or its limit of descriptors.
         FsError::Session { .. } => Errno::ENOMEM,
-        // Whatever else went wrong with the store, the bytes cannot be had or kept.
-        FsError::Store(_) => Errno::EIO,
+        FsError::Store(error) => match error.shortage() {
+            Some(Shortage::Space) => Errno::ENOSPC,
+            // The daemon ran out of descriptors, not the caller.
+            Some(Shortage::Files) => Errno::ENFILE,
+            Some(Shortage::Memory) => Errno::ENOMEM,
+            Some(Shortage::Writing) => Errno::EROFS,
+            // Whatever else went wrong with the store, the bytes cannot be had or kept.
+            None => Errno::EIO,
+        },
         // Answers of the control plane. No system call on a mount leads to them; were one to, the
         // program could do nothing about it.
         FsError::VolumeNotFound { .. }
@@ -131,10 +138,16 @@ mod tests {
     use super::*;
     use crate::ids::{Ino, NodeId};
     use crate::overlay::lower::LowerPath;
+    use crate::store::StoreError;
 
     fn host(code: i32) -> FsError {
         let source = io::Error::from_raw_os_error(code);
         FsError::Lower(LowerError::Io { lower: "/l".into(), path: LowerPath::root(), source })
+    }
+
+    fn store(code: i32) -> FsError {
+        let source = io::Error::from_raw_os_error(code);
+        FsError::Store(StoreError::Io { action: "write", path: "/s".into(), source })
     }
 
     #[test]
@@ -163,6 +176,13 @@ mod tests {
             (FsError::CrossVolume, libc::EXDEV, Level::DEBUG),
             (FsError::VolumeNotFound { name: "v".into() }, libc::EIO, Level::ERROR),
             (host(libc::EACCES), libc::EACCES, Level::ERROR),
+            (store(libc::ENOSPC), libc::ENOSPC, Level::ERROR),
+            (store(libc::EMFILE), libc::ENFILE, Level::ERROR),
+            (store(libc::ENOMEM), libc::ENOMEM, Level::ERROR),
+            (store(libc::EROFS), libc::EROFS, Level::ERROR),
+            // A file of the store that is missing is not a file of the volume that is missing.
+            (store(libc::ENOENT), libc::EIO, Level::ERROR),
+            (FsError::Store(StoreError::Poisoned { first: "x".into() }), libc::EIO, Level::ERROR),
             (
                 FsError::Lower(LowerError::Changed { lower: "/l".into(), path: LowerPath::root() }),
                 libc::EIO,

@@ -23,8 +23,8 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::session_memory::{Begun, InFlight, SessionMemory};
 use super::stats::OpKind;
+use crate::ops::Unanswered;
 use crate::request::{Executing, KernelRequest, Ledger, THREADS};
-use crate::store::record::PageRun;
 
 /// The mark of a request that is sent again, in its number.
 const RESENT: u64 = 1 << 63;
@@ -44,6 +44,8 @@ pub enum Death {
     Crashed,
     /// From outside, or in a way that nobody knows.
     Killed,
+    /// By its own will, because its store had stopped: what it failed may have been done all the same.
+    GaveWay,
 }
 
 /// Tells a successor what happens to the requests of a session.
@@ -58,11 +60,10 @@ pub(super) struct Handover {
     condemned: Mutex<Vec<InFlight>>,
 }
 
-/// What a predecessor was executing when it died.
-pub(super) fn left_in_flight(memory: &SessionMemory) -> Vec<(u64, PageRun)> {
-    let in_flight = memory.in_flight();
-    let runs = in_flight.iter().flat_map(|request| request.pages.iter().map(|&run| (request.unique, run)));
-    runs.map(|(unique, (segment, page, count))| (unique, PageRun { segment, page, count })).collect()
+/// What a predecessor had not answered when it died.
+pub(super) fn left_unanswered(memory: &SessionMemory) -> Vec<Unanswered> {
+    let in_flight = memory.in_flight().into_iter();
+    in_flight.map(|InFlight { unique, pages, written, .. }| Unanswered { unique, pages, written }).collect()
 }
 
 /// A request that a worker must not execute any more.
@@ -91,7 +92,10 @@ impl Handover {
     }
 
     fn suspect(&self, death: Death) {
-        let weight = if death == Death::Crashed { CRASH } else { KILL };
+        let weight = match death {
+            Death::Crashed => CRASH,
+            Death::Killed | Death::GaveWay => KILL,
+        };
         let mut suspects = self.suspects.lock();
         let mut condemned = self.condemned.lock();
         for request in self.memory.in_flight() {

@@ -9,6 +9,7 @@
 //!  adapter.rs     decode, call, answer ── reply.rs ── errno.rs, stats.rs, in_flight.rs
 //!  sync_pool.rs   where an fsync waits
 //!  handover.rs    what a worker that dies leaves to the next ── session_memory.rs ── words.rs
+//!  receive_memory.rs  where fuser receives requests
 //!  wire.rs        what fuser cannot say ── invalidate.rs
 //! ```
 //!
@@ -24,6 +25,7 @@ mod invalidate;
 mod mount;
 mod mount_table;
 mod mountpoint;
+mod receive_memory;
 mod reply;
 mod session;
 mod session_memory;
@@ -38,6 +40,7 @@ pub use in_flight::OldestRequest;
 pub use mount::Mount;
 pub use mount_table::{DeviceId, MountedVolume, mounted_volumes};
 pub use mountpoint::{has_dead_mount, remove_dead_mount};
+pub use receive_memory::ReceiveMemory;
 pub use session::Classic;
 pub use session_memory::{InFlight, Phase, SESSION_MEMORY_VERSION, SessionMemory, SessionMemoryError};
 pub use stats::{Histogram, OpKind, OpSummary};

@@ -24,7 +24,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::adapter::Adapter;
 use super::affinity::Cpus;
-use super::handover::{self, Handover};
+use super::handover::{self, Death, Handover};
 use super::invalidate::KernelCaches;
 use super::mount::{Mount, SessionEnd};
 use super::mount_table::DeviceId;
@@ -113,8 +113,8 @@ impl Transport for Classic {
             .device()
             .ok_or_else(|| wrong(FsError::Invalid { what: "session that was never attached" }))?;
         let facts = memory.facts().map_err(|source| wrong(FsError::Session { source }))?;
-        let pages = handover::left_in_flight(&memory);
-        fs.adopt(memory.session(), facts, &pages).map_err(wrong)?;
+        let unanswered = handover::left_unanswered(&memory);
+        fs.adopt(memory.session(), facts, &unanswered).map_err(wrong)?;
         fs.set_journal(Box::new(Arc::clone(&memory)));
         let handover = Handover::of(Arc::clone(&memory), Some(death));
         for request in handover.take_condemned() {
@@ -139,6 +139,9 @@ impl Transport for Classic {
             serving.spawn(session, device)
         };
         let server = serve().map_err(|source| failed("go on to serve", &mountpoint, source))?;
+        if death == Death::GaveWay {
+            serving.fs.distrust_kernel();
+        }
         tracing::info!(mountpoint = %mountpoint.display(), device = %id, "went on with a mount");
         Ok(serving.into_mount(server))
     }

@@ -49,7 +49,7 @@ use crate::ops::{Fact, NodeJournal};
 use crate::request;
 
 /// The version of the layout. A worker that finds another one cannot go on with the mount.
-pub const SESSION_MEMORY_VERSION: u32 = 1;
+pub const SESSION_MEMORY_VERSION: u32 = 2;
 
 const MAGIC: u64 = u64::from_ne_bytes(*b"durdirSM");
 const DESCRIPTION: u64 = 64 << 10;
@@ -78,8 +78,9 @@ const SUSPECT_COUNT: usize = request::THREADS as usize;
 const WORDS: usize = SUSPECTS + 2 * SUSPECT_COUNT;
 /// Words of a slot before the arguments.
 const SLOT_HEAD: usize = 6;
-/// Words of a slot behind the arguments: how many runs of pages the thread was handed, and up to three of them.
-const SLOT_TAIL: usize = 7;
+/// Words of a slot behind the arguments: whether the request is done that no batch says so, how many runs of pages the thread was
+/// handed, and up to three of them.
+const SLOT_TAIL: usize = 8;
 const ARGUMENTS_MAX: usize = (SLOT_WORDS - SLOT_HEAD - SLOT_TAIL) * 8;
 
 /// How far a mount has come.
@@ -120,6 +121,8 @@ pub struct InFlight {
     pub arguments: Vec<u8>,
     /// Pages that the thread was handed and had not committed: segment, first page, count.
     pub pages: Vec<(u32, u32, u32)>,
+    /// How many bytes it has written, if it is done and no batch says so.
+    pub written: Option<u64>,
 }
 
 /// Memory of a session that cannot be used.
@@ -320,6 +323,9 @@ impl SessionMemory {
             unique.store(0, Ordering::Release);
         }
         request::Ledger::pages_settled(self, thread);
+        if let Some(Tail { written, .. }) = self.tail(thread) {
+            written.store(0, Ordering::Release);
+        }
     }
 
     /// Returns the requests that are executed: of a process that died, those it died over.
@@ -337,12 +343,14 @@ impl SessionMemory {
                 let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
                 let kind = usize::try_from(kind).unwrap_or(usize::MAX);
                 let runs = slot.last_chunk::<SLOT_TAIL>().map(|tail| tail.each_ref().map(load));
-                let (taken, runs) = runs.as_ref().and_then(|tail| tail.split_first())?;
-                let runs = runs.as_chunks::<2>().0.iter().take(usize::try_from(*taken).unwrap_or(usize::MAX));
+                let [written, taken, runs @ ..] = runs?;
+                let runs = runs.as_chunks::<2>().0.iter().take(usize::try_from(taken).unwrap_or(usize::MAX));
                 // The halves of a word.
                 let pages = runs.map(|[place, count]| ((place >> 32) as u32, *place as u32, narrow(*count)));
                 (unique != 0).then(|| InFlight {
                     pages: pages.collect(),
+                    // Stored one too large, since a slot is empty when it is all zeros.
+                    written: written.checked_sub(1),
                     unique,
                     kind,
                     node,
@@ -395,9 +403,9 @@ impl SessionMemory {
         self.words.get(start..start + SLOT_WORDS).filter(|_| thread < request::THREADS)
     }
 
-    /// Returns where the slot of a thread says how many runs of pages it was handed, and which.
-    fn taken(&self, thread: u16) -> Option<(&AtomicU64, &[AtomicU64])> {
-        self.slot(thread)?.last_chunk::<SLOT_TAIL>()?.split_first()
+    fn tail(&self, thread: u16) -> Option<Tail<'_>> {
+        let [written, taken, runs @ ..] = self.slot(thread)?.last_chunk::<SLOT_TAIL>()?;
+        Some(Tail { written, taken, runs })
     }
 
     fn load(&self, at: usize) -> u64 {
@@ -411,6 +419,15 @@ impl SessionMemory {
     }
 }
 
+/// What a slot says of a request beside which one it is.
+struct Tail<'a> {
+    /// One more than the bytes that were written, or 0.
+    written: &'a AtomicU64,
+    /// How many runs of pages the thread was handed.
+    taken: &'a AtomicU64,
+    runs: &'a [AtomicU64],
+}
+
 /// A request that begins, in borrowed parts.
 pub(super) struct Begun<'a> {
     pub(super) unique: u64,
@@ -422,8 +439,14 @@ pub(super) struct Begun<'a> {
 }
 
 impl request::Ledger for SessionMemory {
+    fn written(&self, thread: u16, count: u64) {
+        if let Some(Tail { written, .. }) = self.tail(thread) {
+            written.store(count + 1, Ordering::Release);
+        }
+    }
+
     fn pages_taken(&self, thread: u16, segment: u32, page: u32, count: u32) {
-        let Some((taken, runs)) = self.taken(thread) else { return };
+        let Some(Tail { taken, runs, .. }) = self.tail(thread) else { return };
         let number = taken.load(Ordering::Relaxed);
         let free = usize::try_from(number).ok().and_then(|number| runs.as_chunks::<2>().0.get(number));
         let Some([place, length]) = free else { return };
@@ -433,7 +456,7 @@ impl request::Ledger for SessionMemory {
     }
 
     fn pages_settled(&self, thread: u16) {
-        if let Some((taken, _)) = self.taken(thread) {
+        if let Some(Tail { taken, .. }) = self.tail(thread) {
             taken.store(0, Ordering::Release);
         }
     }
@@ -548,7 +571,7 @@ mod tests {
         let memory = SessionMemory::create(None, b"").unwrap();
         memory.store(AT_VERSION, u64::from(SESSION_MEMORY_VERSION) + 1);
         let refused = SessionMemory::open(memory.as_fd().try_clone_to_owned().unwrap());
-        assert!(matches!(refused, Err(SessionMemoryError::OtherVersion { found: 2 })));
+        assert!(matches!(refused, Err(SessionMemoryError::OtherVersion { found: 3 })));
     }
 
     #[test]
@@ -560,12 +583,14 @@ mod tests {
         for (segment, page, count) in [(7, 8, 9), (7, 20, 1), (8, 0, 256), (9, 9, 9)] {
             request::Ledger::pages_taken(&memory, 3, segment, page, count);
         }
+        request::Ledger::written(&memory, 3, 0);
         memory.begin(95, &Begun { unique: 44, kind: 8, node: 6, uid: 1, pid: 2, arguments: &[] });
         let [first, second] = &successor_of(&memory).in_flight()[..] else { panic!("two are in flight") };
         assert_eq!(first.pages, [(7, 8, 9), (7, 20, 1), (8, 0, 256)]);
         assert_eq!((first.unique, first.kind, first.node, first.uid, first.pid), (42, 9, 5, 1, 2));
         assert_eq!(first.arguments, [&name[..], &long[..ARGUMENTS_MAX - 255]].concat());
         assert_eq!((second.unique, second.arguments.len()), (44, 0));
+        assert_eq!((first.written, second.written), (Some(0), None));
         memory.end(3);
         assert_eq!(memory.in_flight().len(), 1);
         memory.clear_slots();

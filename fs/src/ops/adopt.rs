@@ -39,7 +39,18 @@ pub(super) struct Adopted {
     orphans: Mutex<HashSet<Ino>>,
     session: SessionId,
     /// What requests were answered with that the kernel may send again.
-    answers: Mutex<HashMap<u64, Answer>>,
+    answers: Mutex<HashMap<u64, Option<Answer>>>,
+}
+
+/// A request that a predecessor had not answered when it died.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unanswered {
+    /// The kernel's number, without the mark of one sent again.
+    pub unique: u64,
+    /// Pages it was handed and had not committed: segment, first page, count.
+    pub pages: Vec<(u32, u32, u32)>,
+    /// How many bytes it has written, if it is done and no batch says so.
+    pub written: Option<u64>,
 }
 
 /// The result of an operation, made from what was stored as the answer of its first execution.
@@ -89,27 +100,34 @@ fn other_answer(node: NodeId) -> FsError {
 }
 
 impl VolumeFs {
-    /// Goes on with what a predecessor served in `session`. `facts` is its journal, `pages` what requests were handed that it
-    /// died over. To be called before the first request.
-    pub fn adopt(&self, session: SessionId, facts: Vec<u8>, pages: &[(u64, PageRun)]) -> Result<(), FsError> {
+    /// Goes on with what a predecessor served in `session`. `facts` is its journal, `unanswered` what it died over. To be called
+    /// before the first request.
+    pub fn adopt(
+        &self,
+        session: SessionId,
+        facts: Vec<u8>,
+        unanswered: &[Unanswered],
+    ) -> Result<(), FsError> {
         let inherited = Inherited::parse(facts)?;
         let tree = self.root.read().clone();
         let mut orphans = HashSet::new();
         let mut answers = HashMap::new();
         if let Some(head) = &tree.head {
             self.store.db.scan(META, &meta::orphans_of(head.branch), &[], |key, _| {
-                let Some((_, ino)) = meta::tail_u32_u64(key) else {
-                    return Err(StoreError::Corrupt { what: "orphan record".into() });
-                };
-                orphans.insert(Ino(ino));
+                match meta::tail_u32_u64(key) {
+                    Some((_, ino)) => drop(orphans.insert(Ino(ino))),
+                    None => self.store.quarantine.add("orphan", key),
+                }
                 Ok(true)
             })?;
-            answers = self.store.recover_answers(session, head.branch)?;
+            let written = unanswered.iter().filter_map(|request| Some((request.unique, request.written?)));
+            answers = self.store.recover_answers(session, head.branch, written)?;
         }
         // Nothing refers to pages of a request that was not executed. One that was in several steps has an answer, and what its last
         // step was handed stays until `fsck --repair`.
-        for (_, run) in pages.iter().filter(|(unique, _)| !answers.contains_key(unique)) {
-            self.store.segments.punch(*run)?;
+        let not_executed = unanswered.iter().filter(|request| !answers.contains_key(&request.unique));
+        for &(segment, page, count) in not_executed.flat_map(|request| &request.pages) {
+            self.store.segments.punch(PageRun { segment, page, count })?;
         }
         self.nodes.inherit(inherited.called.iter().map(|(&node, &called)| (node, called)));
         let adopted = Adopted {
@@ -127,7 +145,13 @@ impl VolumeFs {
     /// executed.
     pub fn replay<T: FromAnswer>(&self, unique: u64, node: NodeId) -> Option<Result<T, FsError>> {
         let answer = *self.adopted.get()?.answers.lock().get(&unique)?;
-        Some(T::from_answer(answer, self, node))
+        Some(match answer {
+            Some(answer) => T::from_answer(answer, self, node),
+            None => {
+                let what = format!("stored answer to request {unique}: it was executed, or not");
+                Err(StoreError::Corrupt { what }.into())
+            }
+        })
     }
 
     /// Forgets an answer that was given again.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::node::{NodeRef, NodeState};
 use super::{Entry, VolumeFs};
-use crate::attr::FileKind;
+use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{Ino, NodeId};
 use crate::overlay::merged::MergedEntry;
@@ -71,10 +71,13 @@ impl VolumeFs {
         self.list(&dir, offset, |shown, merged| {
             let child = match merged {
                 None => None,
-                Some(_) => match self.find_child(&dir, shown.name)? {
-                    Some(child) => Some(child),
+                Some(_) => match self.find_child(&dir, shown.name) {
+                    Ok(Some(child)) => Some(child),
                     // Removed since it was listed.
-                    None => return Ok(Sink::Continue),
+                    Ok(None) => return Ok(Sink::Continue),
+                    // It is listed like the others; whoever looks at it is told what is wrong with it.
+                    Err(error) if error.is_corruption() => return Ok(sink(shown, &unknown(&shown, &dir))),
+                    Err(error) => return Err(error),
                 },
             };
             let node = child.as_ref().unwrap_or(&dir);
@@ -151,4 +154,10 @@ impl VolumeFs {
         }
         Ok(listed)
     }
+}
+
+/// An entry of which only the name is known: the kernel looks it up when somebody wants more.
+fn unknown(shown: &DirEntry<'_>, dir: &NodeRef<'_>) -> Entry {
+    let attr = Attr { ino: Ino(shown.node.0), kind: shown.kind, ..dir.attr() };
+    Entry { node: NodeId(0), generation: 0, attr }
 }

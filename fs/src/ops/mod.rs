@@ -46,7 +46,7 @@ use std::sync::{Arc, OnceLock};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
-pub use adopt::FromAnswer;
+pub use adopt::{FromAnswer, Unanswered};
 pub use dir::{DirEntry, Sink};
 pub use invalidate::Invalidate;
 pub use io::KillSuid;
@@ -142,6 +142,14 @@ impl VolumeFs {
     /// Takes what makes a transport's caches forget.
     pub fn set_invalidator(&self, invalidator: Box<dyn Invalidate>) {
         *self.invalidator.write() = Some(invalidator);
+    }
+
+    /// Has the kernel ask again for every name and its attributes: what it was told of some of them may not be so. Not to be
+    /// called by a thread that answers requests.
+    pub fn distrust_kernel(&self) {
+        if let Some(invalidator) = &*self.invalidator.read() {
+            invalidator.all_entries();
+        }
     }
 
     /// Takes the journal in which a successor will find what the store does not know. To be called before the first

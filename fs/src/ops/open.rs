@@ -189,8 +189,8 @@ impl LiveHead for VolumeFs {
         }
     }
 
-    fn snapshots_changed(&self) {
-        self.forget_snapshots_dir();
+    fn snapshots_changed(&self, names: &[String]) {
+        self.forget_snapshots_dir(names);
     }
 
     fn release_snapshot(&self, branch: BranchId, epoch: Epoch) {

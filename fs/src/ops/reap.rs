@@ -15,7 +15,7 @@ use crate::error::FsError;
 use crate::ids::Ino;
 use crate::request::Answer;
 use crate::store::record::{GROUP_SIZE, Group, Inode, Usage, Xattr};
-use crate::store::{Beneath, Head, META, Prefix, StoreError, Txn, meta};
+use crate::store::{Beneath, Head, META, Prefix, Txn, meta};
 
 /// Groups that are removed in one transaction.
 const BATCH: usize = 1024;
@@ -141,7 +141,7 @@ impl VolumeFs {
         self.store.db.scan(META, &meta::orphans_of(head.branch), &[], |key, _| {
             match meta::tail_u32_u64(key) {
                 Some((_, ino)) => orphans.push(Ino(ino)),
-                None => return Err(StoreError::Corrupt { what: "orphan record".into() }),
+                None => self.store.quarantine.add("orphan", key),
             }
             Ok(true)
         })?;
@@ -177,8 +177,27 @@ impl VolumeFs {
         Dead { ino: node.ino, known }
     }
 
-    /// Removes inodes that have no name, in one transaction but for large files.
+    /// Removes inodes that have no name. One of which a record cannot be read stays, with its mark: what it refers to is not
+    /// known.
     fn reap(&self, tree: &Tree, dead: &[Dead]) -> Result<(), FsError> {
+        match self.reap_together(tree, dead) {
+            Err(error) if error.is_corruption() => {}
+            done => return done,
+        }
+        for one in dead {
+            match self.reap_together(tree, std::slice::from_ref(one)) {
+                Err(error) if error.is_corruption() => {
+                    let prefix = Prefix::inode(tree.merged.view.tree(), one.ino);
+                    self.store.quarantine.add(prefix.family.name(), prefix.as_bytes());
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes inodes that have no name, in one transaction but for large files.
+    fn reap_together(&self, tree: &Tree, dead: &[Dead]) -> Result<(), FsError> {
         let Some(head) = &tree.head else { return Ok(()) };
         let view = &tree.merged.view;
         let mut found = Vec::new();

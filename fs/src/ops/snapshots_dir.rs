@@ -16,15 +16,10 @@ use crate::overlay::merged::Merged;
 const NAME: &str = ".snapshots";
 pub(super) const NODE: NodeId = NodeId(NodeId::FIRST_DYNAMIC);
 
+/// How many snapshots are listed at once.
+const LISTED: usize = 1024;
 /// How many milliseconds the removal of a snapshot waits for operations in it.
 const RELEASE_TRIES: u32 = 200;
-
-struct Listed {
-    name: String,
-    branch: BranchId,
-    epoch: Epoch,
-    created: Timestamp,
-}
 
 impl VolumeFs {
     /// Answers a look-up of `.snapshots`, or of a snapshot in it.
@@ -43,9 +38,8 @@ impl VolumeFs {
             let node = if name == "." { NODE } else { NodeId::ROOT };
             return Ok(Some(Entry { node, generation: 0, attr: self.getattr(node)? }));
         }
-        let listed = self.list_snapshots()?.into_iter().find(|listed| OsStr::new(&listed.name) == name);
-        let Some(listed) = listed else { return Err(FsError::NotFound) };
-        let tree = self.browse(listed.branch, listed.epoch)?;
+        let (branch, epoch) = self.shown_snapshot(name).ok_or(FsError::NotFound)?;
+        let tree = self.browse(branch, epoch)?;
         let evictions = self.nodes.evictions();
         let root = tree.merged.stored(Ino::ROOT)?.ok_or(FsError::NotFound)?;
         let root = self.nodes.insert(&tree, root, evictions)?;
@@ -58,8 +52,7 @@ impl VolumeFs {
     }
 
     fn snapshots_attr(&self) -> Attr {
-        let time = self.list_snapshots().ok().and_then(|all| all.iter().map(|listed| listed.created).max());
-        let time = time.unwrap_or_default();
+        let time = self.newest_snapshot().unwrap_or_default();
         Attr {
             ino: Ino(NODE.0),
             kind: FileKind::Directory,
@@ -87,23 +80,25 @@ impl VolumeFs {
         if node != NODE {
             return None;
         }
-        let listed = match self.list_snapshots() {
-            Ok(listed) => listed,
-            Err(error) => return Some(Err(error)),
-        };
-        let names = [".", ".."].into_iter().chain(listed.iter().map(|listed| listed.name.as_str()));
-        for (at, name) in (0..).zip(names).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
-            let entry = DirEntry {
-                node: if name == ".." { NodeId::ROOT } else { NODE },
-                next_offset: at + 1,
-                kind: FileKind::Directory,
-                name: OsStr::from_bytes(name.as_bytes()),
-            };
-            if sink(entry) == Sink::Full {
-                break;
+        let mut at = offset;
+        loop {
+            let names = self.list_snapshots(usize::try_from(at).unwrap_or(usize::MAX));
+            if names.is_empty() {
+                return Some(Ok(()));
+            }
+            for name in names {
+                at += 1;
+                let entry = DirEntry {
+                    node: if name == ".." { NodeId::ROOT } else { NODE },
+                    next_offset: at,
+                    kind: FileKind::Directory,
+                    name: OsStr::from_bytes(name.as_bytes()),
+                };
+                if sink(entry) == Sink::Full {
+                    return Some(Ok(()));
+                }
             }
         }
-        Some(Ok(()))
     }
 
     /// Lists `.snapshots` with attributes; `None` if the node is another one.
@@ -140,30 +135,45 @@ impl VolumeFs {
         })
     }
 
-    /// Makes the kernel forget what it knows of `.snapshots`.
-    pub(super) fn forget_snapshots_dir(&self) {
-        let listed = self.list_snapshots().unwrap_or_default();
+    /// Makes the kernel forget what it knows of `.snapshots`, and of these names in it.
+    pub(super) fn forget_snapshots_dir(&self, names: &[String]) {
         if let Some(invalidator) = &*self.invalidator.read() {
             invalidator.inode(NODE);
-            for snapshot in listed {
-                invalidator.entry(NODE, OsStr::new(&snapshot.name));
+            for name in names {
+                invalidator.entry(NODE, OsStr::new(name));
             }
         }
     }
 
-    fn list_snapshots(&self) -> Result<Vec<Listed>, FsError> {
+    /// Returns the next few names in `.snapshots` after so many.
+    fn list_snapshots(&self, skip: usize) -> Vec<String> {
         let root = self.root.read().clone();
-        let Some(head) = &root.head else { return Ok(Vec::new()) };
         let registry = self.store.registry.read();
-        Ok(registry
-            .snapshots_of(head.volume)
-            .map(|(branch, epoch, snapshot)| Listed {
-                name: snapshot.name.clone().unwrap_or_else(|| epoch.to_string()),
-                branch,
-                epoch,
-                created: snapshot.created,
-            })
-            .collect())
+        let shown = root.head.iter().flat_map(|head| registry.snapshots_of(head.volume));
+        let shown = shown.skip(skip.saturating_sub(2)).map(|(_, epoch, snapshot)| snapshot.shown_as(epoch));
+        let own = [".", ".."].into_iter().skip(skip).map(str::to_owned);
+        own.chain(shown).take(LISTED).collect()
+    }
+
+    /// Finds a snapshot by the name it is listed under.
+    fn shown_snapshot(&self, name: &OsStr) -> Option<(BranchId, Epoch)> {
+        let name = name.to_str()?;
+        let root = self.root.read().clone();
+        let volume = root.head.as_ref()?.volume;
+        let registry = self.store.registry.read();
+        let nameless = || {
+            let epoch = name.parse().ok().map(Epoch)?;
+            registry.snapshot_at(volume, epoch).filter(|(_, _, snapshot)| snapshot.shown_as(epoch) == name)
+        };
+        let (branch, epoch, _) = registry.snapshot_named(volume, name).or_else(nameless)?;
+        Some((branch, epoch))
+    }
+
+    /// Returns when the newest snapshot was cut.
+    fn newest_snapshot(&self) -> Option<Timestamp> {
+        let root = self.root.read().clone();
+        let volume = root.head.as_ref()?.volume;
+        self.store.registry.read().newest_snapshots(volume).map(|snapshot| snapshot.created).max()
     }
 
     /// Returns the tree of a snapshot, which cannot be removed from now on until nobody looks at it.

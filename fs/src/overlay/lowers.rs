@@ -52,7 +52,7 @@ impl Lowers {
             path: dirs.first().cloned().unwrap_or_default(),
             why: error.to_string(),
         })?;
-        let slots = store.registry.read().slots.get(&tree).cloned().unwrap_or_default();
+        let slots = store.registry.read().lower_slots(tree)?;
         Ok(Lowers { tree, stack, roots, slots: RwLock::new(slots) })
     }
 

@@ -53,7 +53,7 @@ pub struct MergedEntry {
     pub hash: u64,
     /// Its name.
     pub name: Box<[u8]>,
-    /// The inode it leads to.
+    /// The inode it leads to; [`Ino::UNREADABLE`] if that cannot be told.
     pub ino: Ino,
     /// That inode's kind.
     pub kind: FileKind,
@@ -159,10 +159,13 @@ impl Merged {
                     }
                 }
                 below.next_if(|entry| (entry.hash, &*entry.name) == key);
-                match dentry {
-                    Dentry::Whiteout => Ok(true),
-                    Dentry::Entry { ino, kind } => visit(&MergedEntry { hash, name: name.into(), ino, kind }),
-                }
+                let (ino, kind) = match dentry {
+                    Some(Dentry::Whiteout) => return Ok(true),
+                    Some(Dentry::Entry { ino, kind }) => (ino, kind),
+                    // Perhaps a name, perhaps the removal of one: whoever looks it up is told.
+                    None => (Ino::UNREADABLE, FileKind::Regular),
+                };
+                visit(&MergedEntry { hash, name: name.into(), ino, kind })
             };
             match step() {
                 Ok(more) => {
@@ -248,8 +251,9 @@ impl Merged {
         if inode.has_xattrs {
             self.view.xattrs(&self.store.db, ino, |name, record| {
                 match record {
-                    Xattr::Value(_) => names.insert(name.to_vec()),
-                    Xattr::Removed => names.remove(name),
+                    // Whoever wants the value of one that cannot be read is told.
+                    Some(Xattr::Value(_)) | None => names.insert(name.to_vec()),
+                    Some(Xattr::Removed) => names.remove(name),
                 };
                 Ok(true)
             })?;

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::db::{Database, META};
 use super::error::StoreError;
-use super::keys::meta;
+use super::keys::{Family, Prefix, PrefixOf, VersionedKey, meta};
+use super::registry::Registry;
 use crate::ids::Ino;
 
 /// What is counted; the number is part of the stored key.
@@ -27,6 +28,9 @@ pub(crate) enum Counter {
 /// Inode numbers that are stored ahead at once.
 const INO_LEASE: u64 = 1 << 16;
 
+/// Numbers that are left out where the counter of inodes was lost: some that were handed out may have been removed since.
+const LOST_INOS: u64 = 1 << 32;
+
 /// The counters of a store.
 pub(crate) struct Counters {
     next_ino: AtomicU64,
@@ -35,7 +39,20 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn load(db: &Database) -> Result<Counters, StoreError> {
+    /// Loads them. One that is missing, because it could not be read, begins after all numbers that are in use.
+    pub(crate) fn load(db: &Database, registry: &Registry) -> Result<Counters, StoreError> {
+        let counters = [Counter::Tree, Counter::Branch, Counter::Volume, Counter::Cut];
+        for (counter, used) in counters.into_iter().zip(registry.largest_numbers()) {
+            if used > 0 && read(db, counter)? == 0 {
+                write(db, counter, used + 1)?;
+            }
+        }
+        if registry.largest_numbers() != [0; 4] && read(db, Counter::Ino)? == 0 {
+            let used = largest_ino(db)?;
+            if used > 0 {
+                write(db, Counter::Ino, used + LOST_INOS)?;
+            }
+        }
         let next = read(db, Counter::Ino)?.max(Ino::FIRST_ALLOCATED.0);
         Ok(Counters {
             next_ino: AtomicU64::new(next),
@@ -76,6 +93,28 @@ impl Counters {
     pub(crate) fn peek_ino(&self) -> Ino {
         Ino(self.next_ino.load(Ordering::SeqCst))
     }
+}
+
+/// Returns the largest inode number that the store has handed out and of which there is a record.
+fn largest_ino(db: &Database) -> Result<u64, StoreError> {
+    let mut largest = 0;
+    let mut iter = db.walker(Family::Inode, None);
+    iter.seek_to_last();
+    // From tree to tree, the last first: numbers of lowers are larger than all that were handed out.
+    while let Some(tree) =
+        iter.key().and_then(|key| VersionedKey::parse(Family::Inode, key)).map(|key| key.tree())
+    {
+        iter.seek_for_prev(Prefix::inode(tree, Ino(1 << 48)).as_bytes());
+        let found = iter.key().and_then(|key| VersionedKey::parse(Family::Inode, key));
+        if let Some(found) = found.filter(|found| found.tree() == tree)
+            && let Some(PrefixOf::Inode { ino }) = found.prefix.parse()
+        {
+            largest = largest.max(ino.0);
+        }
+        iter.seek_for_prev(Prefix::inode(tree, Ino(0)).as_bytes());
+    }
+    iter.status()?;
+    Ok(largest)
 }
 
 fn read(db: &Database, counter: Counter) -> Result<u64, StoreError> {

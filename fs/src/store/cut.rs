@@ -133,8 +133,12 @@ impl Store {
         self.db.sync_log()?;
         let sync = start.elapsed();
         self.seal_later(moving.iter().map(|head| Ended::new(head, head.gate.epoch().previous())));
-        for live in parts.iter().filter_map(|part| part.head.live()) {
-            live.snapshots_changed();
+        for (part, made) in parts.iter().zip(&report.snapshots) {
+            // One that gets a name is not shown by its epoch any more.
+            let names: Vec<_> = name.map(str::to_owned).into_iter().chain([made.epoch.to_string()]).collect();
+            if let Some(live) = part.head.live() {
+                live.snapshots_changed(&names);
+            }
         }
         Ok(CutReport { sync, ..report })
     }
@@ -145,11 +149,7 @@ impl Store {
             let (id, branch) = {
                 let registry = self.registry.read();
                 let (id, record) = registry.volume(volume)?;
-                if let Some(name) = name
-                    && registry
-                        .snapshots_of(id)
-                        .any(|(_, _, snapshot)| snapshot.name.as_deref() == Some(name))
-                {
+                if let Some(name) = name.filter(|name| registry.snapshot_named(id, name).is_some()) {
                     return Err(FsError::SnapshotExists { name: format!("{volume}@{name}") });
                 }
                 (id, record.branch)
@@ -230,7 +230,9 @@ impl Store {
             made.push((key, snapshot));
         }
         self.write_change(batch, receipt, report)?;
-        registry.snapshots.extend(made);
+        for (key, snapshot) in made {
+            registry.insert_snapshot(key, snapshot);
+        }
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use rocksdb::{
 use super::error::StoreError;
 use super::group_sync::GroupSync;
 use super::keys::{Family, VERSION_LEN};
+use crate::failpoint;
 
 /// Column family of the index of what each epoch changed.
 pub(crate) const TOUCHED: &str = "touched";
@@ -97,7 +98,9 @@ impl Database {
     /// Writes a batch to the log and the memtables: all of it or nothing.
     pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
         self.alive()?;
-        self.db.write_opt(batch, &WriteOptions::default()).map_err(|error| self.poison(error.into()))
+        self.attempt("log.write", "write the log in", || self.db.write_opt(batch, &WriteOptions::default()))?;
+        // A write that failed may be in the log all the same.
+        self.attempt("log.written", "write the log in", || Ok(()))
     }
 
     /// Makes everything written so far durable. Concurrent callers share one sync.
@@ -105,7 +108,19 @@ impl Database {
         self.alive()?;
         self.note_sync();
         self.log_syncs.fetch_add(1, Ordering::Relaxed);
-        self.log_sync.run(|| self.db.flush_wal(true)).map_err(|error| self.poison(error.into()))
+        self.attempt("log.sync", "sync the log in", || self.log_sync.run(|| self.db.flush_wal(true)))
+    }
+
+    /// Does what must not fail: the database is poisoned if it does. `place` is where a test may have it fail.
+    fn attempt(
+        &self,
+        place: &str,
+        action: &'static str,
+        work: impl FnOnce() -> Result<(), rocksdb::Error>,
+    ) -> Result<(), StoreError> {
+        let refused = |source| StoreError::Io { action, path: self.db.path().to_owned(), source };
+        let done = failpoint::fail(place).map_err(refused).and_then(|()| Ok(work()?));
+        done.map_err(|error| self.poison(error))
     }
 
     /// Once somebody syncs often, makes log files to be overwritten: while a log grows, each of its syncs commits the journal
@@ -247,6 +262,11 @@ impl Database {
             tracing::error!(%error, "store stops: a write or sync failed");
         }
         error
+    }
+
+    /// Returns the failure after which nothing is written any more, if there was one.
+    pub(crate) fn poisoned(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
     }
 
     fn alive(&self) -> Result<(), StoreError> {

@@ -55,16 +55,60 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    /// Tells whether the host's disk is full.
-    pub fn is_disk_full(&self) -> bool {
+/// What the host may have none of. It may have some again later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shortage {
+    /// Room on the disk.
+    Space,
+    /// Descriptors.
+    Files,
+    /// Memory.
+    Memory,
+    /// Permission to write: the filesystem under the store is read-only.
+    Writing,
+}
+
+impl Shortage {
+    const ALL: [Shortage; 4] = [Shortage::Space, Shortage::Files, Shortage::Memory, Shortage::Writing];
+
+    fn errnos(self) -> &'static [i32] {
         match self {
-            StoreError::Io { source, .. } => source.raw_os_error() == Some(libc::ENOSPC),
-            // RocksDB has the host's words in its message only.
-            StoreError::Database { source } => {
-                source.kind() == rocksdb::ErrorKind::IOError && source.as_ref().contains("No space left")
+            Shortage::Space => &[libc::ENOSPC, libc::EDQUOT],
+            Shortage::Files => &[libc::EMFILE, libc::ENFILE],
+            Shortage::Memory => &[libc::ENOMEM],
+            Shortage::Writing => &[libc::EROFS],
+        }
+    }
+
+    /// As `strerror(3)` says it.
+    fn words(self) -> &'static str {
+        match self {
+            Shortage::Space => "No space left",
+            Shortage::Files => "Too many open files",
+            Shortage::Memory => "Cannot allocate memory",
+            Shortage::Writing => "Read-only file system",
+        }
+    }
+}
+
+impl StoreError {
+    /// Returns what the host had none of, if that is what failed.
+    pub fn shortage(&self) -> Option<Shortage> {
+        let known = Shortage::ALL.into_iter();
+        match self {
+            StoreError::Io { source, .. } => {
+                let code = source.raw_os_error()?;
+                known.into_iter().find(|shortage| shortage.errnos().contains(&code))
             }
-            _ => false,
+            // RocksDB has the host's words in its message only.
+            StoreError::Database { source } if source.kind() == rocksdb::ErrorKind::IOError => {
+                known.into_iter().find(|shortage| source.as_ref().contains(shortage.words()))
+            }
+            StoreError::Database { .. }
+            | StoreError::Locked { .. }
+            | StoreError::NewerFormat { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::Poisoned { .. } => None,
         }
     }
 
@@ -74,6 +118,42 @@ impl StoreError {
             StoreError::Corrupt { .. } => true,
             StoreError::Database { source } => source.kind() == rocksdb::ErrorKind::Corruption,
             _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_has_none_of_is_told_from_other_failures() {
+        let shortage = |code| {
+            let source = io::Error::from_raw_os_error(code);
+            StoreError::Io { action: "write", path: PathBuf::from("/s"), source }.shortage()
+        };
+        let table = [
+            (libc::ENOSPC, Some(Shortage::Space)),
+            (libc::EDQUOT, Some(Shortage::Space)),
+            (libc::EMFILE, Some(Shortage::Files)),
+            (libc::ENFILE, Some(Shortage::Files)),
+            (libc::ENOMEM, Some(Shortage::Memory)),
+            (libc::EROFS, Some(Shortage::Writing)),
+            (libc::EIO, None),
+            (libc::ENOENT, None),
+        ];
+        for (code, expected) in table {
+            assert_eq!(shortage(code), expected, "{code}");
+        }
+        // After the first failure nobody knows what the disk holds: that is another thing than having no room.
+        assert_eq!(StoreError::Poisoned { first: "No space left on device".into() }.shortage(), None);
+    }
+
+    #[test]
+    fn the_words_are_those_of_the_host() {
+        for shortage in Shortage::ALL {
+            let said = shortage.errnos().iter().map(|&code| io::Error::from_raw_os_error(code).to_string());
+            assert!(said.into_iter().any(|said| said.contains(shortage.words())), "{shortage:?}");
         }
     }
 }

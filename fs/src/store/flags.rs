@@ -3,7 +3,7 @@
 use rocksdb::WriteBatch;
 
 use super::record::{Flag, Record};
-use super::{META, Store, StoreError, meta};
+use super::{META, Store, meta};
 use crate::attr::Timestamp;
 use crate::error::FsError;
 use crate::ids::VolumeId;
@@ -25,10 +25,12 @@ impl Store {
     pub fn volume_flag(&self, volume: VolumeId) -> Result<Option<Flag>, FsError> {
         match self.db.get_meta(&meta::flag(volume))? {
             None => Ok(None),
-            Some(bytes) => match Flag::decode(&bytes) {
-                Some(flag) => Ok(Some(flag)),
-                None => Err(StoreError::Corrupt { what: format!("flag of volume {volume}") }.into()),
-            },
+            // One that cannot be read is moved aside at the next opening; that there is one says enough.
+            Some(bytes) => Ok(Some(Flag::decode(&bytes).unwrap_or_else(|| Flag {
+                since: Timestamp::default(),
+                count: 1,
+                what: "something that cannot be read".to_owned(),
+            }))),
         }
     }
 

@@ -24,14 +24,13 @@ pub(crate) struct Freer {
 }
 
 impl Freer {
-    /// Loads what an earlier process left.
+    /// Loads what an earlier process left. Pages of a list that cannot be read stay behind until `fsck --repair`.
     pub(crate) fn load(db: &Database) -> Result<Freer, StoreError> {
         let mut waiting = Vec::new();
         db.scan(META, &[meta::FREE], &[], |key, value| {
-            let (Some(number), Some(list)) = (meta::tail_u64(key), FreeList::decode(value)) else {
-                return Err(StoreError::Corrupt { what: "free list record".into() });
-            };
-            waiting.push((number, list.runs));
+            if let (Some(number), Some(list)) = (meta::tail_u64(key), FreeList::decode(value)) {
+                waiting.push((number, list.runs));
+            }
             Ok(true)
         })?;
         let next = waiting.iter().map(|(number, _)| number + 1).max().unwrap_or(1);

@@ -50,8 +50,8 @@ pub(crate) struct Head {
 pub(crate) trait LiveHead: Any + Send + Sync {
     /// Runs `work` while nobody can use what is cached of an inode, and forgets what is cached of its data.
     fn exclusively(&self, ino: Ino, work: &mut dyn FnMut());
-    /// Called after snapshots of the volume came or went.
-    fn snapshots_changed(&self);
+    /// Called after snapshots of the volume came or went that are shown by these names.
+    fn snapshots_changed(&self, names: &[String]);
     /// Stops showing a snapshot through `.snapshots`: whoever still looks into it finds it stale. It stays in use if an
     /// operation on it does not end soon.
     fn release_snapshot(&self, branch: BranchId, epoch: Epoch);

@@ -116,8 +116,10 @@ impl Store {
             self.put_sweep(&mut batch, &registry, branch, epoch)?;
         }
         self.commit_change(batch, receipt, &())?;
-        for key in &keys {
-            registry.snapshots.remove(key);
+        let mut gone = Vec::new();
+        for &key in &keys {
+            gone.extend(registry.snapshots.get(&key).map(|snapshot| snapshot.shown_as(key.1)));
+            registry.remove_snapshot(key);
         }
         for &(branch, _) in &keys {
             // Looked up again: it may have been loaded meanwhile.
@@ -130,7 +132,7 @@ impl Store {
         shown_by.sort_unstable();
         shown_by.dedup();
         for live in shown_by.into_iter().filter_map(|head| self.live_head(head)) {
-            live.snapshots_changed();
+            live.snapshots_changed(&gone);
         }
         self.wake_reclaimer();
         Ok(())

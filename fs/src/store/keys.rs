@@ -305,11 +305,13 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 /// | 0x2a | answer to a request of the kernel | session u64, unique u64 |
 /// | 0x2b | flag of a volume | volume u32 |
 /// | 0x30 | reply to a request of the control plane | id [u8; 16] |
+/// | 0x7e | record that could not be read, moved aside | its key |
 pub(crate) mod meta {
     use crate::ids::{BranchId, Epoch, Ino, RequestId, SessionId, TreeId, VolumeId};
     use crate::request::KernelRequest;
 
-    pub(crate) const HASH_KEY: &[u8] = &[0x02];
+    pub(crate) const HASH: u8 = 0x02;
+    pub(crate) const HASH_KEY: &[u8] = &[HASH];
     pub(crate) const COUNTER: u8 = 0x03;
     pub(crate) const VOLUME: u8 = 0x10;
     pub(crate) const BRANCH: u8 = 0x11;
@@ -327,31 +329,7 @@ pub(crate) mod meta {
     pub(crate) const SEAL: u8 = 0x28;
     pub(crate) const DEPARTED: u8 = 0x29;
     pub(crate) const REPLY: u8 = 0x30;
-
-    /// Returns what a kind of records is called, for people.
-    pub(crate) fn kind_name(kind: u8) -> String {
-        let name = match kind {
-            COUNTER => "counter",
-            VOLUME => "volume",
-            BRANCH => "branch",
-            SNAPSHOT => "snapshot",
-            LOWER_SLOT => "lower-slot",
-            USAGE => "usage",
-            ORPHAN => "orphan",
-            SWEEP => "sweep",
-            FREE => "free-list",
-            SEGMENT => "segment",
-            TIE => "tie",
-            DOUBT => "doubt",
-            ANSWERED => "answered",
-            FLAG => "flag",
-            SEAL => "seal",
-            DEPARTED => "departed",
-            REPLY => "reply",
-            other => return format!("{other:#04x}"),
-        };
-        name.to_owned()
-    }
+    pub(crate) const ASIDE: u8 = 0x7e;
 
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
         let mut key = vec![kind];
@@ -419,6 +397,11 @@ pub(crate) mod meta {
         key(ANSWERED, &[&session.0.to_be_bytes()])
     }
 
+    /// Returns the kernel's number of the request that an answer is to.
+    pub(crate) fn tail_answered(key: &[u8]) -> Option<u64> {
+        Some(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?))
+    }
+
     pub(crate) fn ties_of((tree, ino, group): (TreeId, Ino, u64)) -> Vec<u8> {
         key(TIE, &[&tree.0.to_be_bytes(), &ino.0.to_be_bytes(), &group.to_be_bytes()])
     }
@@ -449,6 +432,10 @@ pub(crate) mod meta {
         let segment = u32::from_be_bytes(key.get(21..25)?.try_into().ok()?);
         let page = u32::from_be_bytes(key.get(25..29)?.try_into().ok()?);
         Some(((TreeId(tree), Ino(ino), group), segment, page))
+    }
+
+    pub(crate) fn aside(original: &[u8]) -> Vec<u8> {
+        key(ASIDE, &[original])
     }
 
     pub(crate) fn reply(id: RequestId) -> Vec<u8> {

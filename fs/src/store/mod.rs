@@ -35,14 +35,17 @@ mod head;
 mod history;
 mod host;
 mod keys;
+mod kinds;
 mod lock;
 mod name_hash;
 mod orphans;
 mod page_set;
 mod peek;
 mod preview;
+mod quarantine;
 mod reclaim;
 pub mod record;
+mod recovery;
 mod registry;
 mod replies;
 mod seal;
@@ -55,6 +58,7 @@ mod volumes;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
@@ -63,12 +67,13 @@ use rocksdb::WriteBatch;
 pub use appearance::{Change, ChangeKind, LogEntry, SnapshotInfo, StoreUsage, VolumeInfo, VolumeSpec};
 pub use cut::{CutReport, CutSnapshot};
 pub use db::MemoryBudget;
-pub use error::StoreError;
+pub use error::{Shortage, StoreError};
 pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
 pub use lock::lock_file;
-pub use peek::{RecordCount, StorePeek, count_records, peek};
+pub use peek::{RecordCount, StorePeek, count_records, peek, unknown_records};
 pub use preview::RemovalPreview;
+pub use quarantine::Quarantined;
 pub use reclaim::ReclaimReport;
 pub use replies::{KEPT_FOR, KEPT_MOST, Known, Receipt, RequestKey};
 pub use view::{Versioned, View};
@@ -80,13 +85,14 @@ pub(crate) use keys::{meta, parse_touched, touched_start};
 pub(crate) use name_hash::NameHasher;
 pub(crate) use page_set::PageSet;
 pub(crate) use segment::Appender;
-pub(crate) use transaction::{Beneath, Touch, Txn};
+pub(crate) use transaction::{Beneath, Erased, Touch, Txn};
 pub(crate) use view::hex;
 
 use counters::Counters;
 use db::Database;
 use freer::Freer;
 use lock::StoreLock;
+use quarantine::Quarantine;
 use reclaim::Reclaimer;
 use record::{Record, SegmentMark, WriterState};
 use registry::Registry;
@@ -124,6 +130,9 @@ pub struct Store {
     pub(crate) space: Space,
     pub(crate) freer: Freer,
     pub(crate) replies: Replies,
+    pub(crate) quarantine: Quarantine,
+    /// Bytes that were copied out of lowers.
+    copied_up: AtomicU64,
     reclaimer: Reclaimer,
     // Last, so that it is released when everything else is closed.
     _lock: StoreLock,
@@ -142,18 +151,22 @@ impl Store {
         let lock = StoreLock::take(dir)?;
         format::check(dir)?;
         let db = Database::open(&dir.join("db"), options.memory)?;
+        let quarantine = Quarantine::find(&db)?;
+        let registry = Registry::load(&db)?;
         let hasher = load_hasher(&db)?;
         let pages = dir.join("segments");
         std::fs::create_dir_all(&pages).map_err(|source| io("create", source))?;
         let segments = Segments::open(pages, boot_id()?, host::flush_of(dir), &load_marks(&db)?)?;
         let store = Arc::new(Store {
             dir: dir.to_owned(),
-            counters: Counters::load(&db)?,
-            registry: RwLock::new(Registry::load(&db)?),
+            counters: Counters::load(&db, &registry)?,
+            registry: RwLock::new(registry),
             heads: Mutex::default(),
             space: Space::new(dir.to_owned()),
             freer: Freer::load(&db)?,
-            replies: Replies::load(&db)?,
+            replies: Replies::load(&db, &quarantine)?,
+            quarantine,
+            copied_up: AtomicU64::new(0),
             reclaimer: Reclaimer::default(),
             db,
             segments,
@@ -175,6 +188,14 @@ impl Store {
         self.sync_all()?;
         self.db.flush()?;
         Ok(())
+    }
+
+    /// Writes out what is only in the log and in memory, so that whoever opens the store next has little of the log to
+    /// replay. Returns how many bytes of memory that was.
+    pub fn write_out(&self) -> Result<u64, FsError> {
+        let bytes = self.db.memtable_bytes();
+        self.db.flush()?;
+        Ok(bytes)
     }
 
     /// Returns the directory of the store.
@@ -200,10 +221,11 @@ impl Store {
         head.set_quota(volume_record.quota_bytes, volume_record.quota_inodes);
         head.set_first_new_ino(self.counters.peek_ino());
         self.db.scan(META, &meta::usage_of(branch), &[], |key, value| {
-            let (Some(writer), Some(state)) = (meta::tail_writer(key), WriterState::decode(value)) else {
-                return Err(StoreError::Corrupt { what: format!("usage of branch {branch}") });
-            };
-            head.load_writer(usize::from(writer), state);
+            match (meta::tail_writer(key), WriterState::decode(value)) {
+                (Some(writer), Some(state)) => head.load_writer(usize::from(writer), state),
+                // What it counted is missing from the sum until `fsck --repair` counts anew.
+                _ => self.quarantine.add("usage", key),
+            }
             Ok(true)
         })?;
         let mut changed = false;
@@ -303,6 +325,16 @@ impl Store {
         Ok(())
     }
 
+    /// Counts bytes that were copied out of a lower.
+    pub(crate) fn count_copied_up(&self, bytes: u64) {
+        self.copied_up.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns how many bytes were copied out of lowers since the store was opened.
+    pub fn copied_up(&self) -> u64 {
+        self.copied_up.load(Ordering::Relaxed)
+    }
+
     /// Returns how large the store is and what its disk has left.
     pub fn usage(&self) -> Result<StoreUsage, FsError> {
         let (disk_bytes, disk_available) = self.space.available()?;
@@ -311,7 +343,7 @@ impl Store {
             table_bytes: self.db.table_bytes(),
             cache_bytes: self.db.cache_bytes(),
             memtable_bytes: self.db.memtable_bytes(),
-            quarantined: self.replies.unreadable(),
+            quarantined: self.quarantined(),
             disk_bytes,
             disk_available,
         })
@@ -343,10 +375,10 @@ fn load_hasher(db: &Database) -> Result<NameHasher, FsError> {
 fn load_marks(db: &Database) -> Result<HashMap<u32, SegmentMark>, StoreError> {
     let mut marks = HashMap::new();
     db.scan(META, &[meta::SEGMENT], &[], |key, value| {
-        let (Some(id), Some(mark)) = (meta::tail_u32(key), SegmentMark::decode(value)) else {
-            return Err(StoreError::Corrupt { what: "segment record".into() });
-        };
-        marks.insert(id, mark);
+        if let Some(id) = meta::tail_u32(key) {
+            // Of which boot it was cannot be told, nor what was synced: what does not match its checksum is damage.
+            marks.insert(id, SegmentMark::decode(value).unwrap_or(SegmentMark::UNREADABLE));
+        }
         Ok(true)
     })?;
     Ok(marks)

@@ -17,8 +17,10 @@ impl Store {
         let mut inherited = Vec::new();
         for &(branch, last) in view.lineage().iter().skip(1) {
             self.db.scan(META, &meta::orphans_of(branch), &[], |key, _| {
-                let (_, ino) = meta::tail_u32_u64(key).ok_or_else(unreadable)?;
-                inherited.push(Ino(ino));
+                match meta::tail_u32_u64(key) {
+                    Some((_, ino)) => inherited.push(Ino(ino)),
+                    None => self.quarantine.add("orphan", key),
+                }
                 Ok(true)
             })?;
             self.departed(branch, |ino, epoch| {
@@ -64,12 +66,10 @@ impl Store {
 
     fn departed(&self, branch: BranchId, mut visit: impl FnMut(Ino, Epoch)) -> Result<(), StoreError> {
         self.db.scan(META, &meta::departed_of(branch), &[], |key, value| {
-            let (Some((_, ino)), Ok(epoch)) =
-                (meta::tail_u32_u64(key), value.try_into().map(u64::from_le_bytes))
-            else {
-                return Err(unreadable());
-            };
-            visit(Ino(ino), Epoch(epoch));
+            match (meta::tail_u32_u64(key), value.try_into().map(u64::from_le_bytes)) {
+                (Some((_, ino)), Ok(epoch)) => visit(Ino(ino), Epoch(epoch)),
+                _ => self.quarantine.add("departed orphan", key),
+            }
             Ok(true)
         })
     }
@@ -78,8 +78,4 @@ impl Store {
         let inode = view.inode(&self.db, ino)?.and_then(|found| found.record);
         Ok(inode.is_some_and(|inode| inode.nlink == 0))
     }
-}
-
-fn unreadable() -> StoreError {
-    StoreError::Corrupt { what: "mark of an orphan".into() }
 }

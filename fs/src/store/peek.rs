@@ -6,10 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use super::db::{Database, META, TOUCHED};
-use super::record::{Record, Reply, Volume};
-use super::{Family, StoreError, format, meta};
+use super::kinds::Kind;
+use super::record::{Record, Volume};
+use super::{Family, StoreError, format, hex, meta};
+
+/// The newest version of the records of every family but `meta`.
+const VERSIONED: u8 = 1;
+/// How many records of a family are looked at.
+const SAMPLE: usize = 1000;
+/// How often, and how far apart, a database is opened whose owner changes it meanwhile.
+const TRIES: u32 = 20;
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// What a store holds, as far as that can be told from outside.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -26,21 +36,78 @@ pub struct StorePeek {
 /// [`StoreError::NewerFormat`] and [`StoreError::Corrupt`] if its format is not known, or the database cannot be read.
 pub fn peek(dir: &Path) -> Result<StorePeek, StoreError> {
     format::check_existing(dir)?;
-    let db = Database::open_read_only(&dir.join("db"))?;
-    let mut seen = StorePeek::default();
-    db.scan(META, &[meta::VOLUME], &[], |_, value| {
-        match Volume::decode(value) {
-            Some(volume) => seen.volumes.push(volume.name),
-            None => seen.quarantined += 1,
+    look_into(dir, |db| {
+        let mut seen = StorePeek::default();
+        db.scan(META, &[], &[], |key, value| {
+            let readable = Kind::of(key).is_none_or(|kind| kind.is_readable(value));
+            if !readable || key.first() == Some(&meta::ASIDE) {
+                seen.quarantined += 1;
+            } else if key.first() == Some(&meta::VOLUME) {
+                seen.volumes.extend(Volume::decode(value).map(|volume| volume.name));
+            }
+            Ok(true)
+        })?;
+        seen.volumes.sort();
+        Ok(seen)
+    })
+}
+
+/// Looks for records of a store that a newer durdir has written, and describes them. Of names, inodes, attributes and groups a
+/// sample is looked at. What cannot be read at all is none of them.
+///
+/// # Errors
+/// The database cannot be opened, or cannot be read.
+pub fn unknown_records(dir: &Path) -> Result<Vec<String>, StoreError> {
+    look_into(dir, |db| {
+        let mut unknown = unknown_in_meta(db)?;
+        for family in Family::ALL {
+            unknown_in(db, family, &mut unknown)?;
         }
-        Ok(true)
+        Ok(unknown)
+    })
+}
+
+fn unknown_in_meta(db: &Database) -> Result<Vec<String>, StoreError> {
+    let mut unknown = Vec::new();
+    db.scan(META, &[], &[], |key, value| {
+        if let Some(kind) = Kind::of(key)
+            && let Some(versions) = kind.is_newer(value)
+        {
+            unknown.push(describe(kind.name, key, versions));
+        }
+        Ok(unknown.len() < SAMPLE)
     })?;
-    db.scan(META, &[meta::REPLY], &[], |_, value| {
-        seen.quarantined += u64::from(Reply::decode(value).is_none());
-        Ok(true)
-    })?;
-    seen.volumes.sort();
-    Ok(seen)
+    Ok(unknown)
+}
+
+fn unknown_in(db: &Database, family: Family, unknown: &mut Vec<String>) -> Result<(), StoreError> {
+    let mut looked = 0;
+    db.scan(family.name(), &[], &[], |key, value| {
+        if let Some(&found) = value.first().filter(|&&found| found > VERSIONED) {
+            unknown.push(describe(family.name(), key, (found, VERSIONED)));
+        }
+        looked += 1;
+        Ok(looked < SAMPLE)
+    })
+}
+
+fn describe(name: &str, key: &[u8], (found, newest): (u8, u8)) -> String {
+    format!("{name} record {} has version {found}, the newest that is known is {newest}", hex(key))
+}
+
+/// Opens the database beside its owner, and looks into it. Its owner may just be replacing the files that are looked for.
+fn look_into<T>(dir: &Path, look: impl Fn(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let mut tries = TRIES;
+    loop {
+        match Database::open_read_only(&dir.join("db")).and_then(|db| look(&db)) {
+            // Where it is a table that is gone, RocksDB calls that corruption.
+            Err(StoreError::Database { source }) if source.as_ref().contains("No such file") && tries > 1 => {
+                tries -= 1;
+                std::thread::sleep(BETWEEN_TRIES);
+            }
+            looked => return looked,
+        }
+    }
 }
 
 /// How many records of a kind a store has.
@@ -60,23 +127,28 @@ pub struct RecordCount {
 /// As [`peek`].
 pub fn count_records(dir: &Path) -> Result<Vec<RecordCount>, StoreError> {
     format::check_existing(dir)?;
-    let db = Database::open_read_only(&dir.join("db"))?;
-    let mut counts = Vec::new();
-    for family in Family::ALL.into_iter().map(Family::name).chain([TOUCHED]) {
-        let records = db.estimated_records(family)?;
-        counts.push(RecordCount { kind: family.to_owned(), records, estimated: true });
-    }
-    let mut kinds: BTreeMap<u8, u64> = BTreeMap::new();
-    db.scan(META, &[], &[], |key, _| {
-        *kinds.entry(key.first().copied().unwrap_or(0)).or_default() += 1;
-        Ok(true)
-    })?;
-    counts.extend(kinds.into_iter().map(|(kind, records)| RecordCount {
-        kind: format!("{META}/{}", meta::kind_name(kind)),
-        records,
-        estimated: false,
-    }));
-    Ok(counts)
+    look_into(dir, |db| {
+        let mut counts = Vec::new();
+        for family in Family::ALL.into_iter().map(Family::name).chain([TOUCHED]) {
+            let records = db.estimated_records(family)?;
+            counts.push(RecordCount { kind: family.to_owned(), records, estimated: true });
+        }
+        let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+        db.scan(META, &[], &[], |key, _| {
+            let kind = match Kind::of(key) {
+                Some(kind) => kind.name.to_owned(),
+                None => format!("{:#04x}", key.first().copied().unwrap_or(0)),
+            };
+            *kinds.entry(kind).or_default() += 1;
+            Ok(true)
+        })?;
+        counts.extend(kinds.into_iter().map(|(kind, records)| RecordCount {
+            kind: format!("{META}/{kind}"),
+            records,
+            estimated: false,
+        }));
+        Ok(counts)
+    })
 }
 
 #[cfg(test)]
@@ -130,6 +202,28 @@ mod tests {
         // The roots.
         assert_eq!(of("inode"), RecordCount { kind: "inode".to_owned(), records: 3, estimated: true });
         assert!(count_records(&dir.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_told_from_one_that_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { background: false, ..StoreOptions::default() };
+        let store = Store::open(dir.path(), &options).unwrap();
+        store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
+        assert_eq!(unknown_records(dir.path()).unwrap(), [] as [String; 0]);
+        let put = |family: &str, key: &[u8], value: &[u8]| {
+            let mut batch = WriteBatch::default();
+            batch.put_cf(store.db.family(family), key, value);
+            store.db.write(batch).unwrap();
+        };
+        put(META, &[meta::VOLUME, 0, 0, 0, 8], &[1, 7]);
+        assert_eq!(unknown_records(dir.path()).unwrap(), [] as [String; 0]);
+        put(META, &[meta::VOLUME, 0, 0, 0, 9], &[2, 7]);
+        put(Family::Dentry.name(), b"key", &[3]);
+        let unknown = unknown_records(dir.path()).unwrap();
+        assert_eq!(unknown.len(), 2, "{unknown:?}");
+        assert!(unknown[0].contains("volume") && unknown[0].contains("version 2"), "{unknown:?}");
+        assert!(unknown[1].contains("dentry") && unknown[1].contains("version 3"), "{unknown:?}");
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //! refers to. That is enough: along a line of descent the versions that refer to a page stand side by side, because a page
 //! that a version let go of is never referred to again.
 //!
+//! A record that cannot be read keeps its versions, and those of others go. Where it cannot be told who sees what, because a volume or a branch
+//! is unreadable, sweeps stay stored: see [`quarantine`](super::quarantine).
+//!
 //! # Crash consistency
 //! A sweep is stored with the change that made it necessary and deleted when it is done. It works in small batches, each of
 //! which leaves everything visible as it was; doing a part of it twice changes nothing.
@@ -136,6 +139,10 @@ fn background(store: &Weak<Store>, signal: &Signal) {
             state.work = false;
         }
         let Some(store) = store.upgrade() else { return };
+        if store.db.poisoned().is_some() {
+            // Whoever opens it next does what is left.
+            continue;
+        }
         if let Err(error) = store.seal_ended() {
             tracing::error!(%error, "data of a snapshot could not be synced or sealed; it will be tried again at the next start");
         }
@@ -324,17 +331,20 @@ impl Store {
         Ok(pages)
     }
 
+    /// Returns the sweeps that are stored, but for those of branches that are held.
     fn sweeps(&self) -> Result<Vec<Sweep>, FsError> {
         let mut sweeps = Vec::new();
         self.db.scan(META, &[meta::SWEEP], &[], |key, value| {
-            let (Some((branch, after)), Ok(last)) =
-                (meta::tail_u32_u64(key), value.try_into().map(u64::from_le_bytes))
-            else {
-                return Err(StoreError::Corrupt { what: "sweep record".into() });
-            };
-            sweeps.push(Sweep { branch: BranchId(branch), after: Epoch(after), last: Epoch(last) });
+            match (meta::tail_u32_u64(key), value.try_into().map(u64::from_le_bytes)) {
+                (Some((branch, after)), Ok(last)) => {
+                    sweeps.push(Sweep { branch: BranchId(branch), after: Epoch(after), last: Epoch(last) });
+                }
+                _ => self.quarantine.add("sweep", key),
+            }
             Ok(true)
         })?;
+        let registry = self.registry.read();
+        sweeps.retain(|sweep| !registry.is_held(sweep.branch));
         Ok(sweeps)
     }
 
@@ -418,7 +428,8 @@ impl Store {
             let mut next = None;
             self.db.scan(TOUCHED, &sweep.branch.0.to_be_bytes(), &start, |key, _| {
                 let Some((_, epoch, prefix)) = parse_touched(tree, key) else {
-                    return Err(StoreError::Corrupt { what: format!("touched key {}", super::hex(key)) });
+                    self.quarantine.add("touched", key);
+                    return Ok(true);
                 };
                 if epoch > last {
                     return Ok(false);
@@ -530,10 +541,21 @@ impl Store {
         let mut versions = 0;
         for prefix in prefixes {
             let (kept, dropped) = self.versions(sweep, span, prefix)?;
-            if let (Some(kept), false) = (kept, dropped.is_empty()) {
-                self.secure(sweep, prefix, kept)?;
-            }
-            for page in self.freed(sweep, span, prefix, &dropped)? {
+            let looked = || {
+                if let (Some(kept), false) = (kept, dropped.is_empty()) {
+                    self.secure(sweep, prefix, kept)?;
+                }
+                self.freed(sweep, span, prefix, &dropped)
+            };
+            let freed = match looked() {
+                // What it refers to is not known, so all of it stays.
+                Err(FsError::Store(error)) if error.is_corruption() => {
+                    self.quarantine.add(prefix.family.name(), prefix.as_bytes());
+                    continue;
+                }
+                freed => freed?,
+            };
+            for page in freed {
                 match prefix.parse() {
                     // The mark came with the copy: versions older than that do not have it.
                     Some(PrefixOf::Extent { ino, group })
@@ -552,7 +574,7 @@ impl Store {
             versions += dropped.len() as u64;
             if let Some(kept) = kept
                 && !span.live
-                && self.is_idle_marker(span, sweep.branch, kept, prefix)?
+                && self.is_idle_marker(span, sweep.branch, kept, prefix).or_else(unless_corrupt)?
             {
                 batch.delete_cf(family, prefix.version(sweep.branch, kept));
                 versions += 1;
@@ -650,6 +672,14 @@ impl Store {
         }
         self.db.write(batch)?;
         Ok(())
+    }
+}
+
+/// What cannot be read is no marker.
+fn unless_corrupt(error: FsError) -> Result<bool, FsError> {
+    match error {
+        FsError::Store(error) if error.is_corruption() => Ok(false),
+        error => Err(error),
     }
 }
 

@@ -25,44 +25,106 @@ pub(crate) struct Registry {
     names: HashMap<String, VolumeId>,
     pub(crate) branches: BTreeMap<BranchId, Branch>,
     pub(crate) snapshots: BTreeMap<(BranchId, Epoch), Snapshot>,
+    /// The branches that each volume made.
+    made_by: BTreeSet<(VolumeId, BranchId)>,
+    /// Snapshots that have a name beside their epoch.
+    named: HashMap<VolumeId, HashMap<String, (BranchId, Epoch)>>,
     /// (parent, epoch, child) of every fork.
     forks: BTreeSet<(BranchId, Epoch, BranchId)>,
     /// Snapshots that are in use by a view, and how often.
     pub(crate) viewed: HashMap<(BranchId, Epoch), usize>,
     pub(crate) slots: HashMap<TreeId, Vec<LowerSlot>>,
+    unreadable: Unreadable,
+}
+
+/// What records stand for that cannot be read: it is there, and nothing is known of it.
+#[derive(Default)]
+struct Unreadable {
+    volumes: BTreeSet<VolumeId>,
+    branches: BTreeSet<BranchId>,
+    snapshots: BTreeSet<(BranchId, Epoch)>,
+    /// Trees of which a lower slot cannot be read.
+    trees: BTreeSet<TreeId>,
 }
 
 impl Registry {
-    /// Loads everything.
+    /// Loads everything. What cannot be read is known by its key.
     pub(crate) fn load(db: &Database) -> Result<Registry, StoreError> {
-        fn decoded<T: Record>(what: &str, key: &[u8], value: &[u8]) -> Result<(u32, T), StoreError> {
-            meta::tail_u32(key).zip(T::decode(value)).ok_or_else(|| StoreError::Corrupt {
-                what: format!("{what} record {}", super::view::hex(key)),
-            })
-        }
         let mut registry = Registry::default();
         db.scan(META, &[meta::VOLUME], &[], |key, value| {
-            let (id, volume) = decoded("volume", key, value)?;
-            registry.insert_volume(VolumeId(id), volume);
+            let Some(id) = meta::tail_u32(key).map(VolumeId) else { return Ok(true) };
+            match Volume::decode(value) {
+                Some(volume) => registry.insert_volume(id, volume),
+                None => drop(registry.unreadable.volumes.insert(id)),
+            }
             Ok(true)
         })?;
         db.scan(META, &[meta::BRANCH], &[], |key, value| {
-            let (id, branch) = decoded("branch", key, value)?;
-            registry.insert_branch(BranchId(id), branch);
+            let Some(id) = meta::tail_u32(key).map(BranchId) else { return Ok(true) };
+            match Branch::decode(value) {
+                Some(branch) => registry.insert_branch(id, branch),
+                None => drop(registry.unreadable.branches.insert(id)),
+            }
             Ok(true)
         })?;
         db.scan(META, &[meta::SNAPSHOT], &[], |key, value| {
-            let (branch, snapshot) = decoded("snapshot", key, value)?;
-            let epoch = meta::tail_u32_u64(key).map_or(0, |(_, epoch)| epoch);
-            registry.snapshots.insert((BranchId(branch), Epoch(epoch)), snapshot);
+            let Some((branch, epoch)) = meta::tail_u32_u64(key) else { return Ok(true) };
+            let at = (BranchId(branch), Epoch(epoch));
+            match Snapshot::decode(value) {
+                Some(snapshot) => registry.insert_snapshot(at, snapshot),
+                None => drop(registry.unreadable.snapshots.insert(at)),
+            }
             Ok(true)
         })?;
         db.scan(META, &[meta::LOWER_SLOT], &[], |key, value| {
-            let (tree, slot) = decoded("lower slot", key, value)?;
-            registry.slots.entry(TreeId(tree)).or_default().push(slot);
+            let Some(tree) = meta::tail_u32(key).map(TreeId) else { return Ok(true) };
+            match LowerSlot::decode(value) {
+                Some(slot) => registry.slots.entry(tree).or_default().push(slot),
+                None => drop(registry.unreadable.trees.insert(tree)),
+            }
             Ok(true)
         })?;
         Ok(registry)
+    }
+
+    /// Tells whether what a branch holds must stay because nobody knows who needs it: its volume cannot be read, or some
+    /// branch, which may have left any other one.
+    pub(crate) fn is_held(&self, branch: BranchId) -> bool {
+        let volume = self.branches.get(&branch).map(|branch| branch.volume);
+        !self.unreadable.branches.is_empty()
+            || volume.is_some_and(|volume| self.unreadable.volumes.contains(&volume))
+    }
+
+    /// Returns the spaces of inode numbers of a tree's lowers.
+    ///
+    /// # Errors
+    /// One of them cannot be read: the numbers of the others would be off.
+    pub(crate) fn lower_slots(&self, tree: TreeId) -> Result<Vec<LowerSlot>, StoreError> {
+        if self.unreadable.trees.contains(&tree) {
+            return Err(StoreError::Corrupt { what: format!("lower slots of tree {}", tree.0) });
+        }
+        Ok(self.slots.get(&tree).cloned().unwrap_or_default())
+    }
+
+    /// Takes out the snapshots of some branches whose records cannot be read.
+    pub(crate) fn take_unreadable_snapshots(&mut self, branches: &[BranchId]) {
+        self.unreadable.snapshots.retain(|(branch, _)| !branches.contains(branch));
+    }
+
+    /// Returns the snapshots of some branches whose records cannot be read.
+    pub(crate) fn unreadable_snapshots(&self, branches: &[BranchId]) -> Vec<(BranchId, Epoch)> {
+        let all = self.unreadable.snapshots.iter();
+        all.filter(|(branch, _)| branches.contains(branch)).copied().collect()
+    }
+
+    /// Returns the largest number of a tree, a branch, a volume and a cut that is in use.
+    pub(crate) fn largest_numbers(&self) -> [u64; 4] {
+        let tree = self.branches.values().map(|branch| branch.tree.0).max();
+        let branch = self.branches.keys().chain(&self.unreadable.branches).map(|id| id.0).max();
+        let volume = self.volumes.keys().chain(&self.unreadable.volumes).map(|id| id.0).max();
+        let cut = self.snapshots.values().map(|snapshot| snapshot.cut).max();
+        let number = |id: Option<u32>| id.map_or(0, u64::from);
+        [number(tree), number(branch), number(volume), cut.unwrap_or(0)]
     }
 
     pub(crate) fn insert_volume(&mut self, id: VolumeId, volume: Volume) {
@@ -83,12 +145,34 @@ impl Registry {
         if let Some((parent, epoch)) = branch.parent {
             self.forks.insert((parent, epoch, id));
         }
+        self.made_by.insert((branch.volume, id));
         self.branches.insert(id, branch);
     }
 
     pub(crate) fn remove_branch(&mut self, id: BranchId) {
-        if let Some(Branch { parent: Some((parent, epoch)), .. }) = self.branches.remove(&id) {
+        let Some(Branch { parent, volume, .. }) = self.branches.remove(&id) else { return };
+        self.made_by.remove(&(volume, id));
+        if let Some((parent, epoch)) = parent {
             self.forks.remove(&(parent, epoch, id));
+        }
+    }
+
+    pub(crate) fn insert_snapshot(&mut self, key: (BranchId, Epoch), snapshot: Snapshot) {
+        self.remove_snapshot(key);
+        if let Some(name) = &snapshot.name {
+            self.named.entry(snapshot.volume).or_default().insert(name.clone(), key);
+        }
+        self.snapshots.insert(key, snapshot);
+    }
+
+    pub(crate) fn remove_snapshot(&mut self, key: (BranchId, Epoch)) {
+        if let Some(Snapshot { volume, name: Some(name), .. }) = self.snapshots.remove(&key)
+            && let Some(names) = self.named.get_mut(&volume)
+        {
+            names.remove(&name);
+            if names.is_empty() {
+                self.named.remove(&volume);
+            }
         }
     }
 
@@ -114,10 +198,47 @@ impl Registry {
         let (volume, name) = called.rsplit_once('@').ok_or_else(not_found)?;
         let (id, _) = self.volume(volume)?;
         let epoch = name.parse().ok().map(Epoch);
-        self.snapshots_of(id)
-            .find(|&(_, _, snapshot)| snapshot.name.as_deref() == Some(name))
-            .or_else(|| self.snapshots_of(id).find(|&(_, found, _)| Some(found) == epoch))
-            .ok_or_else(not_found)
+        let at_epoch = || self.snapshot_at(id, epoch?);
+        let is_it = |&(branch, at): &(BranchId, Epoch)| {
+            Some(at) == epoch && self.branches.get(&branch).is_some_and(|branch| branch.volume == id)
+        };
+        match self.snapshot_named(id, name).or_else(at_epoch) {
+            Some(found) => Ok(found),
+            None if self.unreadable.snapshots.iter().any(is_it) => {
+                Err(StoreError::Corrupt { what: format!("snapshot record of {called}") }.into())
+            }
+            None => Err(not_found()),
+        }
+    }
+
+    /// Finds a snapshot of a volume by the name it was given.
+    pub(crate) fn snapshot_named(
+        &self,
+        volume: VolumeId,
+        name: &str,
+    ) -> Option<(BranchId, Epoch, &Snapshot)> {
+        let &(branch, epoch) = self.named.get(&volume)?.get(name)?;
+        self.snapshots.get(&(branch, epoch)).map(|snapshot| (branch, epoch, snapshot))
+    }
+
+    /// Finds a snapshot of a volume by its epoch.
+    pub(crate) fn snapshot_at(&self, volume: VolumeId, epoch: Epoch) -> Option<(BranchId, Epoch, &Snapshot)> {
+        self.branches_of(volume)
+            .find_map(|branch| self.snapshots.get(&(branch, epoch)).map(|snapshot| (branch, epoch, snapshot)))
+    }
+
+    /// Returns the newest snapshot of each branch that the volume made.
+    pub(crate) fn newest_snapshots(&self, volume: VolumeId) -> impl Iterator<Item = &Snapshot> {
+        self.branches_of(volume).filter_map(|branch| {
+            let all = self.snapshots.range((branch, Epoch(0))..=(branch, Epoch(u64::MAX)));
+            all.last().map(|(_, snapshot)| snapshot)
+        })
+    }
+
+    /// The branches that a volume made, oldest first.
+    pub(crate) fn branches_of(&self, volume: VolumeId) -> impl Iterator<Item = BranchId> {
+        let range = (volume, BranchId(0))..=(volume, BranchId(u32::MAX));
+        self.made_by.range(range).map(|&(_, branch)| branch)
     }
 
     /// All snapshots of a volume, oldest branch first.
@@ -125,13 +246,11 @@ impl Registry {
         &self,
         volume: VolumeId,
     ) -> impl Iterator<Item = (BranchId, Epoch, &Snapshot)> {
-        self.branches.iter().filter(move |(_, branch)| branch.volume == volume).flat_map(
-            move |(&branch, _)| {
-                self.snapshots
-                    .range((branch, Epoch(0))..=(branch, Epoch(u64::MAX)))
-                    .map(|(&(branch, epoch), snapshot)| (branch, epoch, snapshot))
-            },
-        )
+        self.branches_of(volume).flat_map(move |branch| {
+            self.snapshots
+                .range((branch, Epoch(0))..=(branch, Epoch(u64::MAX)))
+                .map(|(&(branch, epoch), snapshot)| (branch, epoch, snapshot))
+        })
     }
 
     /// How a snapshot is called, `VOLUME@EPOCH`.
@@ -165,9 +284,11 @@ impl Registry {
             .ok_or_else(|| StoreError::Corrupt { what: format!("branch {id}: its record is missing") }.into())
     }
 
-    /// Tells whether a snapshot or a fork ends at the epoch.
+    /// Tells whether a snapshot, readable or not, or a fork ends at the epoch.
     pub(crate) fn is_pinned(&self, branch: BranchId, epoch: Epoch) -> bool {
-        self.snapshots.contains_key(&(branch, epoch)) || self.forks_at(branch, epoch).next().is_some()
+        self.snapshots.contains_key(&(branch, epoch))
+            || self.unreadable.snapshots.contains(&(branch, epoch))
+            || self.forks_at(branch, epoch).next().is_some()
     }
 
     /// The branches that leave `branch` at the end of `epoch`.
@@ -195,7 +316,8 @@ impl Registry {
             .range((branch, Epoch(0), BranchId(0))..=(branch, epoch, BranchId(u32::MAX)))
             .next_back()
             .map(|&(_, epoch, _)| epoch);
-        snapshot.max(fork)
+        let unreadable = self.unreadable.snapshots.range((branch, Epoch(0))..=(branch, epoch)).next_back();
+        snapshot.max(fork).max(unreadable.map(|&(_, epoch)| epoch))
     }
 
     /// Returns the first retained epoch after `epoch`, and whether it is the live one.
@@ -207,18 +329,17 @@ impl Registry {
             Bound::Included((branch, Epoch(u64::MAX), BranchId(u32::MAX))),
         );
         let fork = self.forks.range(after).next().map(|&(_, epoch, _)| epoch);
-        match (snapshot, fork) {
-            (Some(a), Some(b)) => Some((a.min(b), false)),
-            (Some(only), None) | (None, Some(only)) => Some((only, false)),
-            (None, None) => {
-                self.head_of(branch).and_then(|_| Some((self.branches.get(&branch)?.epoch, true)))
-            }
+        let after = (Bound::Excluded((branch, epoch)), Bound::Included((branch, Epoch(u64::MAX))));
+        let unreadable = self.unreadable.snapshots.range(after).next().map(|&(_, epoch)| epoch);
+        match [snapshot, fork, unreadable].into_iter().flatten().min() {
+            Some(epoch) => Some((epoch, false)),
+            None => self.head_of(branch).and_then(|_| Some((self.branches.get(&branch)?.epoch, true))),
         }
     }
 
     /// Returns the largest epoch that any branch of the volume has seen.
     pub(crate) fn last_epoch(&self, volume: VolumeId) -> Epoch {
-        let of_volume = self.branches.values().filter(|branch| branch.volume == volume);
+        let of_volume = self.branches_of(volume).filter_map(|id| self.branches.get(&id));
         of_volume.map(|branch| branch.epoch).max().unwrap_or(Epoch(0))
     }
 }

@@ -24,8 +24,9 @@ use parking_lot::Mutex;
 use rocksdb::WriteBatch;
 
 use super::db::{Database, META};
+use super::quarantine::Quarantine;
 use super::record::{OutcomeV1, Record, Reply};
-use super::{Store, StoreError, hex, meta};
+use super::{Store, StoreError, meta};
 use crate::attr::Timestamp;
 use crate::error::FsError;
 use crate::failpoint;
@@ -93,7 +94,6 @@ impl<'a, T> Receipt<'a, T> {
 #[derive(Default)]
 pub(crate) struct Replies {
     index: Mutex<Index>,
-    unreadable: u64,
 }
 
 #[derive(Default)]
@@ -123,26 +123,17 @@ impl Index {
 }
 
 impl Replies {
-    /// Looks for all records. What does not parse is left for `fsck` to report, and harms nobody but who asks for it.
-    pub(crate) fn load(db: &Database) -> Result<Replies, StoreError> {
+    /// Looks for all records. One that does not parse stays, and harms nobody but who asks for it.
+    pub(crate) fn load(db: &Database, quarantine: &Quarantine) -> Result<Replies, StoreError> {
         let mut index = Index::default();
-        let mut unreadable = 0;
         db.scan(META, &[meta::REPLY], &[], |key, value| {
             match (meta::parse_reply(key), Reply::decode(value)) {
                 (Some(id), Some(reply)) => index.put(id, reply.stored),
-                _ => {
-                    unreadable += 1;
-                    tracing::error!(key = hex(key), "the record of a request cannot be read");
-                }
+                _ => quarantine.add("reply", key),
             }
             Ok(true)
         })?;
-        Ok(Replies { index: Mutex::new(index), unreadable })
-    }
-
-    /// Returns how many could not be read when the store was opened.
-    pub(crate) fn unreadable(&self) -> u64 {
-        self.unreadable
+        Ok(Replies { index: Mutex::new(index) })
     }
 }
 

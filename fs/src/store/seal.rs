@@ -47,10 +47,12 @@ impl Store {
     pub(super) fn stored_to_be_sealed(&self) -> Result<Vec<Ended>, StoreError> {
         let mut ended = Vec::new();
         self.db.scan(META, &[meta::SEAL], &[], |key, _| {
-            let Some((branch, epoch)) = meta::tail_u32_u64(key) else {
-                return Err(StoreError::Corrupt { what: "record of an epoch to be sealed".into() });
-            };
-            ended.push(Ended { branch: BranchId(branch), epoch: Epoch(epoch), head: None });
+            match meta::tail_u32_u64(key) {
+                Some((branch, epoch)) => {
+                    ended.push(Ended { branch: BranchId(branch), epoch: Epoch(epoch), head: None });
+                }
+                None => self.quarantine.add("epoch to be sealed", key),
+            }
             Ok(true)
         })?;
         Ok(ended)
@@ -91,7 +93,8 @@ impl Store {
                 let mut next = None;
                 self.db.scan(TOUCHED, &extents, &start, |key, _| {
                     let Some((_, _, prefix)) = parse_touched(tree, key) else {
-                        return Err(StoreError::Corrupt { what: format!("touched key {}", super::hex(key)) });
+                        self.quarantine.add("touched", key);
+                        return Ok(true);
                     };
                     if groups.len() == BATCH {
                         next = Some(key.to_vec());
@@ -131,10 +134,12 @@ impl Store {
         let mut batch = WriteBatch::default();
         let mut count = 0;
         for prefix in groups {
-            let Some(mut found) = exact.load::<Group>(&self.db, prefix)?.filter(|found| found.epoch == epoch)
-            else {
-                continue;
+            let found = match exact.load::<Group>(&self.db, prefix) {
+                // Whoever reads it is told. The others are sealed all the same.
+                Err(error) if error.is_corruption() => continue,
+                found => found?,
             };
+            let Some(mut found) = found.filter(|found| found.epoch == epoch) else { continue };
             let Group::Pages(pages) = &mut found.record else { continue };
             let sealed = self.seal_pages(pages)?;
             if sealed > 0 {

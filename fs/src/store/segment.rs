@@ -22,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use super::error::StoreError;
 use super::group_sync::GroupSync;
 use super::record::{PAGE_SIZE, PageRun, SegmentMark};
+use crate::failpoint;
 use crate::ids::{BranchId, Epoch};
 
 /// Bytes that one call writes. A host filesystem may keep them in one large folio, and ext4 walks all blocks of a folio for each
@@ -36,6 +37,8 @@ const NO_BOOT: u128 = 0;
 /// All segments of a store.
 pub(crate) struct Segments {
     dir: PathBuf,
+    /// The directory itself: whoever syncs it must not need a descriptor for that.
+    entries: File,
     boot: u128,
     flush: Flush,
     open: RwLock<HashMap<u32, Arc<Segment>>>,
@@ -166,7 +169,8 @@ impl Segments {
             };
             open.insert(id, Arc::new(segment));
         }
-        Ok(Segments { dir, boot, flush, open: RwLock::new(open), after_found })
+        let entries = File::open(&dir).map_err(|source| io("open", &dir, source))?;
+        Ok(Segments { dir, entries, boot, flush, open: RwLock::new(open), after_found })
     }
 
     /// Hands out `count` pages in a row, at most 256, to the head of `branch`. A new segment gets the number that `number`
@@ -360,14 +364,12 @@ impl Segments {
                 return Ok(());
             }
             let safe = segment.allocation.lock().written_up_to();
-            segment.file.sync_data().map_err(|source| {
+            failpoint::fail("segment.sync").and_then(|()| segment.file.sync_data()).map_err(|source| {
                 segment.dirty.store(true, Ordering::SeqCst);
                 io("sync", &segment.path, source)
             })?;
             if !segment.linked.load(Ordering::SeqCst) {
-                File::open(&self.dir)
-                    .and_then(|dir| dir.sync_all())
-                    .map_err(|source| io("sync", &self.dir, source))?;
+                self.entries.sync_all().map_err(|source| io("sync", &self.dir, source))?;
                 segment.linked.store(true, Ordering::SeqCst);
             }
             // What an earlier boot lost does not come back by a sync of this one.
@@ -541,6 +543,7 @@ impl Segment {
         let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
             | libc::SYNC_FILE_RANGE_WRITE
             | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        failpoint::fail("segment.sync").map_err(|source| io("write out", &self.path, source))?;
         // SAFETY: the call takes no pointers, and the descriptor is open as long as `self.file`.
         let done = unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, flags) };
         match done {

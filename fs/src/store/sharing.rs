@@ -56,7 +56,8 @@ impl Store {
         let mut all: Vec<Doubts> = Vec::new();
         self.db.scan(META, &[meta::DOUBT], &[], |key, _| {
             let Some((place, segment, page)) = meta::parse_doubt(key) else {
-                return Err(StoreError::Corrupt { what: "doubt record".into() });
+                self.quarantine.add("doubt", key);
+                return Ok(true);
             };
             match all.last_mut() {
                 Some(last) if last.place == place => last.pages.push((segment, page)),
@@ -66,7 +67,15 @@ impl Store {
         })?;
         let mut freed = 0;
         for doubts in all {
-            freed += self.settle(&doubts)?;
+            match self.settle(&doubts) {
+                // Who else refers to the pages is not known: they stay, and the doubt with them.
+                Err(FsError::Store(error)) if error.is_corruption() => {
+                    let (tree, ino, group) = doubts.place;
+                    let prefix = Prefix::extent(tree, ino, group);
+                    self.quarantine.add(prefix.family.name(), prefix.as_bytes());
+                }
+                settled => freed += settled?,
+            }
         }
         Ok(freed)
     }

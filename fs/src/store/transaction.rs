@@ -125,7 +125,7 @@ impl<'a> Txn<'a> {
         prefix: &Prefix,
         marker: &impl Record,
         beneath: Beneath,
-    ) -> Result<(), FsError> {
+    ) -> Result<Erased, FsError> {
         let shows_through = match beneath {
             Beneath::Nothing => false,
             Beneath::Something => true,
@@ -138,11 +138,13 @@ impl<'a> Txn<'a> {
         };
         if shows_through {
             self.put_bytes(prefix, &marker.encode(), Touch::First);
-        } else {
-            let key = prefix.version(self.head.branch, self.epoch());
-            self.batch.delete_cf(self.store.db.family(prefix.family.name()), key);
+            return Ok(Erased::Marked);
         }
-        Ok(())
+        let (branch, epoch, db) = (self.head.branch, self.epoch(), &self.store.db);
+        self.batch.delete_cf(db.family(prefix.family.name()), prefix.version(branch, epoch));
+        // Where files are made and removed for ever without a snapshot, the index must not grow for ever.
+        self.batch.delete_cf(db.family(TOUCHED), prefix.touched(branch, epoch));
+        Ok(Erased::Entirely)
     }
 
     /// Remembers that an inode has no name but is still referred to.
@@ -245,11 +247,18 @@ impl<'a> Txn<'a> {
         self.committed = true;
         // What only tidies up may run within a request, but answers nothing.
         let executing = request::executing().filter(|_| self.purpose == Purpose::Change);
-        if self.charged == Usage::default() && executing.is_none() {
-            // Everything may have gone ahead.
-            if !batch.is_empty() {
-                store.db.write(batch)?;
+        let written = match answer {
+            Answer::Count(count) => Some(count),
+            Answer::Done | Answer::Inode(_) => None,
+        };
+        if batch.is_empty() && self.charged == Usage::default() && (executing.is_none() || written.is_some())
+        {
+            // Everything went ahead, or there was nothing.
+            if let Some(count) = written {
+                request::note_written(count);
             }
+        } else if self.charged == Usage::default() && executing.is_none() {
+            store.db.write(batch)?;
         } else {
             let (index, mut writer) = head.writer(executing.map(|executing| executing.thread));
             let mut state = *writer;
@@ -273,6 +282,15 @@ impl<'a> Txn<'a> {
         }
         Ok(self.admission.clone())
     }
+}
+
+/// What is left of a record that was erased.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Erased {
+    /// Nothing: the epoch has no version of it, and its index does not list it.
+    Entirely,
+    /// The epoch's version says that it is gone.
+    Marked,
 }
 
 /// What an erased record would uncover.

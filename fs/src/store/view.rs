@@ -175,36 +175,42 @@ impl View {
     }
 
     /// Calls `visit` with each name of a directory that the store has a say about, in the order of hashes from
-    /// `first_hash` on, until it returns `false`.
+    /// `first_hash` on, until it returns `false`. What it says of a name is `None` if that cannot be read.
     pub(crate) fn dentries(
         &self,
         db: &Database,
         dir: Ino,
         first_hash: u64,
-        mut visit: impl FnMut(u64, &[u8], Dentry) -> Result<bool, StoreError>,
+        mut visit: impl FnMut(u64, &[u8], Option<Dentry>) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let directory = directory_prefix(self.tree, dir);
         let mut start = directory.clone();
         start.extend_from_slice(&first_hash.to_be_bytes());
-        self.records(db, Family::Dentry, &directory, &start, |prefix, versioned: Versioned<Dentry>| {
-            let hash = prefix.get(12..20).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
-            let name = prefix.get(20..).and_then(|name| name.strip_suffix(&[0]));
-            let (Some(hash), Some(name)) = (hash, name) else {
-                return Err(StoreError::Corrupt { what: format!("dentry key in directory {dir}") });
-            };
-            visit(hash, name, versioned.record)
-        })
+        self.records(
+            db,
+            Family::Dentry,
+            &directory,
+            &start,
+            |prefix, versioned: Versioned<Option<Dentry>>| {
+                let hash = prefix.get(12..20).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+                let name = prefix.get(20..).and_then(|name| name.strip_suffix(&[0]));
+                let (Some(hash), Some(name)) = (hash, name) else {
+                    return Err(StoreError::Corrupt { what: format!("dentry key in directory {dir}") });
+                };
+                visit(hash, name, versioned.record)
+            },
+        )
     }
 
-    /// Calls `visit` with each extended attribute of an inode that the store has a say about.
+    /// Calls `visit` with each extended attribute of an inode that the store has a say about; `None` if that cannot be read.
     pub(crate) fn xattrs(
         &self,
         db: &Database,
         ino: Ino,
-        mut visit: impl FnMut(&[u8], Xattr) -> Result<bool, StoreError>,
+        mut visit: impl FnMut(&[u8], Option<Xattr>) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let all = directory_prefix(self.tree, ino);
-        self.records(db, Family::Xattr, &all, &all, |prefix, versioned: Versioned<Xattr>| {
+        self.records(db, Family::Xattr, &all, &all, |prefix, versioned: Versioned<Option<Xattr>>| {
             let name = prefix.get(12..).and_then(|name| name.strip_suffix(&[0])).unwrap_or_default();
             visit(name, versioned.record)
         })
@@ -221,23 +227,26 @@ impl View {
         let all = directory_prefix(self.tree, ino);
         let mut start = all.clone();
         start.extend_from_slice(&first.to_be_bytes());
-        self.records(db, Family::Extent, &all, &start, |prefix, versioned| {
+        self.records(db, Family::Extent, &all, &start, |prefix, versioned: Versioned<Option<Group>>| {
             let group = prefix.get(12..20).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
             let Some(group) = group else {
                 return Err(StoreError::Corrupt { what: format!("extent key of inode {ino}") });
             };
-            visit(group, versioned)
+            let Versioned { branch, epoch, record } = versioned;
+            let record = record.ok_or_else(|| unreadable(Family::Extent, prefix))?;
+            visit(group, Versioned { branch, epoch, record })
         })
     }
 
-    /// Walks the newest visible version of each record between `start` and the end of `range`.
+    /// Walks the newest visible version of each record between `start` and the end of `range`; `None` for one that cannot be
+    /// read.
     fn records<T: Record>(
         &self,
         db: &Database,
         family: Family,
         range: &[u8],
         start: &[u8],
-        mut visit: impl FnMut(&[u8], Versioned<T>) -> Result<bool, StoreError>,
+        mut visit: impl FnMut(&[u8], Versioned<Option<T>>) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let mut iter = db.walker(family, successor(range));
         iter.seek(start);
@@ -255,7 +264,7 @@ impl View {
                 None => None,
             };
             if let Some((branch, epoch)) = visible {
-                let record = decode(&iter, family)?;
+                let record = iter.value().and_then(T::decode);
                 if !visit(&prefix, Versioned { branch, epoch, record })? {
                     return Ok(());
                 }
@@ -288,9 +297,11 @@ fn skip_newer(lineage: &[(BranchId, Epoch)], branch: BranchId) -> &[(BranchId, E
 }
 
 fn decode<T: Record>(iter: &DBRawIterator<'_>, family: Family) -> Result<T, StoreError> {
-    iter.value().and_then(T::decode).ok_or_else(|| StoreError::Corrupt {
-        what: format!("{} record at key {}", family.name(), iter.key().map(hex).unwrap_or_default()),
-    })
+    iter.value().and_then(T::decode).ok_or_else(|| unreadable(family, iter.key().unwrap_or_default()))
+}
+
+fn unreadable(family: Family, key: &[u8]) -> StoreError {
+    StoreError::Corrupt { what: format!("{} record at key {}", family.name(), hex(key)) }
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

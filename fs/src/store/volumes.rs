@@ -7,7 +7,7 @@ use rocksdb::WriteBatch;
 use super::appearance::{VolumeInfo, VolumeSpec};
 use super::counters::Counter;
 use super::head::FIRST_EPOCH;
-use super::record::{Branch, Inode, Record, Usage, Volume};
+use super::record::{Branch, Flag, Inode, Record, Usage, Volume};
 use super::registry::Registry;
 use super::{META, Prefix, Receipt, Store, meta};
 use crate::attr::{FileKind, Timestamp};
@@ -65,7 +65,21 @@ impl Store {
         let mut names: Vec<_> =
             self.registry.read().volumes.values().map(|volume| volume.name.clone()).collect();
         names.sort();
-        names.iter().map(|name| self.volume(name)).collect()
+        names.iter().map(|name| self.listed(name)).collect()
+    }
+
+    /// Describes a volume also if what it descends from cannot be read: then that is what its flag says.
+    fn listed(&self, name: &str) -> Result<VolumeInfo, FsError> {
+        match self.volume(name) {
+            Err(FsError::Store(error)) if error.is_corruption() => {
+                let registry = self.registry.read();
+                let (id, volume) = registry.volume(name)?;
+                let what = format!("it cannot be used: {error}");
+                let flag = Some(Flag { since: Timestamp::default(), count: 1, what });
+                Ok(VolumeInfo { flag, ..volume.describe(id, Epoch(0), Usage::default()) })
+            }
+            described => described,
+        }
     }
 
     /// Describes one volume.
@@ -102,16 +116,12 @@ impl Store {
         self.check_not_live(head, name)?;
         let snapshots: Vec<_> = registry.snapshots_of(id).map(|(branch, epoch, _)| (branch, epoch)).collect();
         check_not_viewed(&registry, &snapshots)?;
-        let branches: Vec<_> = registry
-            .branches
-            .iter()
-            .filter(|(_, branch)| branch.volume == id)
-            .map(|(&branch, _)| branch)
-            .collect();
+        let branches: Vec<_> = registry.branches_of(id).collect();
         let mut batch = WriteBatch::default();
         batch.delete_cf(self.db.family(META), meta::volume(id));
         batch.delete_cf(self.db.family(META), meta::flag(id));
-        for &(branch, epoch) in &snapshots {
+        let unreadable = registry.unreadable_snapshots(&branches);
+        for &(branch, epoch) in snapshots.iter().chain(&unreadable) {
             batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
         }
         for &branch in &branches {
@@ -119,9 +129,10 @@ impl Store {
         }
         self.commit_change(batch, receipt, &())?;
         registry.remove_volume(id);
-        for key in &snapshots {
-            registry.snapshots.remove(key);
+        for &key in &snapshots {
+            registry.remove_snapshot(key);
         }
+        registry.take_unreadable_snapshots(&branches);
         drop(registry);
         loaded.gate.retire();
         self.unload_head(head);

@@ -54,7 +54,7 @@ const fn metric(
 }
 
 /// Every number of the node.
-const NODE: [Metric; 20] = [
+const NODE: [Metric; 22] = [
     metric("cuts", "cuts", Kind::Counter, "Cuts taken", |node, _| node.tally.cuts()),
     metric(
         "cut_held_us",
@@ -110,6 +110,20 @@ const NODE: [Metric; 20] = [
         Kind::Gauge,
         "Pages that a verify has yet to read, about",
         |node, _| node.tally.verifying().left(),
+    ),
+    metric(
+        "store_stopped",
+        "store_stopped",
+        Kind::Gauge,
+        "Whether the store stopped after a failed write",
+        |node, _| u64::from(node.store.stopped().is_some()),
+    ),
+    metric(
+        "copy_up_bytes",
+        "copy_up_bytes",
+        Kind::Counter,
+        "Bytes copied out of lowers by writes that change a part of a page",
+        |node, _| node.store.copied_up(),
     ),
     metric("mounts", "mounts", Kind::Gauge, "Volumes and snapshots mounted", |node, _| {
         count(node.mounts.all().len())

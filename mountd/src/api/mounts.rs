@@ -34,6 +34,7 @@ use tonic::{Request, Response, Status};
 
 use super::{ApiError, Done, Ticket, convert};
 use crate::daemon::Node;
+use crate::exit::one_line;
 use crate::mounts::{MountPlan, MountView, Selector, Source, cache_name};
 use crate::proto::mounts_server::Mounts;
 use crate::proto::{
@@ -167,7 +168,7 @@ pub(super) fn mount_as_begun(
         };
         if let Err(error) = taken_back {
             // The call fails with its own error; this one would hide it.
-            let error = crate::exit::one_line(&error);
+            let error = one_line(&error);
             tracing::error!(volume, error, "cannot take back what a failed mount had begun with");
         }
     })?;
@@ -238,7 +239,13 @@ fn unmount(
         Some(intent) => intent,
         None => {
             let intent = what_goes(node, request)?;
-            ticket.begin(&intent)?;
+            match ticket.begin(&intent) {
+                // A store that takes no writes is no reason to keep its mounts: doing it again finds nothing left to do.
+                Err(error) if node.store.stopped().is_some() => {
+                    tracing::warn!(error = one_line(&error), "unmounting without a record of it");
+                }
+                begun => begun?,
+            }
             intent
         }
     };

@@ -28,7 +28,9 @@ pub(crate) fn report(call: &'static str, error: &ApiError) -> Status {
             tracing::info!(call, error = line, "call refused");
         }
     }
-    let mut status = Status::new(code_of(exit), line);
+    // As for a connection that breaks: whoever listens there next answers.
+    let ending = matches!(error, ApiError::ShuttingDown);
+    let mut status = Status::new(if ending { Code::Unavailable } else { code_of(exit) }, line);
     let detail = MetadataValue::from_bytes(&detail(error).encode_to_vec());
     status.metadata_mut().insert_bin(ERROR_DETAIL_KEY, detail);
     status
@@ -265,6 +267,12 @@ mod tests {
         ] {
             assert!(!is_final(&passing), "{passing}");
         }
+    }
+
+    #[test]
+    fn only_a_daemon_that_ends_asks_to_be_tried_again() {
+        assert_eq!(report("mount", &ApiError::ShuttingDown).code(), Code::Unavailable);
+        assert_eq!(report("mount", &FsError::Retired.into()).code(), Code::FailedPrecondition);
     }
 
     #[test]

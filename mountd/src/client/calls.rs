@@ -1,7 +1,7 @@
 //! Calls with deadlines, repeated over broken connections.
 //!
 //! # Overview
-//! A connection breaks when its daemon is killed, replaced, or ends. The client then connects again, starting a private mountd
+//! A connection breaks when its daemon is killed, replaced, or ends; one that is about to end says so instead. The client then connects again, starting a private mountd
 //! where one had been, and sends the same request with the same id: the daemon does it, or answers from its record what it
 //! did before. Each command makes its requests once, so each of them has one id.
 //!
@@ -15,7 +15,8 @@
 //! - What the daemon reported is final: only a call without an answer is sent again.
 //! - All attempts together take no longer than the call may; a call without a limit is not begun again later than
 //!   [`USUAL`] after its first loss.
-//! - A request that breaks [`MOST_LOSSES`] connections is given up: it may be what kills the daemon.
+//! - A request that breaks [`MOST_LOSSES`] connections is given up: it may be what kills the daemon. A daemon that says it is
+//!   about to end was not killed.
 //! - A streamed answer is handed out when it is complete. So nobody has seen a part of it when it is begun anew.
 
 use std::sync::Mutex;
@@ -157,7 +158,9 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(status) => ClientError::from_status(&status, &self.endpoint.socket),
             };
-            retry.count_loss();
+            if !matches!(lost, ClientError::Ending { .. }) {
+                retry.count_loss();
+            }
             loop {
                 retry.after(lost).await?;
                 match self.reconnect(&connection, &retry).await {
@@ -222,7 +225,7 @@ impl Retry {
     /// Gives `error` back if it is no loss of a connection, or if enough was tried.
     async fn after(&mut self, error: ClientError) -> Result<(), ClientError> {
         let first_loss = *self.first_loss.get_or_insert_with(Instant::now);
-        if !matches!(error, ClientError::ConnectionLost { .. })
+        if !error.is_loss()
             || self.losses >= MOST_LOSSES
             || self.limit.is_some_and(|limit| self.begun.elapsed() + self.pause >= limit)
             || first_loss.elapsed() + self.pause >= USUAL

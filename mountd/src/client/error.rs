@@ -31,6 +31,12 @@ pub enum ClientError {
         /// Where it listened.
         socket: PathBuf,
     },
+    /// The daemon answered that it is about to end, and did nothing.
+    #[error("mountd at {} is shutting down", socket.display())]
+    Ending {
+        /// Where it listened.
+        socket: PathBuf,
+    },
     /// Nothing could be read from or written to the socket.
     #[error("connect to mountd at {}", socket.display())]
     Connect {
@@ -117,7 +123,9 @@ impl ClientError {
             ClientError::Reported { exit, .. } => *exit,
             ClientError::Start(error) => error.exit_class(),
             ClientError::NotAStore { .. } => ExitClass::Refused,
-            ClientError::OtherStore { .. } | ClientError::OtherProtocol { .. } => ExitClass::Conflict,
+            ClientError::OtherStore { .. }
+            | ClientError::OtherProtocol { .. }
+            | ClientError::Ending { .. } => ExitClass::Conflict,
             ClientError::TimedOut { .. } | ClientError::StartBusy { .. } => ExitClass::TimedOut,
             ClientError::ConnectionLost { .. }
             | ClientError::Connect { .. }
@@ -125,6 +133,11 @@ impl ClientError {
             | ClientError::OwnPath { .. }
             | ClientError::NoProgram { .. } => ExitClass::Failed,
         }
+    }
+
+    /// Returns whether the daemon went away, or is about to, so that the call may be made of the next one.
+    pub(super) fn is_loss(&self) -> bool {
+        matches!(self, ClientError::ConnectionLost { .. } | ClientError::Ending { .. })
     }
 
     /// Returns the error that a failed call stands for.
@@ -135,6 +148,9 @@ impl ClientError {
             .and_then(|value| MetadataValue::to_bytes(value).ok())
             .and_then(|bytes| ErrorDetail::decode(bytes).ok());
         match detail {
+            Some(_) if status.code() == tonic::Code::Unavailable => {
+                ClientError::Ending { socket: socket.to_owned() }
+            }
             Some(detail) => ClientError::Reported {
                 exit: ExitClass::from_proto(detail.exit_class()),
                 message: detail.message,
@@ -185,6 +201,16 @@ mod tests {
         let error = ClientError::from_status(&status, Path::new("/s"));
         assert_eq!(error.exit_class(), ExitClass::Conflict);
         assert_eq!(crate::exit::one_line(&error), "mount point /m is busy: umount: Device or resource busy");
+    }
+
+    #[test]
+    fn a_daemon_that_ends_is_told_from_one_that_refuses() {
+        let detail = ErrorDetail { message: "x".to_owned(), ..ErrorDetail::default() };
+        let detail = tonic::metadata::MetadataValue::from_bytes(&detail.encode_to_vec());
+        let mut status = tonic::Status::unavailable("x");
+        status.metadata_mut().insert_bin(ERROR_DETAIL_KEY, detail);
+        let error = ClientError::from_status(&status, Path::new("/s"));
+        assert!(error.is_loss() && matches!(error, ClientError::Ending { .. }));
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub struct Arguments {
     /// Serve, under the supervisor with this pid, which started this process
     #[arg(long, hide = true, value_name = "PID")]
     pub worker: Option<u32>,
+    /// What a worker sets its oom_score_adj to
+    #[arg(long, hide = true, value_name = "N", allow_hyphen_values = true)]
+    pub oom_score_adj: Option<i32>,
     /// Say whether this program could take over the store, and end
     #[arg(long, hide = true)]
     pub self_check: bool,
@@ -129,6 +132,9 @@ impl Arguments {
         if let Some(supervisor) = self.worker {
             add("worker", Some(supervisor.to_string().into()));
         }
+        if let Some(score) = self.oom_score_adj {
+            add("oom-score-adj", Some(score.to_string().into()));
+        }
         if let Some(descriptor) = self.resume_supervisor {
             add("resume-supervisor", Some(descriptor.to_string().into()));
         }
@@ -185,6 +191,8 @@ mod tests {
             "7",
             "--worker",
             "12",
+            "--oom-score-adj",
+            "-17",
             "--config",
             "/c",
             "--socket",

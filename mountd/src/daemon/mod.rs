@@ -26,6 +26,7 @@ mod idle;
 mod listeners;
 pub(crate) mod log;
 mod node;
+mod reopening;
 pub(crate) mod self_check;
 mod start;
 mod store_directory;

@@ -2,14 +2,14 @@
 //! version before an upgrade, answered by this one on standard output.
 //!
 //! # Invariants
-//! - Nothing is changed, and nothing is waited for: the other version has the store open.
+//! - Nothing is changed, and nothing is waited for: the other version has the store open, and is looked at beside it.
 //! - A program that says nothing, or says something else, cannot take over.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use durdir_fs::fuse::SESSION_MEMORY_VERSION;
-use durdir_fs::store::FORMAT_VERSION;
+use durdir_fs::store::{FORMAT_VERSION, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::arguments::Arguments;
@@ -40,6 +40,10 @@ pub(crate) enum SelfCheckError {
     NoFormat { path: PathBuf },
     #[error("the store has format {found}; this mountd reads up to {supported}")]
     NewerFormat { found: u32, supported: u32 },
+    #[error("open the store {} beside the mountd that has it", store.display())]
+    Open { store: PathBuf, source: StoreError },
+    #[error("this mountd would not understand the store: {unknown}")]
+    NewerRecord { unknown: String },
     #[error("it would be handed {what} of version {found}; this mountd understands {supported}")]
     OtherVersion { what: &'static str, found: String, supported: u32 },
     #[error("write to standard output")]
@@ -49,7 +53,11 @@ pub(crate) enum SelfCheckError {
 impl SelfCheckError {
     pub(crate) fn exit_class(&self) -> ExitClass {
         match self {
-            SelfCheckError::NewerFormat { .. } | SelfCheckError::OtherVersion { .. } => ExitClass::Refused,
+            SelfCheckError::NewerFormat { .. }
+            | SelfCheckError::NewerRecord { .. }
+            | SelfCheckError::OtherVersion { .. } => ExitClass::Refused,
+            SelfCheckError::Open { source, .. } if source.is_corruption() => ExitClass::Integrity,
+            SelfCheckError::Open { .. } => ExitClass::Failed,
             SelfCheckError::NoFormat { .. } => ExitClass::Integrity,
             SelfCheckError::Read { .. } | SelfCheckError::Output { .. } => ExitClass::Failed,
         }
@@ -82,6 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, StartError> {
     check_handover(|name| std::env::var(name).ok())?;
     if let Some(store) = &arguments.store {
         check_format(store)?;
+        check_records(store)?;
     }
     let report = serde_json::to_string(&Abilities::own()).map_err(std::io::Error::from);
     report
@@ -120,6 +129,18 @@ fn check_format(store: &Path) -> Result<(), SelfCheckError> {
     }
 }
 
+/// Refuses a store with records that this version does not know. What cannot be read at all is no reason: the other version
+/// cannot read it either.
+fn check_records(store: &Path) -> Result<(), SelfCheckError> {
+    match durdir_fs::store::unknown_records(store) {
+        Ok(unknown) => match unknown.into_iter().next() {
+            None => Ok(()),
+            Some(unknown) => Err(SelfCheckError::NewerRecord { unknown }),
+        },
+        Err(source) => Err(SelfCheckError::Open { store: store.to_owned(), source }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,21 +160,24 @@ mod tests {
         let options = durdir_fs::store::StoreOptions { background: false, ..Default::default() };
         durdir_fs::store::Store::open(dir.path(), &options).unwrap().close().unwrap();
         check_format(dir.path()).unwrap();
+        check_records(dir.path()).unwrap();
         let newer = format!("durdir store format {}\n", FORMAT_VERSION + 1);
         std::fs::write(dir.path().join("FORMAT"), newer).unwrap();
         assert_eq!(check_format(dir.path()).unwrap_err().exit_class(), ExitClass::Refused);
         std::fs::write(dir.path().join("FORMAT"), "?").unwrap();
         assert_eq!(check_format(dir.path()).unwrap_err().exit_class(), ExitClass::Integrity);
+        std::fs::remove_file(dir.path().join("db/CURRENT")).unwrap();
+        assert!(matches!(check_records(dir.path()), Err(SelfCheckError::Open { .. })));
     }
 
     #[test]
     fn what_would_not_be_understood_is_refused() {
-        let with = |name: &'static str, value: &'static str| {
-            check_handover(move |asked| (asked == name).then(|| value.to_owned()))
+        let with = |name: &'static str, value: u32| {
+            check_handover(move |asked| (asked == name).then(|| value.to_string()))
         };
         check_handover(|_| None).unwrap();
-        with(SESSION_MEMORY, "1").unwrap();
-        assert!(with(SESSION_MEMORY, "2").is_err());
-        assert!(with(SUPERVISOR_STATE, "0").is_err());
+        with(SESSION_MEMORY, SESSION_MEMORY_VERSION).unwrap();
+        assert!(with(SESSION_MEMORY, SESSION_MEMORY_VERSION + 1).is_err());
+        assert!(with(SUPERVISOR_STATE, 0).is_err());
     }
 }

@@ -114,6 +114,10 @@ fn run(arguments: Arguments) -> Result<ExitCode, StartError> {
         nix::sys::signal::SigSet::empty()
             .thread_set_mask()
             .map_err(|errno| StartError::System { what: "unblock signals", source: errno.into() })?;
+        if let Some(score) = arguments.oom_score_adj {
+            supervisor::stand_for_oom(score)
+                .map_err(|source| StartError::System { what: "set oom_score_adj", source })?;
+        }
     }
     // First of all, before anything is opened and any thread is started.
     let (keeper, inheritance) =

@@ -19,9 +19,10 @@ use tracing_subscriber::EnvFilter;
 use super::idle::Ending;
 use super::log::LogFilter;
 use super::start::{self, StartError};
-use super::{Node, Tally, heartbeat, idle, listeners, log};
+use super::{Node, Tally, heartbeat, idle, listeners, log, reopening};
 use crate::api::{self, Connections, InFlight};
 use crate::config::Config;
+use crate::exit::one_line;
 use crate::keeper::{Inheritance, Keeper, Predecessor};
 use crate::mounts::{Keep, Mounts};
 use crate::paths::Endpoint;
@@ -123,8 +124,17 @@ fn take_over_mounts(store: &Arc<Store>, assignment: &mut Assignment) -> Mounts {
     let keeper = Some(&assignment.keeper).filter(|keeper| keeper.is_present());
     let mounts = Mounts::kept_with(keeper.map(|keeper| Arc::new(keeper.clone()) as Arc<dyn Keep>));
     let inheritance = &mut assignment.inheritance;
+    let gave_way = !inheritance.remove(reopening::MARK).is_empty();
     let kept = std::mem::take(&mut inheritance.descriptors);
-    inheritance.descriptors = mounts.adopt_all(store, kept, death_of(inheritance.predecessor));
+    let death = if gave_way { Death::GaveWay } else { death_of(inheritance.predecessor) };
+    inheritance.descriptors = mounts.adopt_all(store, kept, death);
+    if gave_way {
+        tracing::info!("opened a store anew that had stopped after a failed write");
+        // Only now: who dies before has told the kernel nothing.
+        if let Err(error) = assignment.keeper.release(reopening::MARK) {
+            tracing::warn!(%error, "the next worker will believe the same of this one");
+        }
+    }
     mounts
 }
 
@@ -163,6 +173,7 @@ async fn serve(
     let api = tokio::spawn(api);
     let_go_of_the_rest(node, &mut assignment.inheritance);
     announce(node, assignment)?;
+    let reopening = tokio::spawn(reopening::watch(Arc::clone(node), stopped.clone()));
     let heartbeat = tokio::spawn(heartbeat::beat(Arc::clone(node), stopped));
 
     let idle = idle::watch(Arc::clone(node), connections, assignment.idle);
@@ -173,6 +184,10 @@ async fn serve(
             ending = &mut idle => break ending,
             asked = signals.next() => match asked {
                 Asked::Reload => reload(assignment, &log_filter, &mut grace),
+                Asked::Prepare => drop(tokio::task::spawn_blocking({
+                    let node = Arc::clone(node);
+                    move || prepare(&node)
+                })),
                 Asked::End(signal) => {
                     tracing::info!(signal, "asked to end");
                     break None;
@@ -200,8 +215,10 @@ async fn serve(
         // Cancelled, as it should be; what matters is that it holds nothing of the store any more.
         drop(metrics.await);
     }
-    if tokio::time::timeout(LAST_CALLS, heartbeat).await.is_err() {
-        tracing::warn!(limit = ?LAST_CALLS, "the last look into the store did not end in time");
+    for looking in [heartbeat, reopening] {
+        if tokio::time::timeout(LAST_CALLS, looking).await.is_err() {
+            tracing::warn!(limit = ?LAST_CALLS, "the last look into the store did not end in time");
+        }
     }
     // Unmounting may take as long as the grace. This ends with the runtime.
     drop(tokio::spawn(heartbeat::beat_to_the_end(node.keeper.clone())));
@@ -250,8 +267,28 @@ fn put_away(node: &Node) {
     match node.store.close() {
         Ok(()) => tracing::info!("store closed"),
         Err(error) => {
-            tracing::error!(error = %crate::exit::one_line(&error), "cannot close the store")
+            tracing::error!(error = %one_line(&error), "cannot close the store")
         }
+    }
+}
+
+/// Leaves a successor little of the log to read: programs wait while it does.
+fn prepare(node: &Node) {
+    let begun = Instant::now();
+    match node.store.write_out() {
+        Ok(bytes) => {
+            tracing::info!(
+                bytes,
+                micros = begun.elapsed().as_micros(),
+                "wrote memtables out for a successor"
+            );
+        }
+        Err(error) => {
+            tracing::warn!(error = one_line(&error), "a successor will have all of the log to read")
+        }
+    }
+    if let Err(error) = node.keeper.prepared() {
+        tracing::warn!(%error, "cannot tell that this worker may be replaced");
     }
 }
 
@@ -260,7 +297,7 @@ fn reload(assignment: &Assignment, log_filter: &LogFilter, grace: &mut Duration)
         tracing::info!("asked to reload, but there is no configuration file");
         return;
     };
-    let applied = Config::load(file).map_err(|error| crate::exit::one_line(&error)).and_then(|config| {
+    let applied = Config::load(file).map_err(|error| one_line(&error)).and_then(|config| {
         let filter = EnvFilter::try_new(&config.log_filter).map_err(|error| error.to_string())?;
         log_filter.reload(filter).map_err(|error| error.to_string())?;
         *grace = config.shutdown_grace;
@@ -277,6 +314,7 @@ struct Signals {
     term: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user: Signal,
 }
 
 impl Signals {
@@ -286,6 +324,7 @@ impl Signals {
             term: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
             hangup: on(SignalKind::hangup())?,
+            user: on(SignalKind::user_defined1())?,
         })
     }
 
@@ -294,6 +333,7 @@ impl Signals {
             _ = self.term.recv() => Asked::End("SIGTERM"),
             _ = self.interrupt.recv() => Asked::End("SIGINT"),
             _ = self.hangup.recv() => Asked::Reload,
+            _ = self.user.recv() => Asked::Prepare,
         }
     }
 }
@@ -302,4 +342,6 @@ impl Signals {
 enum Asked {
     End(&'static str),
     Reload,
+    /// To be ready to be replaced.
+    Prepare,
 }

@@ -88,7 +88,10 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
     let volumes = match &daemon {
         Daemon::Told(told) => {
             examine_requests(&told.stats.volumes, &told.mounts, &mut problems);
-            store::examine_records(quarantined(&told.stats), &mut problems);
+            store::examine_records(counter(&told.stats, "quarantined_records"), &mut problems);
+            if counter(&told.stats, "store_stopped") > 0 {
+                problems.push(Problem::store_stopped(&endpoint.log()));
+            }
             examine_flags(&told.volumes, &mut problems);
             told.volumes.iter().map(|volume| volume.name.clone()).collect()
         }
@@ -144,9 +147,8 @@ async fn ask(endpoint: &Endpoint) -> Daemon {
     }
 }
 
-fn quarantined(stats: &GetStatsResponse) -> u64 {
-    let counter = stats.counters.iter().find(|counter| counter.name == "quarantined_records");
-    counter.map_or(0, |counter| counter.value)
+fn counter(stats: &GetStatsResponse, name: &str) -> u64 {
+    stats.counters.iter().find(|counter| counter.name == name).map_or(0, |counter| counter.value)
 }
 
 fn examine_flags(volumes: &[Volume], problems: &mut Vec<Problem>) {
@@ -182,6 +184,9 @@ fn examine_worker(worker: &Process, daemon: &Daemon, endpoint: &Endpoint, proble
         (false, Daemon::Silent(why)) => problems.push(Problem::daemon_silent(pid, why, &endpoint.log())),
         (false, Daemon::Absent) => problems.push(Problem::daemon_unreachable(pid, &endpoint.socket)),
         (false, Daemon::Told(_)) => {}
+    }
+    if let Some(supervisor) = worker.lost_supervisor() {
+        problems.push(Problem::supervisor_gone(pid, supervisor));
     }
     problems.extend(worker.stuck_threads().iter().map(|thread| Problem::stuck_thread(pid, thread)));
 }

@@ -53,6 +53,25 @@ impl Problem {
         )
     }
 
+    /// The worker was started by a supervisor that is gone.
+    pub(super) fn supervisor_gone(worker: u32, supervisor: u32) -> Problem {
+        let detail = format!(
+            "the supervisor of mountd (pid {supervisor}) is gone: if the worker (pid {worker}) dies, its mounts end with it"
+        );
+        let remedy = format!("when it suits: unmount, kill {worker}, and mount again");
+        Problem::of_node("supervisor-gone", detail, remedy)
+    }
+
+    /// After a failed write the store takes no more of them.
+    pub(super) fn store_stopped(log: &Path) -> Problem {
+        let detail = "the store stopped after a failed write: every change is refused, reads go on";
+        let remedy = format!(
+            "{} tells why; where a supervisor runs, the store is opened anew by itself once its disk can be written, else restart mountd",
+            log.display()
+        );
+        Problem::of_node("store-stopped", detail.to_owned(), remedy)
+    }
+
     /// A request killed workers, and was failed.
     pub(super) fn flagged_volume(volume: &str, what: &str, count: u32) -> Problem {
         let detail =

@@ -30,6 +30,14 @@ impl Process {
         stat.is_ok_and(|stat| matches!(Stat::parse(&stat), Some(Stat { state: 'T' | 't', .. })))
     }
 
+    /// Returns the pid of the supervisor that started this worker, if it is gone.
+    pub(super) fn lost_supervisor(&self) -> Option<u32> {
+        let line = std::fs::read(self.root.join("cmdline")).ok()?;
+        let status = std::fs::read_to_string(self.root.join("status")).ok()?;
+        let (supervisor, parent) = (supervisor_of(&line)?, parent_of(&status)?);
+        (supervisor != parent).then_some(supervisor)
+    }
+
     /// Describes the threads that wait for the kernel and do not get on.
     pub(super) fn stuck_threads(&self) -> Vec<String> {
         let before = self.waiting_threads();
@@ -56,6 +64,17 @@ impl Process {
             .filter_map(|task| Some((task.file_name().to_str()?.parse().ok()?, waiting(&task.path())?)))
             .collect()
     }
+}
+
+/// Returns who started a worker, from its command line.
+fn supervisor_of(line: &[u8]) -> Option<u32> {
+    let mut words = line.split(|&byte| byte == 0).skip_while(|&word| word != b"--worker");
+    std::str::from_utf8(words.nth(1)?).ok()?.parse().ok()
+}
+
+/// Returns the parent of a process, from `/proc/PID/status`. A process that lost its own has another one.
+fn parent_of(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// A thread in uninterruptible sleep.
@@ -121,6 +140,15 @@ mod tests {
         let own = Process::of(std::process::id()).unwrap();
         assert!(!own.is_stopped());
         assert!(Process::of(0).is_none());
+    }
+
+    #[test]
+    fn a_worker_says_who_started_it_and_the_kernel_who_its_parent_is() {
+        assert_eq!(supervisor_of(b"mountd\0--store\0/s\0--worker\x0012\0--idle\x001ms\0"), Some(12));
+        assert_eq!(supervisor_of(b"mountd\0--store\0/s\0"), None);
+        assert_eq!(parent_of("Name:\tmountd\nPPid:\t7\nTracerPid:\t0\n"), Some(7));
+        // Of a process that is no worker nothing is said.
+        assert_eq!(Process::of(std::process::id()).unwrap().lost_supervisor(), None);
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub(crate) use inheritance::Inheritance;
 use channel::Channel;
 use wire_name::WireName;
 
+/// Ours, and ignored by others: the answer to whoever asked for a preparation.
+pub(crate) const PREPARED: &str = "X_DURDIR_PREPARED";
+
 /// A handle to whoever keeps descriptors for this process. Clones are the same handle.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keeper(Option<Arc<Inner>>);
@@ -119,6 +122,11 @@ impl Keeper {
     /// Says that clients are served from now on.
     pub(crate) fn ready(&self) -> io::Result<()> {
         self.say("READY=1")
+    }
+
+    /// Says that this process may be replaced: its successor will be ready soon.
+    pub(crate) fn prepared(&self) -> io::Result<()> {
+        self.say(&format!("{PREPARED}=1"))
     }
 
     /// Says in a line what this process is doing.

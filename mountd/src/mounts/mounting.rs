@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use durdir_fs::FsError;
 use durdir_fs::fuse::{self, MountError, MountOptions, OldestRequest, OpSummary, Succession};
-use durdir_fs::ids::{Epoch, VolumeId};
+use durdir_fs::ids::{BranchId, Epoch, VolumeId};
 use durdir_fs::ops::VolumeFs;
 use durdir_fs::store::{SnapshotInfo, Store};
 use parking_lot::{Mutex, MutexGuard};
@@ -17,6 +17,7 @@ use super::session::{Description, Keep, KeptMount, Session, with_succession};
 use super::watch::Watch;
 use crate::api::ApiError;
 use crate::proto;
+use crate::socket;
 
 /// The mounts of this node.
 #[derive(Default)]
@@ -144,8 +145,7 @@ impl Mounts {
         options: &MountOptions,
         description: &Description,
     ) -> Result<KeptMount, ApiError> {
-        let begun = self.keeper().map(|keeper| Session::begin(keeper, fs.branch(), description)).transpose();
-        let session = begun.map_err(|source| FsError::Session { source })?;
+        let session = self.begin_session(fs.branch(), options, description)?;
         match with_succession(session.as_ref(), |succession| mount_over_remains(fs, options, succession)) {
             Ok(mount) => Ok(KeptMount::new(mount, store, session)),
             Err(error) => {
@@ -154,6 +154,29 @@ impl Mounts {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Begins to keep what a successor needs. Where nobody is left to keep it, the mount is made all the same: whoever wants it
+    /// is better off with one that ends with this process than with none.
+    fn begin_session(
+        &self,
+        branch: Option<BranchId>,
+        options: &MountOptions,
+        description: &Description,
+    ) -> Result<Option<Session>, ApiError> {
+        let Some(keeper) = self.keeper() else { return Ok(None) };
+        match Session::begin(keeper, branch, description) {
+            Ok(session) => Ok(Some(session)),
+            Err(error) if socket::is_absent(&error) => {
+                tracing::warn!(
+                    %error,
+                    mountpoint = %options.mountpoint.display(),
+                    "whoever keeps mounts is gone: this one will end with this process"
+                );
+                Ok(None)
+            }
+            Err(source) => Err(FsError::Session { source }.into()),
         }
     }
 

@@ -31,6 +31,7 @@ use super::plan::MountPlan;
 use super::registry::{MountView, Source};
 use crate::exit::one_line;
 use crate::keeper::Keeper;
+use crate::socket;
 
 /// Keeps descriptors over the death of this process.
 pub(crate) trait Keep: Send + Sync {
@@ -138,7 +139,10 @@ impl Session {
         let session = self.memory.session();
         // The device first: a memory without a device is nothing.
         for name in [device_name(session), memory_name(session)] {
-            if let Err(error) = self.keeper.release(&name) {
+            if let Err(error) = self.keeper.release(&name)
+                // Whoever is gone keeps nothing.
+                && !socket::is_absent(&error)
+            {
                 tracing::warn!(%error, name, "a descriptor of a mount that has ended stays kept");
             }
         }
@@ -269,6 +273,38 @@ mod tests {
         assert_eq!(read, description);
         assert_eq!(read.plan().mountpoint.as_os_str().as_bytes(), b"/mnt/\xff \n");
         assert_eq!(read.source(), Source::Snapshot(Epoch(3)));
+    }
+
+    /// A keeper whose process has ended.
+    struct Gone(io::ErrorKind);
+
+    impl Keep for Gone {
+        fn keep(&self, _: &str, _: BorrowedFd<'_>) -> io::Result<()> {
+            Err(self.0.into())
+        }
+
+        fn release(&self, _: &str) -> io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn a_keeper_that_is_gone_is_told_from_one_that_takes_no_more() {
+        let begin = |kind| {
+            let keeper: Arc<dyn Keep> = Arc::new(Gone(kind));
+            let description = Description {
+                volume: 1,
+                snapshot: None,
+                mountpoint: Vec::new(),
+                read_only: false,
+                writeback: false,
+                allow_other: false,
+            };
+            let error = Session::begin(&keeper, None, &description).err().unwrap();
+            socket::is_absent(&error)
+        };
+        assert!(begin(io::ErrorKind::ConnectionRefused) && begin(io::ErrorKind::NotFound));
+        assert!(!begin(io::ErrorKind::QuotaExceeded) && !begin(io::ErrorKind::TimedOut));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! - Never are there two workers: the next is started after the one before is dead, all threads of it, and reaped.
 //! - Before the next is started, everything that the one before had sent is read: what a worker was promised to be kept
 //!   is handed on.
+//! - For lack of memory the worker is killed, not the supervisor.
 //! - A first worker that does not get ready ends the supervisor with its exit code; from then on a worker is replaced
 //!   whatever happens to it, unless it ends with 0 or mountd was asked to end.
 //!
@@ -30,6 +31,7 @@ mod ending;
 mod frame;
 mod kept;
 mod notify;
+mod oom;
 mod program;
 mod resumption;
 mod supervise;
@@ -42,6 +44,7 @@ use crate::daemon::StartError;
 use crate::daemon::arguments::Arguments;
 
 pub(crate) use client::{ControlError, Supervised, ask_for_status, ask_to_upgrade, supervised};
+pub(crate) use oom::stand_for as stand_for_oom;
 pub(crate) use resumption::STATE_VERSION;
 
 use supervise::Supervisor;

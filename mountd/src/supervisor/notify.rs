@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use crate::keeper::PREPARED;
 use crate::socket;
 
 /// Longer than any message of ours, and than what systemd takes.
@@ -31,6 +32,8 @@ pub(super) struct Message {
     pub(super) ready: bool,
     pub(super) stopping: bool,
     pub(super) alive: bool,
+    /// Ours: it may be replaced with little left to be read again.
+    pub(super) prepared: bool,
     pub(super) status: Option<String>,
     pub(super) store: bool,
     pub(super) remove: bool,
@@ -100,6 +103,7 @@ impl Message {
                 Some(("FDSTORE", "1")) => message.store = true,
                 Some(("FDSTOREREMOVE", "1")) => message.remove = true,
                 Some(("FDNAME", name)) => message.name = Some(name.to_owned()),
+                Some((PREPARED, "1")) => message.prepared = true,
                 Some(("STATUS", status)) => message.status = Some(status.to_owned()),
                 _ => {}
             }

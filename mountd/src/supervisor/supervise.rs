@@ -19,6 +19,7 @@ use super::control::{Control, answer};
 use super::ending::{self, Circumstances, End, Next};
 use super::frame::{Answer, Death, Request, Status};
 use super::kept::Kept;
+use super::oom;
 use super::program::Program;
 use super::upgrade::Upgrade;
 use super::worker::{Start, Worker, unix_ms};
@@ -58,7 +59,8 @@ pub(super) struct Supervisor {
 impl Supervisor {
     /// Starts the first worker.
     pub(super) fn start(arguments: Arguments) -> Result<Supervisor, StartError> {
-        let mut supervisor = Supervisor::new(arguments)?;
+        let oom_score_adj = oom::spare_this_process();
+        let mut supervisor = Supervisor::new(Arguments { oom_score_adj, ..arguments })?;
         let failed = |source| StartError::System { what: "start the worker", source };
         supervisor.try_start(&Program::Own).map_err(failed)?;
         Ok(supervisor)
@@ -194,6 +196,9 @@ impl Supervisor {
             if message.ready && !worker.is_ready() {
                 worker.note_ready();
                 self.note_ready();
+            }
+            if message.prepared {
+                self.note_prepared();
             }
             if let Some(name) = message.name {
                 if message.store

@@ -1,15 +1,16 @@
 //! Replacing the running version by another one.
 //!
 //! ```text
-//!   asked ─▶ checking ─▶ replacing ─▶ trial ─▶ exec of the supervisor ─▶ answered
-//!               │  the worker ends      │
-//!               ▼                       ▼ not ready: the old version is started again
-//!            refused                 refused
+//!   asked ─▶ checking ─▶ preparing ─▶ replacing ─▶ trial ─▶ exec of the supervisor ─▶ answered
+//!               │       the worker     it ends       │
+//!               ▼       writes out                   ▼ not ready: the old version is started again
+//!            refused    what is in memory         refused
 //! ```
 //!
 //! # Invariants
 //! - Until the other version is ready, the next worker after any end is of the version that ran before.
 //! - The file that was checked is the file that is run.
+//! - A worker that does not get prepared is replaced all the same: what it has in memory is in its log.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,7 +19,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::ending::End;
 use super::program::Program;
@@ -27,6 +28,9 @@ use super::worker::Worker;
 use crate::daemon::arguments::Arguments;
 use crate::daemon::self_check::{self, Abilities};
 use crate::exit::{ExitClass, printable};
+
+/// Memtables are written out in well under a second, unless the disk is very busy.
+const PREPARATION: Duration = Duration::from_secs(10);
 
 /// What is read of what a check has to say.
 const REPORT: u64 = 16 << 10;
@@ -44,6 +48,8 @@ pub(super) struct Upgrade {
 enum Phase {
     /// The other program looks whether it could take over.
     Checking(Check),
+    /// The worker of the old version was asked to leave its successor little to read.
+    Preparing { deadline: Instant },
     /// The worker of the old version was killed.
     Replacing,
     /// The worker of the other version was started.
@@ -64,7 +70,7 @@ impl Upgrade {
     pub(super) fn event(&self) -> Option<BorrowedFd<'_>> {
         match &self.phase {
             Phase::Checking(check) => Some(check.process.as_fd()),
-            Phase::Replacing | Phase::Trial { .. } | Phase::Overdue => None,
+            Phase::Preparing { .. } | Phase::Replacing | Phase::Trial { .. } | Phase::Overdue => None,
         }
     }
 
@@ -72,7 +78,7 @@ impl Upgrade {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Checking(check) => Some(check.deadline),
-            Phase::Trial { deadline } => Some(*deadline),
+            Phase::Preparing { deadline } | Phase::Trial { deadline } => Some(*deadline),
             Phase::Replacing | Phase::Overdue => None,
         }
     }
@@ -124,20 +130,43 @@ impl Supervisor {
                 None => {}
                 Some(Ok(abilities)) => {
                     tracing::info!(version = abilities.version, "the other program can take over");
-                    upgrade.phase = Phase::Replacing;
-                    if let Some(worker) = &mut self.worker {
-                        worker.kill();
+                    upgrade.phase = Phase::Preparing { deadline: now + upgrade.limit.min(PREPARATION) };
+                    match &self.worker {
+                        // One that is not ready does not know this signal yet, and has written nothing.
+                        Some(worker) if worker.is_ready() => worker.signal(Signal::USR1),
+                        Some(_) | None => self.replace_worker(),
                     }
                 }
                 Some(Err((exit, message))) => self.fail_upgrade(exit, &message),
             },
+            Phase::Preparing { deadline } if *deadline <= now => {
+                tracing::info!("the worker did not get prepared in time");
+                self.replace_worker();
+            }
             Phase::Trial { deadline } if *deadline <= now => {
                 upgrade.phase = Phase::Overdue;
                 if let Some(worker) = &mut self.worker {
                     worker.kill();
                 }
             }
-            Phase::Replacing | Phase::Trial { .. } | Phase::Overdue => {}
+            Phase::Preparing { .. } | Phase::Replacing | Phase::Trial { .. } | Phase::Overdue => {}
+        }
+    }
+
+    /// Notes that the worker leaves its successor little to read.
+    pub(super) fn note_prepared(&mut self) {
+        if self.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.phase, Phase::Preparing { .. })) {
+            self.replace_worker();
+        }
+    }
+
+    fn replace_worker(&mut self) {
+        let Some(upgrade) = &mut self.upgrade else { return };
+        upgrade.phase = Phase::Replacing;
+        match &mut self.worker {
+            Some(worker) => worker.kill(),
+            // The next one waits for its turn: it is the other version's.
+            None => upgrade.phase = Phase::Trial { deadline: Instant::now() + upgrade.limit },
         }
     }
 
@@ -160,7 +189,10 @@ impl Supervisor {
         match upgrade.phase {
             // The old version's worker died by itself; the next is still of the old version.
             Phase::Checking(_) => {}
-            Phase::Replacing => upgrade.phase = Phase::Trial { deadline: Instant::now() + upgrade.limit },
+            // Whether it was killed for it or died before: it has passed its check, and it is its turn.
+            Phase::Preparing { .. } | Phase::Replacing => {
+                upgrade.phase = Phase::Trial { deadline: Instant::now() + upgrade.limit };
+            }
             Phase::Trial { .. } => {
                 let message = format!("its worker ended before it was ready ({end})");
                 self.fail_upgrade(ExitClass::Failed, &message);

@@ -2,8 +2,10 @@
 //! begins with `use durdir_tests::support::*`.
 
 mod acl;
+mod cgroup;
 mod daemon;
 mod dirents;
+mod disk;
 mod errno;
 mod layout;
 mod mapping;
@@ -20,7 +22,9 @@ mod watchdog;
 mod xattr;
 
 pub use acl::{Acl, AclEntry, AclTag};
+pub use cgroup::MemoryLimit;
 pub use dirents::{DirStream, Dirent, names_in};
+pub use disk::SmallDisk;
 pub use errno::{Failure, errno_of};
 pub use layout::{Item, Layout, LowerDir, device, dir, fifo, file, hard_link, socket, sparse, symlink_to};
 pub use mapping::Mapping;

@@ -304,3 +304,40 @@ fn neighbouring_snapshots_go_together_and_give_everything_back() {
     assert_eq!(fixture.store.reclaim().unwrap().bytes, 2 * 49 * 4096);
     fixture.reopened().assert_clean();
 }
+
+/// Without a snapshot nothing ever sweeps: what the index lists must go when what it lists goes.
+#[test]
+fn files_that_come_and_go_in_one_epoch_leave_nothing_in_the_index() {
+    let fixture = Fixture::empty();
+    let fs = fixture.store.open_head("v").unwrap();
+    let listed = || {
+        let mut count = 0;
+        let scan = fixture.store.db.scan(TOUCHED, &[], &[], |_, _| {
+            count += 1;
+            Ok(true)
+        });
+        scan.unwrap();
+        count
+    };
+    let round = |number: u32| {
+        let (from, to) = (format!("f{number}"), format!("g{number}"));
+        let node = file(&fs, NodeId::ROOT, &from, &[7; 200_000]);
+        fs.setxattr(&ROOT, node, name("user.x"), b"value", SetXattr::Any).unwrap();
+        // A group that was erased is written once more.
+        resize(&fs, node, 10);
+        resize(&fs, node, 150_000);
+        fs.write(node, 100_000, &[8; 50_000], KillSuid::No).unwrap();
+        rename(&fs, (NodeId::ROOT, &from), (NodeId::ROOT, &to), RenameMode::Replace);
+        fixture.assert_clean();
+        fs.unlink(&ROOT, NodeId::ROOT, name(&to)).unwrap();
+        fs.forget(node, 1);
+        // Counting has what is dead removed first.
+        fixture.store.volume("v").unwrap();
+    };
+    round(0);
+    let before = listed();
+    (1..20).for_each(round);
+    assert_eq!(listed(), before);
+    drop(fs);
+    fixture.assert_clean();
+}

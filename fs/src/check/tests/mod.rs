@@ -7,6 +7,7 @@ mod live;
 mod namespace;
 mod orphans;
 mod power;
+mod quarantine;
 mod records;
 mod sealing;
 mod usage;

@@ -138,6 +138,13 @@ pub struct SnapshotV1 {
     pub usage: UsageV1,
 }
 
+impl SnapshotV1 {
+    /// Returns the name that stands for it in listings: its own, or its epoch.
+    pub fn shown_as(&self, epoch: Epoch) -> String {
+        self.name.clone().unwrap_or_else(|| epoch.to_string())
+    }
+}
+
 impl Record for SnapshotV1 {
     fn encode(&self) -> Vec<u8> {
         Writer::version(1)
@@ -351,6 +358,12 @@ pub struct SegmentMarkV2 {
     /// The boot of the host that wrote the segment: in another boot, what lies above
     /// `synced_pages` may have been lost with the power.
     pub boot: u128,
+}
+
+impl SegmentMarkV2 {
+    /// What takes the place of a mark that cannot be read: everything was synced, in a boot that nobody knows.
+    pub const UNREADABLE: SegmentMarkV2 =
+        SegmentMarkV2 { synced_pages: u32::MAX, branch: BranchId(0), loose_from: None, boot: 0 };
 }
 
 impl Record for SegmentMarkV2 {
