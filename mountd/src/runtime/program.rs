@@ -21,7 +21,7 @@ use super::{Deadline, RuntimeError, Sandbox};
 /// Names the directory of the sandbox that a process was started for.
 pub(super) const VARIABLE: &str = "DURDIR_SANDBOX";
 
-/// How many bytes of what a program said about a failure are passed on.
+/// How many characters of what a program said about a failure are passed on.
 const DETAIL_LIMIT: usize = 2000;
 
 /// Where programs are that no user starts by name.
@@ -142,10 +142,11 @@ pub(super) fn append_to(path: &Path) -> Result<File, RuntimeError> {
 
 /// Returns the end of what a program said, on one line.
 pub(super) fn last_lines(said: &[u8]) -> String {
-    let tail = said.get(said.len().saturating_sub(DETAIL_LIMIT)..).unwrap_or(said);
-    let text = String::from_utf8_lossy(tail);
     // Where a program of Go broke says less than why.
+    let text = String::from_utf8_lossy(said);
     let text = text.split("\ngoroutine ").next().unwrap_or_default();
+    let text =
+        text.char_indices().rev().nth(DETAIL_LIMIT).and_then(|(begin, _)| text.get(begin..)).unwrap_or(text);
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.get(lines.len().saturating_sub(4)..).unwrap_or(&lines).join("; ")
 }
@@ -252,6 +253,13 @@ mod tests {
         assert_eq!(error.to_string(), "sh try: one; two");
         let error = SH.output(&mut sh("exit 3"), "try", soon()).unwrap_err();
         assert_eq!(error.to_string(), "sh try: exit status: 3");
+    }
+
+    #[test]
+    fn where_a_program_of_go_broke_does_not_hide_why() {
+        let said = format!("warning\nbroke: why\ngoroutine 1 [running]:\n{}", "main.go:1\n".repeat(1000));
+        assert_eq!(last_lines(said.as_bytes()), "warning; broke: why");
+        assert_eq!(last_lines("é".repeat(5000).as_bytes()).chars().count(), DETAIL_LIMIT + 1);
     }
 
     #[test]
