@@ -1,7 +1,8 @@
 //! Generates the gRPC messages, server and client from `proto/`. Needs `protoc` (Debian:
 //! `protobuf-compiler`).
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
+    "proto/durdir/v1/actors.proto",
     "proto/durdir/v1/error.proto",
     "proto/durdir/v1/intents.proto",
     "proto/durdir/v1/mounts.proto",

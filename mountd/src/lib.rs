@@ -10,7 +10,9 @@
 
 #![forbid(unsafe_code)]
 
+mod actor;
 mod api;
+mod bundle;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -22,10 +24,11 @@ mod keeper;
 mod mounts;
 pub mod paths;
 pub mod proto;
-#[expect(dead_code, unused_imports, reason = "actors, which use it, are not written yet")]
 mod runtime;
 pub mod socket;
 mod supervisor;
+#[allow(dead_code, reason = "a template can be asked for more than actors need")]
+mod template;
 pub mod units;
 mod usage;
 

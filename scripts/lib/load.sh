@@ -7,5 +7,7 @@ source "$LIB/shell.sh"
 source "$LIB/packages.sh"
 # shellcheck source=build.sh
 source "$LIB/build.sh"
+# shellcheck source=microvm.sh
+source "$LIB/microvm.sh"
 # shellcheck source=mounts.sh
 source "$LIB/mounts.sh"

@@ -1,1 +1,14 @@
-//! x
+//! Where captures of actors go for good, and how they come back.
+//!
+//! So far that is a local directory, in the simplest layout that is sound: [`local`]. It stands behind [`Target`], which the
+//! content-addressed format will implement too.
+
+#![forbid(unsafe_code)]
+
+mod durable;
+mod local;
+mod target;
+
+pub use durable::{sync_files, write_durably};
+pub use local::LocalDirectory;
+pub use target::{Opened, Publication, Target, TargetError};

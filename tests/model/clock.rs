@@ -6,6 +6,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
+
 use crate::wire::Stamp;
 
 /// A time as the model knows it.
@@ -20,7 +22,7 @@ pub(crate) enum Time {
 /// Something that stamped a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Event {
-    /// When the model planned it: the stamp is not older.
+    /// When the model planned it, by the clock that filesystems stamp with: the stamp is not older.
     not_before: Stamp,
     /// A time that may also stand, where an operation may leave the old stamp.
     or: Option<Time>,
@@ -50,7 +52,7 @@ impl Clock {
     }
 
     fn push(&mut self, or: Option<Time>) -> Time {
-        self.events.push(Event { not_before: wall_clock(), or });
+        self.events.push(Event { not_before: stamping_clock(), or });
         Time::Event(u32::try_from(self.events.len() - 1).unwrap())
     }
 }
@@ -90,7 +92,7 @@ impl Witness {
             return known == shown;
         }
         let event = clock.events[index];
-        let stamped = shown >= minus_tick(event.not_before) && shown <= wall_clock();
+        let stamped = shown >= event.not_before && shown <= wall_clock();
         let accepted = stamped || event.or.is_some_and(|old| self.accepts(clock, old, shown));
         if accepted {
             self.seen[index] = Some(shown);
@@ -99,13 +101,11 @@ impl Witness {
     }
 }
 
-/// The coarse clock that filesystems stamp with lags by up to a tick, 10 ms at 100 Hz.
-fn minus_tick(stamp: Stamp) -> Stamp {
-    const TICK: u32 = 10_000_000;
-    match stamp.nanos.checked_sub(TICK) {
-        Some(nanos) => Stamp { nanos, ..stamp },
-        None => Stamp { secs: stamp.secs - 1, nanos: stamp.nanos + 1_000_000_000 - TICK },
-    }
+/// Returns the time by the clock that the kernel's filesystems stamp with. It lags behind the other by a tick, or by more where
+/// ticks come late.
+fn stamping_clock() -> Stamp {
+    let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).unwrap();
+    Stamp { secs: now.tv_sec(), nanos: u32::try_from(now.tv_nsec()).unwrap() }
 }
 
 /// Returns the time of day.

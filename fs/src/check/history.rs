@@ -30,6 +30,7 @@ impl History {
         let sound = history.check_branches(check);
         history.check_volumes(check, &sound);
         history.check_snapshots(check, &sound);
+        history.check_actors(check);
         history.check_marks(check);
         history
     }
@@ -103,6 +104,25 @@ impl History {
                 }
             };
             check.findings.add(issue);
+        }
+    }
+
+    fn check_actors(&self, check: &mut Check<'_>) {
+        for (actor, volumes) in &self.meta.actors {
+            for volume in volumes.iter().filter(|id| !self.meta.volumes.contains_key(id)) {
+                check.findings.add(Issue::ActorWithoutVolume { actor: actor.clone(), volume: volume.0 });
+            }
+        }
+        if self.meta.captures.is_empty() {
+            return;
+        }
+        let snapshots = self.meta.snapshots.iter();
+        let ends: HashSet<_> = snapshots.map(|(&(_, epoch), snapshot)| (snapshot.volume, epoch)).collect();
+        for (capture, held) in &self.meta.captures {
+            for (volume, epoch) in held.iter().filter(|end| !ends.contains(*end)) {
+                let (volume, epoch) = (volume.0, epoch.0);
+                check.findings.add(Issue::CaptureWithoutSnapshot { capture: *capture, volume, epoch });
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::attr::FileKind;
+use crate::ids::CaptureId;
 
 /// An inode in one of the trees that can be seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,10 @@ pub enum Issue {
     SnapshotOfFuture { branch: u32, epoch: u64 },
     /// A snapshot says it is of another volume than its branch.
     SnapshotOfOtherVolume { branch: u32, epoch: u64, volume: u32 },
+    /// A volume of an actor does not exist.
+    ActorWithoutVolume { actor: String, volume: u32 },
+    /// A snapshot that a capture of an actor holds does not exist.
+    CaptureWithoutSnapshot { capture: CaptureId, volume: u32, epoch: u64 },
     /// A number is in use that is yet to be handed out.
     CounterBehind { counter: &'static str, next: u64, used: u64 },
     /// The spaces of inode numbers of a tree's lowers are not numbered from 0 on.
@@ -158,6 +163,8 @@ impl Issue {
             Issue::SnapshotWithoutBranch { .. } => "snapshot-without-branch",
             Issue::SnapshotOfFuture { .. } => "snapshot-of-future",
             Issue::SnapshotOfOtherVolume { .. } => "snapshot-of-other-volume",
+            Issue::ActorWithoutVolume { .. } => "actor-without-volume",
+            Issue::CaptureWithoutSnapshot { .. } => "capture-without-snapshot",
             Issue::CounterBehind { .. } => "counter-behind",
             Issue::LowerSlotMissing { .. } => "lower-slot-missing",
             Issue::MissingRoot { .. } => "missing-root",
@@ -325,6 +332,12 @@ impl fmt::Display for Issue {
                     f,
                     "snapshot of epoch {epoch} of branch {branch}: volume {volume} does not own that branch"
                 )
+            }
+            Issue::ActorWithoutVolume { actor, volume } => {
+                write!(f, "actor {actor}: its volume {volume} does not exist")
+            }
+            Issue::CaptureWithoutSnapshot { capture, volume, epoch } => {
+                write!(f, "capture {capture}: there is no snapshot of volume {volume} at epoch {epoch}")
             }
             Issue::CounterBehind { counter, next, used } => {
                 write!(f, "{counter} {used} is in use, but {next} is the next that would be handed out")

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use hashbrown::{HashMap, HashSet};
 
 use super::{Check, Issue, Repair, repair};
-use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
+use crate::ids::{BranchId, CaptureId, Epoch, Ino, TreeId, VolumeId};
 use crate::store::record::{
-    Answered, Branch, Flag, FreeList, LowerSlot, PageRun, Record, Reply, SegmentMark, Snapshot, Usage,
-    Volume, WriterState,
+    Actor, Answered, Branch, Capture, Flag, FreeList, LowerSlot, PageRun, Record, Reply, SegmentMark,
+    Snapshot, Usage, Volume, WriterState,
 };
 use crate::store::{META, StoreError, hex, meta};
 
@@ -35,6 +35,10 @@ pub(super) struct Meta {
     /// Groups that share pages with others.
     pub(super) tied: HashSet<Place>,
     pub(super) last_segment: Option<u32>,
+    /// Which volumes an actor calls its own.
+    pub(super) actors: Vec<(String, Vec<VolumeId>)>,
+    /// Which ends of epochs a capture holds.
+    pub(super) captures: Vec<(CaptureId, Vec<(VolumeId, Epoch)>)>,
     /// Whether every free list parses: else nobody knows which pages nothing refers to.
     pub(super) free_readable: bool,
 }
@@ -59,6 +63,8 @@ enum Key {
     Seal(BranchId, Epoch),
     Departed(BranchId, Ino),
     Reply,
+    Actor(String),
+    Capture(CaptureId),
     /// What cannot be read, where it was put.
     Aside,
 }
@@ -124,6 +130,8 @@ fn parse(key: &[u8]) -> Option<Key> {
         (meta::SEAL, 12) => long().map(|(branch, epoch)| Key::Seal(branch, Epoch(epoch)))?,
         (meta::DEPARTED, 12) => long().map(|(branch, ino)| Key::Departed(branch, Ino(ino)))?,
         (meta::REPLY, 16) => Key::Reply,
+        (meta::ACTOR, _) => Key::Actor(meta::parse_actor(key)?.to_owned()),
+        (meta::CAPTURE, 16) => Key::Capture(meta::parse_capture(key)?),
         (meta::ASIDE, 1..) => Key::Aside,
         _ => return None,
     })
@@ -179,6 +187,12 @@ impl Meta {
                 return number().map(drop);
             }
             Key::Reply => return Reply::decode(value).map(drop),
+            Key::Actor(id) => self.actors.push((id, Actor::decode(value)?.volumes)),
+            Key::Capture(id) => {
+                let captured = Capture::decode(value)?.snapshots;
+                let ends = captured.iter().map(|snapshot| (snapshot.volume, snapshot.epoch));
+                self.captures.push((id, ends.collect()));
+            }
             Key::Aside => return None,
             Key::Doubt(segment, page) => {
                 self.doubted.push((segment, page));

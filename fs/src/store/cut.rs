@@ -51,8 +51,10 @@ pub struct CutSnapshot {
     pub epoch: Epoch,
     /// The name it was given.
     pub name: Option<String>,
-    /// Whether anything was written since the snapshot before. If not, that one is returned.
+    /// Whether anything was written since the snapshot before.
     pub changed: bool,
+    /// Whether the cut made the snapshot. If not, it is the one before, which says the same.
+    pub made: bool,
 }
 
 /// A volume that is being cut.
@@ -263,6 +265,7 @@ impl Part {
             epoch,
             name: name.map(str::to_owned),
             changed: self.changed,
+            made: self.same_as.is_none(),
         }
     }
 }

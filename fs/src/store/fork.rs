@@ -11,7 +11,9 @@ use super::appearance::VolumeInfo;
 use super::counters::Counter;
 use super::head::Head;
 use super::record::{Branch, Record, Usage, Volume, WriterState};
+use super::registry::Registry;
 use super::view::View;
+use super::volumes::NewVolume;
 use super::{META, Receipt, Store, meta};
 use crate::attr::Timestamp;
 use crate::error::FsError;
@@ -26,6 +28,20 @@ impl Store {
         receipt: Receipt<'_, VolumeInfo>,
     ) -> Result<VolumeInfo, FsError> {
         let mut registry = self.registry.write();
+        let mut batch = WriteBatch::default();
+        let made = self.put_fork(&mut batch, &registry, snapshot, new_volume)?;
+        self.commit_change(batch, receipt, &made.info)?;
+        Ok(made.register(&mut registry))
+    }
+
+    /// Adds a fork of a snapshot to a batch.
+    pub(super) fn put_fork(
+        &self,
+        batch: &mut WriteBatch,
+        registry: &Registry,
+        snapshot: &str,
+        new_volume: &str,
+    ) -> Result<NewVolume, FsError> {
         registry.check_new_volume(new_volume)?;
         let (parent, epoch, record) = registry.snapshot(snapshot)?;
         let (usage, source) = (record.usage, record.volume);
@@ -46,14 +62,10 @@ impl Store {
             lowers,
             parent: Some(snapshot.to_owned()),
         };
-        let mut batch = WriteBatch::default();
-        let record = self.put_branch(&mut batch, tree, id, (parent, epoch), branch, epoch.next(), usage);
+        let branch_record = self.put_branch(batch, tree, id, (parent, epoch), branch, epoch.next(), usage);
         batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
-        let info = volume.describe(id, record.epoch, usage);
-        self.commit_change(batch, receipt, &info)?;
-        registry.insert_volume(id, volume);
-        registry.insert_branch(branch, record);
-        Ok(info)
+        let info = volume.describe(id, branch_record.epoch, usage);
+        Ok(NewVolume { id, volume, branch, branch_record, info })
     }
 
     /// Points a volume at a snapshot of its own; what was written since the newest snapshot is given up. O(1), durable on

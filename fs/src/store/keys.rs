@@ -305,9 +305,11 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 /// | 0x2a | answer to a request of the kernel | session u64, unique u64 |
 /// | 0x2b | flag of a volume | volume u32 |
 /// | 0x30 | reply to a request of the control plane | id [u8; 16] |
+/// | 0x31 | actor | its id, 1 to 63 bytes |
+/// | 0x32 | capture of an actor | id [u8; 16] |
 /// | 0x7e | record that could not be read, moved aside | its key |
 pub(crate) mod meta {
-    use crate::ids::{BranchId, Epoch, Ino, RequestId, SessionId, TreeId, VolumeId};
+    use crate::ids::{BranchId, CaptureId, Epoch, Ino, RequestId, SessionId, TreeId, VolumeId};
     use crate::request::KernelRequest;
 
     pub(crate) const HASH: u8 = 0x02;
@@ -329,6 +331,8 @@ pub(crate) mod meta {
     pub(crate) const SEAL: u8 = 0x28;
     pub(crate) const DEPARTED: u8 = 0x29;
     pub(crate) const REPLY: u8 = 0x30;
+    pub(crate) const ACTOR: u8 = 0x31;
+    pub(crate) const CAPTURE: u8 = 0x32;
     pub(crate) const ASIDE: u8 = 0x7e;
 
     fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
@@ -443,6 +447,20 @@ pub(crate) mod meta {
     }
     pub(crate) fn parse_reply(key: &[u8]) -> Option<RequestId> {
         Some(RequestId(key.get(1..)?.try_into().ok()?))
+    }
+
+    pub(crate) fn actor(id: &str) -> Vec<u8> {
+        key(ACTOR, &[id.as_bytes()])
+    }
+    pub(crate) fn parse_actor(key: &[u8]) -> Option<&str> {
+        let id = std::str::from_utf8(key.get(1..)?).ok()?;
+        (1..=63).contains(&id.len()).then_some(id)
+    }
+    pub(crate) fn capture(id: CaptureId) -> Vec<u8> {
+        key(CAPTURE, &[&id.0])
+    }
+    pub(crate) fn parse_capture(key: &[u8]) -> Option<CaptureId> {
+        Some(CaptureId(key.get(1..)?.try_into().ok()?))
     }
 
     pub(crate) fn tail_u32(key: &[u8]) -> Option<u32> {

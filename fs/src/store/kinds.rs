@@ -5,7 +5,8 @@
 
 use super::keys::meta;
 use super::record::{
-    Answered, Branch, Flag, FreeList, LowerSlot, Record, Reply, SegmentMark, Snapshot, Volume, WriterState,
+    Actor, Answered, Branch, Capture, Flag, FreeList, LowerSlot, Record, Reply, SegmentMark, Snapshot,
+    Volume, WriterState,
 };
 
 /// A kind of record.
@@ -54,7 +55,7 @@ fn is_number(value: &[u8]) -> bool {
 }
 
 /// All of them, by key.
-pub(super) static KINDS: [Kind; 18] = [
+pub(super) static KINDS: [Kind; 20] = [
     Kind::plain(meta::HASH, "hash key", |value| value.len() == 16),
     Kind::plain(meta::COUNTER, "counter", is_number),
     Kind::versioned(meta::VOLUME, "volume", 1, is_record::<Volume>),
@@ -73,6 +74,8 @@ pub(super) static KINDS: [Kind; 18] = [
     Kind::versioned(meta::ANSWERED, "answer", 1, is_record::<Answered>),
     Kind::versioned(meta::FLAG, "flag", 1, is_record::<Flag>),
     Kind::versioned(meta::REPLY, "reply", 1, is_record::<Reply>),
+    Kind::versioned(meta::ACTOR, "actor", 1, is_record::<Actor>),
+    Kind::versioned(meta::CAPTURE, "capture", 1, is_record::<Capture>),
 ];
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 //! - Nothing but the commit of a transaction, a cut, or a change of the registry writes to RocksDB, and
 //!   each is one batch.
 
+mod actors;
 mod answers;
 mod appearance;
 mod changes;
@@ -39,7 +40,9 @@ mod kinds;
 mod lock;
 mod name_hash;
 mod orphans;
+mod page_set;
 mod peek;
+mod preview;
 mod quarantine;
 mod reclaim;
 pub mod record;
@@ -62,6 +65,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
 
+pub use actors::{ActorChange, Durability, Listed, VolumeOrigin};
 pub use appearance::{Change, ChangeKind, LogEntry, SnapshotInfo, StoreUsage, VolumeInfo, VolumeSpec};
 pub use cut::{CutReport, CutSnapshot};
 pub use db::MemoryBudget;
@@ -69,7 +73,8 @@ pub use error::{Shortage, StoreError};
 pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
 pub use lock::lock_file;
-pub use peek::{StorePeek, peek, unknown_records};
+pub use peek::{RecordCount, StorePeek, count_records, peek, unknown_records};
+pub use preview::RemovalPreview;
 pub use quarantine::Quarantined;
 pub use reclaim::ReclaimReport;
 pub use replies::{KEPT_FOR, KEPT_MOST, Known, Receipt, RequestKey};
@@ -80,6 +85,7 @@ pub(crate) use frozen::Frozen;
 pub(crate) use head::{Head, LiveHead};
 pub(crate) use keys::{meta, parse_touched, touched_start};
 pub(crate) use name_hash::NameHasher;
+pub(crate) use page_set::PageSet;
 pub(crate) use segment::Appender;
 pub(crate) use transaction::{Beneath, Erased, Touch, Txn};
 pub(crate) use view::hex;

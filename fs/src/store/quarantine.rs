@@ -12,6 +12,8 @@
 //! | counter | moved aside | nothing: numbers begin after all that are in use |
 //! | free list, sweep | moved aside | space, until `fsck --repair` |
 //! | departed orphan, flag | moved aside | an inode that nobody sees, a note |
+//! | actor | stays | the actor cannot be used, nor its id be taken; its volumes can |
+//! | capture | stays | nobody goes on from the capture |
 //! | answer, reply | stays | whoever asks for it gets an error: nobody knows whether it was done |
 //! | hash key of names | stays | the store cannot be opened: no name would be found |
 //! | names, inodes, attributes, groups of pages | stay | whoever reads one gets EIO; its name is listed |

@@ -88,6 +88,18 @@ impl<'a, T> Receipt<'a, T> {
     pub fn new(key: RequestKey, outcome: impl FnOnce(&T) -> OutcomeV1 + 'a) -> Receipt<'a, T> {
         Receipt(Some(Kept { key, outcome: Box::new(outcome) }))
     }
+
+    /// Returns the receipt of a change that comes to `effect`, whatever it is told.
+    pub fn of<U>(self, effect: T) -> Receipt<'a, U>
+    where
+        T: 'a,
+    {
+        let kept = self.0.map(|Kept { key, outcome }| Kept {
+            key,
+            outcome: Box::new(move |_: &U| outcome(&effect)) as Box<dyn FnOnce(&U) -> OutcomeV1 + 'a>,
+        });
+        Receipt(kept)
+    }
 }
 
 /// Which records there are, oldest first.

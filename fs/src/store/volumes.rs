@@ -23,12 +23,26 @@ impl Store {
         spec: &VolumeSpec,
         receipt: Receipt<'_, VolumeInfo>,
     ) -> Result<VolumeInfo, FsError> {
+        let mut registry = self.registry.write();
+        let mut batch = WriteBatch::default();
+        let made = self.put_new_volume(&mut batch, &registry, name, spec)?;
+        self.commit_change(batch, receipt, &made.info)?;
+        Ok(made.register(&mut registry))
+    }
+
+    /// Adds an empty volume to a batch.
+    pub(super) fn put_new_volume(
+        &self,
+        batch: &mut WriteBatch,
+        registry: &Registry,
+        name: &str,
+        spec: &VolumeSpec,
+    ) -> Result<NewVolume, FsError> {
         let lowers = spec.lowers.iter().map(|path| check_lower(path)).collect::<Result<Vec<_>, _>>()?;
         if lowers.len() > MAX_LOWERS {
             let path = spec.lowers.last().cloned().unwrap_or_default();
             return Err(FsError::BadLower { path, why: format!("a volume has at most {MAX_LOWERS} lowers") });
         }
-        let mut registry = self.registry.write();
         registry.check_new_volume(name)?;
         let tree = TreeId(self.number(Counter::Tree)?);
         let branch = BranchId(self.number(Counter::Branch)?);
@@ -44,7 +58,6 @@ impl Store {
             parent: None,
         };
         let branch_record = Branch { tree, volume: id, parent: None, epoch: FIRST_EPOCH };
-        let mut batch = WriteBatch::default();
         batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
         batch.put_cf(self.db.family(META), meta::branch(branch), branch_record.encode());
         if volume.lowers.is_empty() {
@@ -54,10 +67,7 @@ impl Store {
             batch.put_cf(self.db.family(root.family.name()), root.version(branch, Epoch(0)), record.encode());
         }
         let info = volume.describe(id, branch_record.epoch, Usage::default());
-        self.commit_change(batch, receipt, &info)?;
-        registry.insert_volume(id, volume);
-        registry.insert_branch(branch, branch_record);
-        Ok(info)
+        Ok(NewVolume { id, volume, branch, branch_record, info })
     }
 
     /// Lists all volumes by name.
@@ -210,6 +220,24 @@ impl Store {
     pub(crate) fn number(&self, counter: Counter) -> Result<u32, FsError> {
         let number = self.counters.next(&self.db, counter)?;
         u32::try_from(number).map_err(|_| FsError::NoSpace)
+    }
+}
+
+/// A volume whose records are in a batch.
+pub(super) struct NewVolume {
+    pub(super) id: VolumeId,
+    pub(super) volume: Volume,
+    pub(super) branch: BranchId,
+    pub(super) branch_record: Branch,
+    pub(super) info: VolumeInfo,
+}
+
+impl NewVolume {
+    /// Makes it known, once its batch is written.
+    pub(super) fn register(self, registry: &mut Registry) -> VolumeInfo {
+        registry.insert_volume(self.id, self.volume);
+        registry.insert_branch(self.branch, self.branch_record);
+        self.info
     }
 }
 

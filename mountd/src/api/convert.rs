@@ -123,6 +123,30 @@ pub(super) fn reclaimed(report: store::ReclaimReport) -> proto::CollectGarbageRe
     }
 }
 
+/// Returns what a removal would do as the API has it.
+pub(super) fn removal(preview: store::RemovalPreview) -> proto::RemovalPreview {
+    let store::RemovalPreview { snapshots, bytes } = preview;
+    proto::RemovalPreview { snapshots, bytes }
+}
+
+/// Returns what a rollback would do as the API has it: `changes` were made since the snapshot `since`, and would be lost.
+pub(super) fn rollback(
+    since: Option<String>,
+    changes: &[store::Change],
+    bytes: u64,
+) -> proto::RollbackPreview {
+    let count = |kind: ChangeKind| changes.iter().filter(|change| change.change == kind).count() as u64;
+    proto::RollbackPreview {
+        since,
+        added: count(ChangeKind::Added),
+        removed: count(ChangeKind::Removed),
+        modified: count(ChangeKind::Modified),
+        renamed: count(ChangeKind::Renamed),
+        metadata: count(ChangeKind::Metadata),
+        bytes,
+    }
+}
+
 /// Returns one snapshot of the history as the API has it.
 pub(super) fn log_entry(entry: store::LogEntry) -> proto::LogEntry {
     proto::LogEntry {
@@ -142,7 +166,8 @@ pub(super) fn micros(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX)
 }
 
-fn unix_ns(time: Timestamp) -> i64 {
+/// Returns a time as the API has it.
+pub(super) fn unix_ns(time: Timestamp) -> i64 {
     time.secs.saturating_mul(1_000_000_000).saturating_add(i64::from(time.nanos))
 }
 

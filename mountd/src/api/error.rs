@@ -7,7 +7,9 @@ use durdir_fs::drain::DrainError;
 use durdir_fs::fuse::MountError;
 use durdir_fs::ids::RequestId;
 
+use crate::actor::ActorError;
 use crate::exit::ExitClass;
+use crate::template::TemplateError;
 
 /// A call that was not done.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +20,12 @@ pub(crate) enum ApiError {
     /// The kernel would not mount or unmount.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// Something was not done with an actor.
+    #[error(transparent)]
+    Actor(#[from] ActorError),
+    /// A template is wrong.
+    #[error("the template is not valid")]
+    Template(#[from] TemplateError),
     /// Shared mappings could not be written out before a cut.
     #[error("write out shared mappings")]
     Drain(#[from] DrainError),

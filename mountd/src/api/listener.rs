@@ -19,11 +19,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
+use super::actors::ActorsService;
 use super::mounts::MountsService;
 use super::node::NodeService;
 use super::snapshots::SnapshotsService;
 use super::volumes::VolumesService;
 use crate::daemon::Node;
+use crate::proto::actors_server::ActorsServer;
 use crate::proto::mounts_server::MountsServer;
 use crate::proto::node_server::NodeServer;
 use crate::proto::snapshots_server::SnapshotsServer;
@@ -88,6 +90,7 @@ pub(crate) fn serve(
     let (admitted, clients) = mpsc::channel(16);
     tokio::spawn(accept(listener, connections, admitted, stopped.clone()));
     let server = Server::builder()
+        .add_service(ActorsServer::new(ActorsService::new(Arc::clone(&node))))
         .add_service(MountsServer::new(MountsService::new(Arc::clone(&node))))
         .add_service(VolumesServer::new(VolumesService::new(Arc::clone(&node))))
         .add_service(SnapshotsServer::new(SnapshotsService::new(Arc::clone(&node))))

@@ -5,6 +5,7 @@
 //! [`Node::perform`](crate::daemon), which does each request once: [`requests`]. [`status`] is the only place where an error
 //! becomes a gRPC status and an exit code.
 
+mod actors;
 mod checking;
 mod convert;
 mod error;

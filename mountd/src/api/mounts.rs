@@ -33,6 +33,7 @@ use durdir_fs::store::{VolumeInfo, VolumeSpec};
 use durdir_fs::{FsError, failpoint};
 use tonic::{Request, Response, Status};
 
+use super::actors::check_not_owned;
 use super::{ApiError, Done, Ticket, convert};
 use crate::daemon::Node;
 use crate::exit::one_line;
@@ -112,6 +113,7 @@ fn begin_mount(
     let volume = &request.volume;
     let intent = match node.store.volume(volume) {
         Ok(info) => {
+            check_not_owned(node, volume, info.id)?;
             check_same_lowers(&info, spec)?;
             let (bytes, inodes) =
                 (request.quota_bytes.map(convert::limit), request.quota_inodes.map(convert::limit));

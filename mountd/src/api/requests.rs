@@ -124,15 +124,25 @@ impl<'a> Ticket<'a> {
         Ok(Start::Work(Ticket { store, key, begun }))
     }
 
-    /// Makes a change whose whole effect is one batch of the store. `answer` is what the client gets; it is stored in that batch.
-    pub(crate) fn change<R, T: Message>(
+    /// Makes a change whose effect is there with one batch of the store. `answer` is what the client gets; it is stored in that
+    /// batch.
+    pub(crate) fn change<R, T: Message, E: Into<ApiError>>(
         self,
-        effect: impl FnOnce(Receipt<'_, R>) -> Result<R, FsError>,
+        effect: impl FnOnce(Receipt<'_, R>) -> Result<R, E>,
         answer: impl Fn(&R) -> T,
     ) -> Result<Done<T>, ApiError> {
         let receipt = Receipt::new(self.key, |done: &R| OutcomeV1::Done(answer(done).encode_to_vec()));
-        let done = effect(receipt)?;
+        let done = effect(receipt).map_err(Into::into)?;
         Ok(Done(answer(&done)))
+    }
+
+    /// Returns what makes receipts of intents, for who stores them while the ticket is in use.
+    pub(crate) fn beginning<I: Message, R>(&self) -> impl Fn(&I) -> Receipt<'static, R> + use<I, R> {
+        let key = self.key;
+        move |intent: &I| {
+            let intent = intent.encode_to_vec();
+            Receipt::new(key, move |_| OutcomeV1::Begun(intent))
+        }
     }
 
     /// Returns how far the request came before its daemon was killed, if it was.

@@ -7,13 +7,16 @@ use durdir_fs::drain::DrainError;
 use durdir_fs::fuse::MountError;
 use durdir_fs::overlay::lower::LowerError;
 use durdir_fs::store::StoreError;
+use durdir_snapshot::TargetError;
 use prost::Message;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use super::ApiError;
+use crate::actor::ActorError;
 use crate::exit::{ExitClass, causes, one_line, printable};
 use crate::proto::{ERROR_DETAIL_KEY, ErrorDetail};
+use crate::runtime::RuntimeError;
 
 /// Logs a failed call and returns what its client is told.
 pub(crate) fn report(call: &'static str, error: &ApiError) -> Status {
@@ -56,6 +59,7 @@ pub(super) fn is_final(error: &ApiError) -> bool {
         error,
         ApiError::ShuttingDown
             | ApiError::MountInTransition { .. }
+            | ApiError::Actor(ActorError::Busy { .. })
             | ApiError::Fs(FsError::Retired)
             | ApiError::Fs(FsError::Store(StoreError::Locked { .. }))
     );
@@ -92,6 +96,8 @@ fn classify(error: &ApiError) -> ExitClass {
         ApiError::Fs(error) => classify_fs(error),
         ApiError::Mount(error) => classify_mount(error),
         ApiError::Drain(error) => classify_drain(error),
+        ApiError::Actor(error) => classify_actor(error),
+        ApiError::Template(_) => ExitClass::Refused,
         // Our own client never sends such a request: whoever made it used the API wrongly.
         ApiError::Malformed { .. } | ApiError::BadPath { .. } => ExitClass::Usage,
         ApiError::MountpointTaken { .. }
@@ -128,6 +134,48 @@ fn classify_mount(error: &MountError) -> ExitClass {
         | MountError::NoFuse { .. }
         | MountError::CannotAdopt { .. }
         | MountError::Failed { .. } => ExitClass::Failed,
+    }
+}
+
+fn classify_actor(error: &ActorError) -> ExitClass {
+    match error {
+        ActorError::NotFound { .. } | ActorError::NoCommit { .. } => ExitClass::NotFound,
+        ActorError::Exists { .. }
+        | ActorError::Busy { .. }
+        | ActorError::Misplaced { .. }
+        | ActorError::Owned { .. } => ExitClass::Conflict,
+        ActorError::BadId { .. }
+        | ActorError::NotCommitted { .. }
+        | ActorError::UnknownScope { .. }
+        | ActorError::Widened { .. }
+        | ActorError::NothingToCapture { .. }
+        | ActorError::Unfit { .. }
+        | ActorError::Mismatched { .. }
+        | ActorError::NoTarget { .. }
+        // Found out before anything was paused.
+        | ActorError::Exited { .. }
+        | ActorError::Gone { .. } => ExitClass::Refused,
+        ActorError::Damaged { .. } | ActorError::Unreadable { .. } => ExitClass::Integrity,
+        ActorError::Runtime { source, .. } => classify_runtime(source),
+        ActorError::Lost { .. } | ActorError::StillMounted { .. } | ActorError::Io { .. } => ExitClass::Failed,
+        ActorError::Publish { source, .. } => match source {
+            TargetError::NotFound { .. } => ExitClass::NotFound,
+            TargetError::Other { .. } => ExitClass::Conflict,
+            TargetError::BadName { .. } => ExitClass::Refused,
+            TargetError::Io { .. } => ExitClass::Failed,
+        },
+    }
+}
+
+fn classify_runtime(error: &RuntimeError) -> ExitClass {
+    match error {
+        RuntimeError::Missing { .. } | RuntimeError::Unsupported { .. } | RuntimeError::Refused { .. } => {
+            ExitClass::Refused
+        }
+        RuntimeError::TimedOut { .. } => ExitClass::TimedOut,
+        RuntimeError::Failed { .. } | RuntimeError::Exited { .. } | RuntimeError::Io { .. } => {
+            ExitClass::Failed
+        }
     }
 }
 

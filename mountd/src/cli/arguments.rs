@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
+use super::actor::ActorCommand;
+use super::bundle::BundleArgs;
 use super::check::{FsckArgs, GcArgs};
 use super::fork::ForkArgs;
 use super::log::LogArgs;
@@ -15,6 +17,7 @@ use super::shell::{CompletionsArgs, ManArgs};
 use super::snapshot::SnapshotCommand;
 use super::stats::StatsArgs;
 use super::top::TopArgs;
+use super::verify::VerifyArgs;
 use super::volume::VolumeCommand;
 use crate::units::parse_duration;
 
@@ -71,10 +74,15 @@ pub(super) enum Command {
     Snapshot(SnapshotCommand),
     /// Make a new volume out of a snapshot
     Fork(ForkArgs),
+    /// Run, pause, capture and fork actors: sandboxes with an identity
+    #[command(subcommand)]
+    Actor(ActorCommand),
     /// Show the history of cuts and forks
     Log(LogArgs),
     /// Check the store
     Fsck(FsckArgs),
+    /// Read what is stored, and compare it with its checksums
+    Verify(VerifyArgs),
     /// Free the space of what was removed, now
     Gc(GcArgs),
     /// Show what operations cost, and sizes
@@ -83,6 +91,8 @@ pub(super) enum Command {
     Top(TopArgs),
     /// Find out what is wrong, also while mountd hangs; touches no mount
     Doctor,
+    /// Write a support bundle, without secrets
+    Bundle(BundleArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -211,14 +221,34 @@ mod tests {
             "snapshot diff web@1 web@2",
             "snapshot diff web@1 web2",
             "fork web@1 web2 --mount /mnt2",
+            "actor validate agent.yaml",
+            "actor validate -",
+            "actor create -f agent.yaml --id web",
+            "actor create -f -",
+            "actor ls",
+            "actor show web",
+            "actor start web",
+            "actor pause web --scope Data",
+            "actor resume web",
+            "actor suspend web",
+            "actor commit web",
+            "actor fork 0194c1f0-6f2a-7b3c-8d4e-5f6071829304 web2 -f other.yaml --scope Data",
+            "actor rm web --dry-run",
             "log --graph",
             "log web",
             "fsck --repair --offline",
+            "verify",
+            "verify --sample 10%",
+            "verify --sample 0.5%",
+            "volume rm web --dry-run",
+            "volume rollback web web@1 --dry-run",
+            "snapshot rm web@1 web@2 --dry-run",
             "gc --dry-run",
             "stats web",
             "top",
             "top --interval 100ms --count 3",
             "doctor",
+            "bundle /tmp/support.tar",
             "completions bash",
             "man /tmp",
             "version",
@@ -245,9 +275,16 @@ mod tests {
             "snapshot rm",
             "fork web web2",
             "fork @1 web2",
+            "actor validate",
+            "actor create",
+            "actor pause web --scope data",
+            "actor fork web",
             "volume set-quota web --bytes -1",
             "volume set-quota web",
             "volume ls --request-id 17",
+            "verify --sample 10",
+            "verify --sample 101%",
+            "verify --sample -1%",
             "nonsense",
         ] {
             let words = std::iter::once("durdir").chain(line.split(' '));

@@ -43,6 +43,14 @@ pub(super) enum CliError {
     /// Where the store is cannot be told.
     #[error("find the store")]
     Endpoint(#[source] io::Error),
+    /// A file cannot be read.
+    #[error("read {}", path.display())]
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A file cannot be written.
     #[error("write {}", path.display())]
     WriteFile {
@@ -74,9 +82,18 @@ impl CliError {
             CliError::Call { source, .. } | CliError::Client(source) => source.exit_class(),
             CliError::Store { source, .. } => exit_class_of(source),
             CliError::NoStore { .. } => ExitClass::NotFound,
+            CliError::ReadFile { source, .. } | CliError::WriteFile { source, .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                ExitClass::NotFound
+            }
+            CliError::WriteFile { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
+                ExitClass::Conflict
+            }
             CliError::Usage(_) => ExitClass::Usage,
             CliError::Found { exit, .. } => *exit,
             CliError::Endpoint(_)
+            | CliError::ReadFile { .. }
             | CliError::WriteFile { .. }
             | CliError::Output(_)
             | CliError::Runtime(_) => ExitClass::Failed,

@@ -3,7 +3,9 @@
 //! One file per command family holds its arguments, its calls, and both of its outputs: for people,
 //! and with `--json` exactly one document. Errors are one line on standard error.
 
+mod actor;
 mod arguments;
+mod bundle;
 mod check;
 mod doctor;
 mod document;
@@ -19,6 +21,8 @@ mod snapshot;
 mod stats;
 mod table;
 mod top;
+mod validate;
+mod verify;
 mod volume;
 
 pub use run::main;

@@ -11,6 +11,7 @@ use tonic::transport::{Channel, Endpoint as ChannelEndpoint, Uri};
 
 use super::ClientError;
 use crate::paths::Endpoint;
+use crate::proto::actors_client::ActorsClient;
 use crate::proto::mounts_client::MountsClient;
 use crate::proto::node_client::NodeClient;
 use crate::proto::snapshots_client::SnapshotsClient;
@@ -53,6 +54,11 @@ impl Connection {
     /// What the daemon said of itself.
     pub fn hello(&self) -> &HelloResponse {
         &self.hello
+    }
+
+    /// The calls about actors.
+    pub fn actors(&self) -> ActorsClient<Channel> {
+        ActorsClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// The calls about mounts.

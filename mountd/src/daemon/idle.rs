@@ -29,7 +29,7 @@ pub(super) struct Ending {
 }
 
 /// Forgets mounts that were unmounted by others. Returns only for a private mountd, after
-/// it had neither mount nor client for `limit`, or after its store was removed.
+/// it had neither mount nor actor nor client for `limit`, or after its store was removed.
 pub(super) async fn watch(
     node: Arc<Node>,
     connections: Connections,
@@ -47,6 +47,7 @@ pub(super) async fn watch(
         let looked = tokio::task::spawn_blocking(move || {
             reaper.mounts.reap();
             reaper.mounts.watch_requests();
+            reaper.watch.tick(&reaper.actors);
             looked_for.is_some_and(|mark| mark.is_gone())
         });
         match looked.await {
@@ -64,7 +65,7 @@ pub(super) async fn watch(
             && let Some(ending) = try_end(&node)
         {
             // Whoever connected before the lock was ours is served; who comes later waits for it.
-            if node.mounts.is_empty() && connections.close_if_none() {
+            if node.mounts.is_empty() && !node.actors.any_at_work() && connections.close_if_none() {
                 tracing::info!(idle = ?limit, "nothing is mounted and nobody is connected");
                 return Some(ending);
             }
@@ -73,7 +74,7 @@ pub(super) async fn watch(
 }
 
 fn is_needed(node: &Node, connections: &Connections) -> bool {
-    connections.any() || !node.mounts.is_empty()
+    connections.any() || !node.mounts.is_empty() || node.actors.any_at_work()
 }
 
 fn try_end(node: &Node) -> Option<Ending> {

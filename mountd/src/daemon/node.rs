@@ -9,6 +9,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::Tally;
+use crate::actor::{Actors, Watch};
 use crate::api::{ApiError, Done, InFlight, Start, Ticket, id_of, report};
 use crate::keeper::Keeper;
 use crate::mounts::Mounts;
@@ -17,7 +18,10 @@ use crate::paths::Endpoint;
 /// An open store, its mounts, and who serves them.
 pub(crate) struct Node {
     pub(crate) store: Arc<Store>,
-    pub(crate) mounts: Mounts,
+    pub(crate) mounts: Arc<Mounts>,
+    pub(crate) actors: Arc<Actors>,
+    /// Which sandboxes are known to live.
+    pub(crate) watch: Watch,
     pub(crate) endpoint: Endpoint,
     /// Who keeps descriptors for the next worker.
     pub(crate) keeper: Keeper,

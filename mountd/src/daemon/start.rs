@@ -31,6 +31,8 @@ pub(crate) enum StartError {
     StoreInUse { dir: PathBuf, pid: i32 },
     #[error("open store {}", dir.display())]
     OpenStore { dir: PathBuf, source: durdir_fs::FsError },
+    #[error("read what is stored of actors")]
+    Actors { source: Box<crate::api::ApiError> },
     #[error(
         "another process listens at {}; stop it, or pass another --socket", socket.display()
     )]
@@ -66,6 +68,7 @@ impl StartError {
             | StartError::SupervisorGone
             | StartError::Listen { .. }
             | StartError::ListenMetrics { .. }
+            | StartError::Actors { .. }
             | StartError::System { .. } => ExitClass::Failed,
             StartError::Detach(error) => error.exit_class(),
             StartError::Control(error) => error.exit_class(),

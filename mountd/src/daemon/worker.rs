@@ -20,6 +20,7 @@ use super::idle::Ending;
 use super::log::LogFilter;
 use super::start::{self, StartError};
 use super::{Node, Tally, heartbeat, idle, listeners, log, reopening};
+use crate::actor::{Actors, NodeWorld, Watch};
 use crate::api::{self, Connections, InFlight};
 use crate::config::Config;
 use crate::exit::one_line;
@@ -76,10 +77,15 @@ pub(super) fn run(mut assignment: Assignment) -> Result<(), StartError> {
     };
     let store = open_store(&assignment)?;
     // Before anything else: programs on the mounts are waiting.
-    let mounts = take_over_mounts(&store, &mut assignment);
+    let mounts = Arc::new(take_over_mounts(&store, &mut assignment));
+    let actors = load_actors(&store, &mounts)?;
+    // Nor is anything left paused that need not be.
+    actors.recover();
     let node = Arc::new(Node {
         store,
         mounts,
+        actors,
+        watch: Watch::default(),
         endpoint: assignment.endpoint.clone(),
         keeper: assignment.keeper.clone(),
         takeovers: assignment.inheritance.takeovers,
@@ -136,6 +142,12 @@ fn take_over_mounts(store: &Arc<Store>, assignment: &mut Assignment) -> Mounts {
         }
     }
     mounts
+}
+
+fn load_actors(store: &Arc<Store>, mounts: &Arc<Mounts>) -> Result<Arc<Actors>, StartError> {
+    let world = NodeWorld::new(Arc::clone(store), Arc::clone(mounts));
+    let loaded = Actors::load(Arc::clone(store), Box::new(world));
+    loaded.map(Arc::new).map_err(|source| StartError::Actors { source: Box::new(source) })
 }
 
 /// Tells a fault of the predecessor's own from a kill, which says nothing of what it was doing.
@@ -263,6 +275,7 @@ fn announce(node: &Node, assignment: &Assignment) -> Result<(), StartError> {
 /// Unmounts everything, then closes the store. Mounts that stay in use are taken away from their
 /// users after the grace.
 fn put_away(node: &Node) {
+    node.actors.shut_down();
     node.mounts.shut_down();
     match node.store.close() {
         Ok(()) => tracing::info!("store closed"),

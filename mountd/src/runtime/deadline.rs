@@ -26,4 +26,9 @@ impl Deadline {
     pub(crate) fn at_most(self, time: Duration) -> Deadline {
         Deadline(self.0.min(Instant::now() + time))
     }
+
+    /// Returns this one, or a later one that is so far away: for what has to be cleaned up whatever happened before.
+    pub(crate) fn at_least(self, time: Duration) -> Deadline {
+        Deadline(self.0.max(Instant::now() + time))
+    }
 }

@@ -19,13 +19,31 @@
 //! # Crash consistency
 //! A call that was cut short may have had its effect. [`Runtime::state`] tells, and each call may be made again.
 
+mod choose;
+mod cloud_hypervisor;
+mod connection;
+#[cfg(test)]
+mod contract;
 mod deadline;
 mod error;
+mod files;
+mod guest;
+mod gvisor;
+mod http;
+mod link;
+mod preflight;
+mod process;
+mod processes;
+mod program;
+mod qemu;
+pub(crate) mod readiness;
 mod sandbox;
+mod virtiofsd;
 
-use std::net::TcpStream;
 use std::path::Path;
 
+pub(crate) use choose::choose;
+pub(crate) use connection::Connection;
 pub(crate) use deadline::Deadline;
 pub(crate) use error::RuntimeError;
 pub(crate) use sandbox::{Accelerator, Container, Machine, Network, Sandbox, VolumeMount};
@@ -67,6 +85,7 @@ pub(crate) enum AfterSave {
     /// It is still paused: [`Runtime::resume`] lets it go on.
     Paused,
     /// The runtime ended it: only [`Runtime::restore`] brings it back.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no driver here ends what it saves"))]
     Ended,
 }
 
@@ -83,6 +102,10 @@ pub(crate) trait Runtime: Send + Sync {
     /// Checks everything about a sandbox that can be checked before it is made or paused: programs and files that are needed,
     /// settings that contradict each other, settings that would bypass a mount.
     fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError>;
+
+    /// Checks that the memory of this sandbox could be saved, as far as that can be told without pausing it: not every runtime can,
+    /// and some not with every setting.
+    fn check_save(&self, sandbox: &Sandbox) -> Result<(), RuntimeError>;
 
     /// Makes the sandbox. Its volumes are mounted already. Remains of an earlier attempt are taken away first.
     fn create(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError>;
@@ -115,6 +138,7 @@ pub(crate) trait Runtime: Send + Sync {
     /// Returns the process that stands for the sandbox on the host, if there is one.
     fn pid(&self, sandbox: &Sandbox) -> Result<Option<u32>, RuntimeError>;
 
-    /// Connects to a TCP port on which a program inside the sandbox listens, also where the sandbox has a network of its own.
-    fn connect(&self, sandbox: &Sandbox, port: u16, deadline: Deadline) -> Result<TcpStream, RuntimeError>;
+    /// Connects to a TCP port on which a program inside the sandbox listens, also where the sandbox has a network of its own, or none.
+    /// Where something stands between, the connection may be accepted though nobody listens: it ends before a byte arrives then.
+    fn connect(&self, sandbox: &Sandbox, port: u16, deadline: Deadline) -> Result<Connection, RuntimeError>;
 }

@@ -19,6 +19,14 @@ pub(crate) struct Sandbox {
     pub(crate) machine: Machine,
 }
 
+impl Sandbox {
+    /// Returns the file that collects what a container's program prints: standard output and standard error, in order. A machine
+    /// has one, its console, which is that of its only container.
+    pub(crate) fn output(&self, container: &str) -> PathBuf {
+        self.directory.join(format!("output-{container}.log"))
+    }
+}
+
 /// A program with a root file system and volumes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Container {

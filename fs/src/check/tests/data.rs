@@ -1,4 +1,4 @@
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::*;
 use crate::store::record::{FreeList, PAGE_SIZE, PageRun};
@@ -164,4 +164,20 @@ fn leaked_pages() {
     let mut bytes = Vec::new();
     fs.read(node, 0, 20_000, &mut bytes).unwrap();
     assert_eq!(bytes, [7; 10_000]);
+}
+
+#[test]
+fn leaked_pages_of_zeros_are_no_finding_and_are_given_back_by_a_repair() {
+    let fixture = Fixture::filled();
+    let segment = first_page(&fixture).segment;
+    let file = segment_file(&fixture, segment);
+    let blocks = || file.metadata().unwrap().blocks();
+    let before = blocks();
+    file.write_all_at(&[0; 3 * PAGE_SIZE], file.metadata().unwrap().len()).unwrap();
+    file.sync_all().unwrap();
+    assert!(blocks() > before);
+    let fixture = fixture.reopened();
+    assert_eq!(fixture.check(Repair::Yes).issues, []);
+    assert_eq!(blocks(), before);
+    fixture.assert_clean();
 }

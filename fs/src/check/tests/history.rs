@@ -1,6 +1,7 @@
 use super::*;
-use crate::ids::VolumeId;
-use crate::store::record::{Branch, LowerSlot, Snapshot, Volume};
+use crate::attr::Timestamp;
+use crate::ids::{CaptureId, VolumeId};
+use crate::store::record::{Actor, Branch, Capture, CapturedV1, LowerSlot, Snapshot, Volume};
 
 fn put_branch(fixture: &Fixture, id: u32, parent: Option<(u32, u64)>) {
     let parent = parent.map(|(branch, epoch)| (BranchId(branch), Epoch(epoch)));
@@ -90,6 +91,36 @@ fn snapshot_of_other_volume() {
     let record = Snapshot { volume: VolumeId(77), ..snapshot_of(&fixture) };
     fixture.put(META, &meta::snapshot(BRANCH, FIRST), &record.encode());
     assert_eq!(fixture.kinds(), ["snapshot-of-other-volume"]);
+}
+
+#[test]
+fn actor_without_volume() {
+    let fixture = Fixture::filled();
+    let volume = fixture.store.volume("v").unwrap().id;
+    let put = |volumes: Vec<VolumeId>| {
+        let actor = Actor { created: Timestamp::default(), volumes, document: Vec::new() };
+        fixture.put(META, &meta::actor("a"), &actor.encode());
+    };
+    put(vec![volume]);
+    fixture.assert_clean();
+    put(vec![volume, VolumeId(77)]);
+    assert_eq!(fixture.kinds(), ["actor-without-volume"]);
+}
+
+#[test]
+fn capture_without_snapshot() {
+    let fixture = Fixture::filled();
+    snapshot_of(&fixture);
+    let put = |volume: VolumeId, epoch| {
+        let snapshots = vec![CapturedV1 { volume, epoch, owned: true }];
+        let capture = Capture { created: Timestamp::default(), snapshots, document: Vec::new() };
+        fixture.put(META, &meta::capture(CaptureId([1; 16])), &capture.encode());
+    };
+    let volume = fixture.store.volume("v").unwrap().id;
+    put(volume, FIRST);
+    fixture.assert_clean();
+    put(volume, Epoch(77));
+    assert_eq!(fixture.kinds(), ["capture-without-snapshot"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A type is named with its version and an alias names the newest, so that a change to a stored
 //! struct shows as a new type and never as a silent edit of an old one.
 
+mod actor;
 pub(crate) mod codec;
 mod dentry;
 mod group;
@@ -11,6 +12,7 @@ mod meta;
 mod reply;
 mod xattr;
 
+pub use actor::{Actor, ActorV1, Capture, CaptureV1, CapturedV1};
 pub use dentry::{Dentry, DentryV1};
 pub use group::{GROUP_SIZE, Group, GroupV1, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef};
 pub use inode::{Inode, InodeV1, LowerRef, LowerRefV1};

@@ -80,6 +80,16 @@ fn reply(outcome: OutcomeV1) -> Reply {
     ReplyV1 { stored: time(7), fingerprint: std::array::from_fn(|at| at as u8), outcome }
 }
 
+fn actor() -> Actor {
+    ActorV1 { created: time(1), volumes: vec![VolumeId(2), VolumeId(3)], document: b"{}".to_vec() }
+}
+
+fn capture() -> Capture {
+    let snapshot = |volume, epoch, owned| CapturedV1 { volume: VolumeId(volume), epoch: Epoch(epoch), owned };
+    let snapshots = vec![snapshot(2, 4, true), snapshot(3, 5, false)];
+    CaptureV1 { created: time(1), snapshots, document: b"{}".to_vec() }
+}
+
 /// One line per record: a change here is a change of the format and needs a new version.
 #[test]
 fn golden_bytes_of_every_record() {
@@ -143,6 +153,8 @@ fn golden_bytes_of_every_record() {
         ("reply begun", reply(OutcomeV1::Begun(b"i".to_vec())).encode()),
         ("reply done", reply(OutcomeV1::Done(b"a".to_vec())).encode()),
         ("reply refused", reply(OutcomeV1::Refused(b"e".to_vec())).encode()),
+        ("actor", actor().encode()),
+        ("capture", capture().encode()),
     ];
     let seen = lines.iter().map(|(name, bytes)| format!("{name}: {}\n", hex(bytes))).collect::<String>();
     assert_eq!(seen, include_str!("golden.txt"), "\nthe bytes of a stored record changed:\n{seen}");
@@ -162,6 +174,8 @@ fn records_survive_the_round_trip() {
         let reply = reply(outcome(Vec::new()));
         assert_eq!(Reply::decode(&reply.encode()), Some(reply));
     }
+    assert_eq!(Actor::decode(&actor().encode()), Some(actor()));
+    assert_eq!(Capture::decode(&capture().encode()), Some(capture()));
 }
 
 #[test]
@@ -196,5 +210,7 @@ proptest! {
         WriterState::decode(&bytes);
         Answered::decode(&bytes);
         Reply::decode(&bytes);
+        Actor::decode(&bytes);
+        Capture::decode(&bytes);
     }
 }

@@ -1,0 +1,247 @@
+//! Where the files of actors lie.
+//!
+//! ```text
+//! STORE/actors/ID/volumes/VOLUME/               where the volume is mounted while the actor is not at rest
+//!                 sandbox/                      the runtime's own
+//!                 captures/CAPTURE/image/…      saved memory
+//!                                  manifest.json   what belongs together; its name is the last thing that appears
+//! ```
+//!
+//! # Invariants
+//! - Every directory is private to the user that mountd runs as.
+//! - Nothing is removed through a mount: mount points go by `rmdir`, and before anything goes with its content the kernel is
+//!   asked whether something is mounted below.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use durdir_fs::ids::CaptureId;
+
+use super::error::ActorError;
+
+/// The directory of all actors of a store.
+#[derive(Clone, Debug)]
+pub(crate) struct ActorsDirectory(PathBuf);
+
+/// The directory of one actor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ActorDirectory(PathBuf);
+
+/// The directory of one capture on this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct CaptureDirectory(PathBuf);
+
+impl ActorsDirectory {
+    /// Returns that of a store, which is absolute and without symbolic links, as mounts need it.
+    pub(crate) fn of_store(store: &Path) -> ActorsDirectory {
+        let store = store.canonicalize().unwrap_or_else(|_| store.to_owned());
+        ActorsDirectory(store.join("actors"))
+    }
+
+    pub(crate) fn of(&self, actor: &str) -> ActorDirectory {
+        ActorDirectory(self.0.join(actor))
+    }
+
+    /// Lists the actors that have one.
+    pub(crate) fn list(&self) -> Result<Vec<String>, ActorError> {
+        list(&self.0)
+    }
+}
+
+impl ActorDirectory {
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.0.join("volumes")
+    }
+
+    pub(crate) fn volume(&self, name: &str) -> PathBuf {
+        self.volumes().join(name)
+    }
+
+    pub(crate) fn sandbox(&self) -> PathBuf {
+        self.0.join("sandbox")
+    }
+
+    pub(crate) fn capture(&self, id: CaptureId) -> CaptureDirectory {
+        CaptureDirectory(self.captures().join(id.to_string()))
+    }
+
+    fn captures(&self) -> PathBuf {
+        self.0.join("captures")
+    }
+
+    /// Lists the captures that have a directory.
+    pub(crate) fn list_captures(&self) -> Result<Vec<String>, ActorError> {
+        list(&self.captures())
+    }
+
+    /// Makes what a sandbox needs.
+    pub(crate) fn prepare<'a>(&self, volumes: impl Iterator<Item = &'a str>) -> Result<(), ActorError> {
+        create(&self.sandbox())?;
+        for volume in volumes {
+            create(&self.volume(volume))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a sandbox needed. Its volumes are not mounted any more.
+    pub(crate) fn clear(&self) -> Result<(), ActorError> {
+        remove_with_content(&self.sandbox())?;
+        for volume in list(&self.volumes())? {
+            remove_empty(&self.volume(&volume))?;
+        }
+        remove_empty(&self.volumes())
+    }
+
+    /// Removes everything. Nothing is mounted below any more.
+    pub(crate) fn remove(&self) -> Result<(), ActorError> {
+        self.clear()?;
+        remove_with_content(&self.0)
+    }
+}
+
+impl CaptureDirectory {
+    pub(crate) fn image(&self) -> PathBuf {
+        self.0.join("image")
+    }
+
+    pub(crate) fn manifest(&self) -> PathBuf {
+        self.0.join("manifest.json")
+    }
+
+    /// Makes it, with an empty image: remains of an earlier attempt go.
+    pub(crate) fn create(&self) -> Result<(), ActorError> {
+        self.remove()?;
+        create(&self.image())
+    }
+
+    /// Removes it.
+    pub(crate) fn remove(&self) -> Result<(), ActorError> {
+        // The manifest first: half of a capture is none.
+        match std::fs::remove_file(self.manifest()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &self.manifest(), error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        remove_with_content(&self.0)
+    }
+}
+
+fn create(path: &Path) -> Result<(), ActorError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| failed("create", path, error))
+}
+
+fn remove_empty(path: &Path) -> Result<(), ActorError> {
+    match std::fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn remove_with_content(path: &Path) -> Result<(), ActorError> {
+    check_not_mounted_below(path)?;
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Refuses where anything is mounted at a directory or below.
+fn check_not_mounted_below(directory: &Path) -> Result<(), ActorError> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| failed("read", Path::new("/proc/self/mountinfo"), error))?;
+    let mounted = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
+    match mounted.into_iter().find(|place| place.starts_with(directory)) {
+        Some(mounted) => Err(ActorError::StillMounted { mounted, directory: directory.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// Undoes what the kernel does to blanks and backslashes in its table: `\040`.
+fn unescaped(field: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal =
+            tail.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+fn list(path: &Path) -> Result<Vec<String>, ActorError> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| failed("list", path, error))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|error| failed("list", path, error))?.file_name();
+        // Whatever has another name is not ours.
+        names.extend(name.into_string().ok());
+    }
+    names.sort();
+    Ok(names)
+}
+
+pub(super) fn failed(action: &'static str, path: &Path, source: io::Error) -> ActorError {
+    ActorError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_readable_for_others_and_all_of_it_goes() {
+        let store = tempfile::tempdir().unwrap();
+        let actor = ActorsDirectory::of_store(store.path()).of("a");
+        actor.prepare(["home", "db"].into_iter()).unwrap();
+        let capture = actor.capture(CaptureId([1; 16]));
+        capture.create().unwrap();
+        std::fs::write(capture.image().join("memory"), "x").unwrap();
+        std::fs::write(actor.sandbox().join("state"), "x").unwrap();
+        for path in [actor.volume("home"), actor.sandbox(), capture.image(), actor.volumes()] {
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", path.display());
+        }
+        assert_eq!(actor.list_captures().unwrap(), [CaptureId([1; 16]).to_string()]);
+        actor.clear().unwrap();
+        assert!(!actor.volumes().exists() && !actor.sandbox().exists() && capture.image().exists());
+        actor.remove().unwrap();
+        assert!(!store.path().join("actors/a").exists());
+        actor.remove().unwrap();
+    }
+
+    #[test]
+    fn what_lies_in_a_mount_point_is_never_removed() {
+        let store = tempfile::tempdir().unwrap();
+        let actor = ActorsDirectory::of_store(store.path()).of("a");
+        actor.prepare(["home"].into_iter()).unwrap();
+        std::fs::write(actor.volume("home").join("thesis"), "x").unwrap();
+        assert!(actor.remove().is_err());
+        assert!(actor.volume("home").join("thesis").exists());
+    }
+
+    #[test]
+    fn mount_points_are_found_whatever_they_are_called() {
+        assert_eq!(unescaped("/a\\040b\\134c"), Path::new("/a b\\c"));
+        assert_eq!(unescaped("/a\\0"), Path::new("/a\\0"));
+        let refused = check_not_mounted_below(Path::new("/proc")).unwrap_err();
+        assert!(matches!(refused, ActorError::StillMounted { .. }), "{refused}");
+    }
+}

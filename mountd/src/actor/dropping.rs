@@ -1,0 +1,102 @@
+//! Letting go of captures that nobody needs any more.
+//!
+//! # Crash consistency
+//! In the batch that makes a capture needless its snapshots move to its list of what is dropped; they go after that, and the record
+//! or the list with the last of them. What a death leaves is dropped at the next start.
+
+use durdir_fs::ids::CaptureId;
+use durdir_fs::store::{ActorChange, Durability, Receipt};
+
+use super::driver::Driver;
+use super::record::{Capture, Checkpoint, captured};
+use super::registry::Actors;
+use super::restore::gone_is_fine;
+use super::state::{CaptureKind, Held};
+use crate::api::ApiError;
+use crate::exit::one_line;
+
+impl Driver<'_> {
+    /// Returns what becomes of the capture of a checkpoint that is replaced: it is dropped, or, if it is committed, the
+    /// part that only this actor goes on from.
+    pub(super) fn released(
+        &self,
+        replaced: &Checkpoint,
+        by: CaptureId,
+    ) -> Option<(CaptureId, Option<Capture>)> {
+        let mut capture = self.actors.capture(replaced.capture)?;
+        let is_own = capture.document.actor == self.actor.id;
+        if !is_own || capture.id == by || capture.document.kind == CaptureKind::Birth {
+            return None;
+        }
+        capture.document.replaced = true;
+        capture.document.dropping = replaced.volumes.clone();
+        capture.snapshots = captured(&capture.document.published);
+        Some((capture.id, Some(capture)))
+    }
+
+    /// Removes the snapshots and files that are to be dropped. What cannot go now goes later.
+    pub(super) fn finish_dropping(&mut self) {
+        let id = self.actor.id.clone();
+        if let Err(error) = self.actors.finish_dropping_of(&id) {
+            tracing::warn!(actor = id, error = one_line(&error), "a capture that nobody needs stays for now");
+        }
+    }
+
+    /// Removes snapshots that were made for captures, unless another capture than `but` has them too.
+    pub(super) fn drop_snapshots(&self, held: &[Held], but: Option<CaptureId>) -> Result<(), ApiError> {
+        self.actors.drop_snapshots(held, but)
+    }
+}
+
+impl Actors {
+    /// Drops what is to be dropped of an actor's captures.
+    pub(super) fn finish_dropping_of(&self, actor: &str) -> Result<(), ApiError> {
+        let ending = self.captures(|capture| {
+            let document = &capture.document;
+            document.actor == actor && (!document.dropping.is_empty() || is_over(capture))
+        });
+        for capture in ending {
+            self.drop_snapshots(&capture.document.dropping, Some(capture.id))?;
+            let left = if is_over(&capture) {
+                self.directory.of(actor).capture(capture.id).remove()?;
+                None
+            } else {
+                let mut left = capture.clone();
+                left.document.dropping.clear();
+                Some(left)
+            };
+            let record = left.as_ref().map(Capture::encode);
+            let captures = vec![(capture.id, record.as_ref())];
+            let change = ActorChange { actors: Vec::new(), captures };
+            self.store.change_actors(&change, Durability::Process, Receipt::none(), &())?;
+            self.show_capture(capture.id, left);
+        }
+        Ok(())
+    }
+
+    fn drop_snapshots(&self, held: &[Held], but: Option<CaptureId>) -> Result<(), ApiError> {
+        for held in held.iter().filter(|held| held.owned && !self.is_held(held, but)) {
+            let Some(snapshot) = self.store.snapshot_at(held.volume, held.epoch) else { continue };
+            gone_is_fine(self.store.remove_snapshots(&[&snapshot], Receipt::none()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes directories of captures that no record knows.
+    pub(super) fn sweep_captures_of(&self, actor: &str) -> Result<(), ApiError> {
+        let directory = self.directory.of(actor);
+        for name in directory.list_captures()? {
+            let id = super::names::parse_capture_id(&name);
+            if let Some(id) = id.filter(|id| self.capture(*id).is_none()) {
+                tracing::info!(actor, capture = name, "removed what was left of a capture");
+                directory.capture(id).remove()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells whether nothing is left of a capture that was replaced.
+fn is_over(capture: &Capture) -> bool {
+    capture.document.replaced && capture.document.published.is_empty()
+}

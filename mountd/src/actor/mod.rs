@@ -1,0 +1,46 @@
+//! Actors: sandboxed workloads with an identity that outlives their processes.
+//!
+//! ```text
+//!   api/actors.rs ──▶ registry ── queue: may it be done now? ──▶ driver, which has the turn
+//!                                                                  │ making    create, fork, rm
+//!                                                                  │ restore   start, resume
+//!                                                                  │ capture   pause, suspend, commit
+//!                                                                  └ recovery  what a worker left that died
+//!        store: records, cuts, forks ◀── world: mounts, drain ──┤ ├── runtime: sandboxes
+//! ```
+//!
+//! # Invariants
+//! - Memory and volumes of a capture belong to one instant, and are bound by a manifest; nothing is restored that does not fit.
+//! - What is about to be done is stored first. Whenever the worker dies, the actor runs as before or the capture is complete.
+//! - Volumes are mounted before the sandbox is made, and unmounted before anything around them is removed.
+//!
+//! Start reading at [`state`].
+
+mod capture;
+mod directory;
+mod driver;
+mod dropping;
+mod error;
+mod making;
+mod manifest;
+mod names;
+mod queue;
+mod recipe;
+mod record;
+mod recovery;
+mod registry;
+mod restore;
+mod shutdown;
+mod state;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod world;
+
+pub(crate) use driver::{Outcome, Request};
+pub(crate) use error::ActorError;
+pub(crate) use record::{Actor, CaptureView, Phases};
+pub(crate) use registry::Actors;
+pub(crate) use state::{CaptureKind, Standing};
+pub(crate) use watch::Watch;
+pub(crate) use world::NodeWorld;

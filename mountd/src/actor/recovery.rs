@@ -1,0 +1,216 @@
+//! What becomes of an actor whose worker died: from each stored step, back or forth. A clean start is a recovery with nothing to do.
+//!
+//! | stored | found | then |
+//! |---|---|---|
+//! | birth | | the volumes are cut, again |
+//! | start, resume | | back: the sandbox is ended, the volumes are unmounted; the actor stands where it stood, its checkpoint as it was |
+//! | capture: quiesce, save, cut | a sandbox | back: it goes on; the cut and the files are dropped |
+//! | | none, and it was being saved | back: it is restored from what was saved |
+//! | capture: bind | no manifest | the same |
+//! | | the manifest | forth: the capture is there |
+//! | capture: resume, publish, tear down | | forth; one that cannot be published is dropped, and its actor goes on |
+//! | removal | | forth |
+//! | nothing; it stands at running | it runs, its volumes are mounted | nothing |
+//! | | it is paused | it goes on |
+//! | | anything else | it has ended: what is left is taken away |
+//! | nothing; it stands elsewhere | mounts | they are taken away |
+//!
+//! A capture that goes back first lets the sandbox go on, and drops things after that: nobody waits for a disk.
+//!
+//! # Concurrency
+//! Each actor on a thread of its own, while clients are served already: who asks for one that is not done yet waits.
+
+use std::sync::Arc;
+
+use durdir_fs::store::Receipt;
+
+use super::driver::{Clock, Driver};
+use super::manifest::manifest_hash;
+use super::record::Actor;
+use super::registry::{Actors, Turn};
+use super::state::{CaptureKind, CaptureStep, Capturing, Operation, Standing};
+use crate::api::ApiError;
+use crate::exit::one_line;
+use crate::runtime::SandboxState;
+
+impl Actors {
+    /// Begins to recover every actor. Returns at once; nobody gets the turn of an actor before it is recovered.
+    pub(crate) fn recover(self: &Arc<Self>) {
+        for id in self.strangers() {
+            tracing::info!(actor = id, "removing the directory of an actor that does not exist");
+            if let Err(error) = self.directory.of(&id).remove() {
+                tracing::warn!(
+                    actor = id,
+                    error = one_line(&error),
+                    "the directory of an actor that does not exist stays"
+                );
+            }
+        }
+        for actor in self.all() {
+            let Some(turn) = self.try_take_own(&actor.id) else { continue };
+            let actors = Arc::clone(self);
+            let id = actor.id.clone();
+            let work = move || actors.recover_one(turn);
+            let spawned = std::thread::Builder::new().name(format!("actor-{}", short(&id))).spawn(work);
+            if let Err(error) = spawned {
+                // Its turn went with the closure: the next who asks for it recovers it.
+                tracing::error!(actor = id, %error, "an actor is not recovered before somebody asks for it");
+            }
+        }
+    }
+
+    /// Recovers one actor.
+    pub(super) fn recover_one(&self, turn: Turn) {
+        let driver = Driver::new(self, turn);
+        let id = driver.actor.id.clone();
+        let removing = driver.actor.document.operation == Some(Operation::Remove);
+        let recovered = if removing {
+            driver.take_away(Receipt::none())
+        } else {
+            let mut driver = driver;
+            driver.recover().inspect(|()| driver.finish_dropping())
+        };
+        if let Err(error) = recovered {
+            tracing::error!(actor = id, error = one_line(&error), "an actor is not recovered yet");
+        }
+        if let Err(error) = self.sweep_captures_of(&id) {
+            tracing::warn!(actor = id, error = one_line(&error), "what was left of a capture stays");
+        }
+    }
+
+    /// Returns the names of directories that belong to no actor.
+    fn strangers(&self) -> Vec<String> {
+        let listed = self.directory.list().unwrap_or_else(|error| {
+            tracing::warn!(
+                error = one_line(&error),
+                "cannot look for directories of actors that do not exist"
+            );
+            Vec::new()
+        });
+        listed
+            .into_iter()
+            .filter(|id| matches!(self.get(id), Err(super::ActorError::NotFound { .. })))
+            .collect()
+    }
+
+    /// Looks after actors that nobody works on: whether sandboxes that should run still do, and whether anything could not be undone
+    /// or completed before. `wants` tells which are worth a closer look.
+    pub(crate) fn look(&self, wants: impl Fn(&Actor) -> bool) {
+        let is_of_interest = |actor: &Actor| {
+            actor.document.operation.is_some() || actor.document.standing == Standing::Running
+        };
+        for actor in self.select(is_of_interest) {
+            if !wants(&actor) {
+                continue;
+            }
+            // Whoever works on it looks after it.
+            let Some(turn) = self.try_take_own(&actor.id) else { continue };
+            self.recover_one(turn);
+        }
+    }
+}
+
+impl Driver<'_> {
+    /// Brings the actor where its record says it should be.
+    pub(super) fn recover(&mut self) -> Result<(), ApiError> {
+        match self.actor.document.operation.clone() {
+            None => self.reconcile(),
+            Some(operation) => {
+                let (actor, what) = (&self.actor.id, operation.kind().participle());
+                tracing::info!(actor, what, "going on with what was in hand");
+                match operation {
+                    Operation::Birth => self.give_birth(),
+                    Operation::Start { .. } | Operation::Resume { .. } => self.take_back(),
+                    Operation::Capture(capturing) => self.recover_capture(capturing),
+                    // Whoever removes takes the driver with it.
+                    Operation::Remove => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn recover_capture(&mut self, mut capturing: Capturing) -> Result<(), ApiError> {
+        match capturing.step {
+            CaptureStep::Quiesce | CaptureStep::Save | CaptureStep::Cut => self.abort(&capturing),
+            CaptureStep::Bind => {
+                let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+                match manifest_hash(&directory.manifest())? {
+                    None => self.abort(&capturing),
+                    Some(manifest) => {
+                        self.bound(&mut capturing, manifest, &Clock::start())?;
+                        self.complete_of_itself(capturing)
+                    }
+                }
+            }
+            CaptureStep::Resume | CaptureStep::Publish | CaptureStep::TearDown => {
+                self.complete_of_itself(capturing)
+            }
+        }
+    }
+
+    fn complete_of_itself(&mut self, capturing: Capturing) -> Result<(), ApiError> {
+        let frozen = capturing.kind == CaptureKind::Commit && capturing.step == CaptureStep::Publish;
+        if frozen && self.actor.document.standing == Standing::Running {
+            // It went on before the worker died, or ended since.
+            self.check_running_on(&capturing)?;
+        }
+        match self.complete(capturing, Clock::start(), Receipt::none()) {
+            Ok(_) => Ok(()),
+            Err(error) if self.actor.document.operation.is_none() => {
+                tracing::warn!(actor = self.actor.id, error = one_line(&error), "a capture was dropped");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn check_running_on(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
+        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+        let image = directory.image();
+        if let Err(error) =
+            self.keep_running(Some(&image).filter(|image| image.exists()).map(|image| &**image))
+        {
+            tracing::warn!(
+                actor = self.actor.id,
+                error = one_line(&error),
+                "an actor has ended while it was committed"
+            );
+        }
+        Ok(())
+    }
+
+    /// Compares an actor that has nothing in hand with what is there.
+    pub(super) fn reconcile(&mut self) -> Result<(), ApiError> {
+        if self.actor.document.standing != Standing::Running {
+            let directory = self.actors.directory.of(&self.actor.id);
+            return if directory.volumes().exists() { self.bring_down() } else { Ok(()) };
+        }
+        let directory = self.actors.directory.of(&self.actor.id);
+        let unmounted = self
+            .actor
+            .named_volumes()
+            .find(|(name, volume)| !self.actors.world.is_mounted(*volume, &directory.volume(name)));
+        if let Some((name, _)) = unmounted {
+            let reason =
+                format!("its volume {name} is not mounted any more: the daemon that served it is gone");
+            return self.lose(&reason);
+        }
+        match self.sandbox_state()? {
+            SandboxState::Running => Ok(()),
+            SandboxState::Paused => {
+                tracing::warn!(actor = self.actor.id, "an actor was left paused; it goes on");
+                self.keep_running(None)
+            }
+            SandboxState::Exited { container, status } => {
+                let status = status.map_or(String::new(), |code| format!(" with status {code}"));
+                self.lose(&format!("container {container} ended{status}"))
+            }
+            SandboxState::Absent | SandboxState::Created => self.lose("its sandbox is gone"),
+        }
+    }
+}
+
+/// Thread names are short.
+fn short(id: &str) -> &str {
+    id.get(..9).unwrap_or(id)
+}

@@ -1,0 +1,295 @@
+//! The actors of a node, and who may work on which.
+//!
+//! # Invariants
+//! - Whoever works on an actor has its [`Turn`]; there is one. Everybody else sees it as it was stored last.
+//! - What is here is what the store says: a change is written first, then made here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use durdir_fs::ids::{CaptureId, VolumeId};
+use durdir_fs::store::{Listed, Store};
+use parking_lot::{Condvar, Mutex};
+
+use super::directory::ActorsDirectory;
+use super::error::ActorError;
+use super::names;
+use super::queue::{InHand, Verdict, decide};
+use super::record::{Actor, Capture};
+use super::state::{Held, OperationKind, Standing};
+use super::world::World;
+use crate::api::ApiError;
+use crate::exit::one_line;
+
+/// The actors of a node.
+pub(crate) struct Actors {
+    pub(super) store: Arc<Store>,
+    pub(super) world: Box<dyn World>,
+    pub(super) directory: ActorsDirectory,
+    slots: Mutex<BTreeMap<String, Arc<Slot>>>,
+    captures: Mutex<BTreeMap<CaptureId, Capture>>,
+    /// Records that could not be read: their names stay taken.
+    unreadable: BTreeSet<String>,
+    /// Held while an actor is made.
+    pub(super) creating: Mutex<()>,
+}
+
+struct Slot {
+    inner: Mutex<Inner>,
+    ended: Condvar,
+}
+
+struct Inner {
+    actor: Actor,
+    in_hand: Option<InHand>,
+    removed: bool,
+}
+
+/// The right to work on an actor.
+pub(super) struct Turn(Arc<Slot>);
+
+impl Turn {
+    pub(super) fn actor(&self) -> Actor {
+        self.0.inner.lock().actor.clone()
+    }
+
+    /// Shows the actor as it was just stored.
+    pub(super) fn show(&self, actor: &Actor) {
+        self.0.inner.lock().actor = actor.clone();
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.inner.lock().in_hand = None;
+        self.0.ended.notify_all();
+    }
+}
+
+impl Actors {
+    /// Reads all actors. One that cannot be read is reported, and harms no other.
+    pub(crate) fn load(store: Arc<Store>, world: Box<dyn World>) -> Result<Actors, ApiError> {
+        let Listed { records, unreadable } = store.actors()?;
+        let mut slots = BTreeMap::new();
+        let mut unreadable: BTreeSet<String> = unreadable.into_iter().collect();
+        for (id, record) in records {
+            match Actor::decode(&id, &record) {
+                Ok(actor) => {
+                    let inner = Inner { actor, in_hand: None, removed: false };
+                    slots.insert(id, Arc::new(Slot { inner: Mutex::new(inner), ended: Condvar::new() }));
+                }
+                Err(error) => {
+                    tracing::error!(
+                        actor = id,
+                        error = one_line(&error),
+                        "what is stored of an actor cannot be read"
+                    );
+                    unreadable.insert(id);
+                }
+            }
+        }
+        let Listed { records, .. } = store.captures()?;
+        let mut captures = BTreeMap::new();
+        for (id, record) in records {
+            match Capture::decode(id, &record) {
+                Ok(capture) => drop(captures.insert(id, capture)),
+                Err(error) => {
+                    tracing::error!(capture = %id, error = one_line(&error), "what is stored of a capture cannot be read");
+                }
+            }
+        }
+        let directory = ActorsDirectory::of_store(store.dir());
+        Ok(Actors {
+            store,
+            world,
+            directory,
+            slots: Mutex::new(slots),
+            captures: Mutex::new(captures),
+            unreadable,
+            creating: Mutex::new(()),
+        })
+    }
+
+    /// Returns all actors, as they were stored last.
+    pub(crate) fn all(&self) -> Vec<Actor> {
+        self.select(|_| true)
+    }
+
+    /// Returns those for which `wanted` holds.
+    pub(super) fn select(&self, wanted: impl Fn(&Actor) -> bool) -> Vec<Actor> {
+        let slots: Vec<_> = self.slots.lock().values().cloned().collect();
+        let chosen = slots.iter().filter_map(|slot| {
+            let inner = slot.inner.lock();
+            wanted(&inner.actor).then(|| inner.actor.clone())
+        });
+        chosen.collect()
+    }
+
+    /// Returns one.
+    pub(crate) fn get(&self, id: &str) -> Result<Actor, ActorError> {
+        Ok(self.slot(id)?.inner.lock().actor.clone())
+    }
+
+    /// Tells whether any actor runs, or something is being done with one.
+    pub(crate) fn any_at_work(&self) -> bool {
+        let at_work = self.select(|actor| {
+            actor.document.operation.is_some() || actor.document.standing == Standing::Running
+        });
+        !at_work.is_empty()
+    }
+
+    /// Refuses while something is being done with an actor.
+    pub(crate) fn check_idle(&self, id: &str) -> Result<(), ActorError> {
+        match self.get(id)?.document.operation {
+            None => Ok(()),
+            Some(operation) => Err(ActorError::Busy { id: id.to_owned(), doing: operation.kind() }),
+        }
+    }
+
+    /// Returns the actor that a volume belongs to.
+    pub(crate) fn owner_of_volume(&self, volume: VolumeId) -> Option<String> {
+        self.select(|actor| actor.volumes.contains(&volume)).pop().map(|actor| actor.id)
+    }
+
+    /// Returns the actor that a capture with this snapshot is of.
+    pub(crate) fn owner_of_snapshot(&self, volume: VolumeId, epoch: durdir_fs::ids::Epoch) -> Option<String> {
+        let captures = self.captures.lock();
+        let holder = captures.values().find(|capture| {
+            capture.snapshots.iter().any(|held| held.volume == volume && held.epoch == epoch)
+        });
+        holder.map(|capture| capture.document.actor.clone())
+    }
+
+    /// Tells whether a volume stands for a committed capture.
+    pub(crate) fn is_published(&self, volume: VolumeId) -> bool {
+        let captures = self.captures.lock();
+        captures.values().any(|capture| capture.document.published.iter().any(|held| held.volume == volume))
+    }
+
+    /// Returns the process that stands for an actor's sandbox, if it runs.
+    pub(crate) fn pid_of(&self, actor: &Actor) -> Option<u32> {
+        let runs = matches!(actor.document.standing, Standing::Running);
+        let runtime = self.world.runtime(actor.recipe.runtime).ok().filter(|_| runs)?;
+        runtime.pid(&self.sandbox_of(actor)).ok().flatten()
+    }
+
+    /// Returns a capture.
+    pub(super) fn capture(&self, id: CaptureId) -> Option<Capture> {
+        self.captures.lock().get(&id).cloned()
+    }
+
+    /// Returns a capture by its name.
+    pub(super) fn capture_called(&self, id: &str) -> Result<Capture, ActorError> {
+        let found = names::parse_capture_id(id).and_then(|id| self.capture(id));
+        found.ok_or_else(|| ActorError::NoCommit { id: id.to_owned() })
+    }
+
+    /// Returns the captures for which `wanted` holds.
+    pub(super) fn captures(&self, wanted: impl Fn(&Capture) -> bool) -> Vec<Capture> {
+        self.captures.lock().values().filter(|capture| wanted(capture)).cloned().collect()
+    }
+
+    /// Tells whether a capture beside `but` needs a snapshot, and whether the snapshot was made for one.
+    pub(super) fn is_held(&self, held: &Held, but: Option<CaptureId>) -> bool {
+        self.captures.lock().values().any(|capture| Some(capture.id) != but && capture.holds(held))
+    }
+
+    pub(super) fn is_owned_by_captures(&self, volume: VolumeId, epoch: durdir_fs::ids::Epoch) -> bool {
+        let captures = self.captures.lock();
+        let mut held = captures.values().flat_map(|capture| &capture.snapshots);
+        held.any(|held| held.volume == volume && held.epoch == epoch && held.owned)
+    }
+
+    /// Shows a capture as it was just stored.
+    pub(super) fn show_capture(&self, id: CaptureId, capture: Option<Capture>) {
+        match capture {
+            Some(capture) => drop(self.captures.lock().insert(id, capture)),
+            None => drop(self.captures.lock().remove(&id)),
+        }
+    }
+
+    /// Refuses an id that no actor can have, or that is taken.
+    pub(super) fn check_new(&self, id: &str) -> Result<(), ActorError> {
+        let is_edge =
+            |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let bytes = id.as_bytes();
+        let is_label = (1..=63).contains(&bytes.len())
+            && is_edge(bytes.first().copied())
+            && is_edge(bytes.last().copied())
+            && bytes.iter().all(|byte| *byte == b'-' || is_edge(Some(*byte)));
+        if !is_label {
+            let why = "it must be a DNS label: 1 to 63 lower-case letters, digits and '-', beginning and ending with a letter or digit";
+            return Err(ActorError::BadId { id: id.to_owned(), why });
+        }
+        if self.slots.lock().contains_key(id) || self.unreadable.contains(id) {
+            return Err(ActorError::Exists { id: id.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Makes an actor known that was just stored. Whoever made it works on it.
+    pub(super) fn insert(&self, actor: Actor) -> Turn {
+        let id = actor.id.clone();
+        let inner = Inner { actor, in_hand: Some(InHand::Asked(OperationKind::Create)), removed: false };
+        let slot = Arc::new(Slot { inner: Mutex::new(inner), ended: Condvar::new() });
+        self.slots.lock().insert(id, Arc::clone(&slot));
+        Turn(slot)
+    }
+
+    /// Forgets an actor that is not stored any more.
+    pub(super) fn forget(&self, turn: &Turn) {
+        let mut inner = turn.0.inner.lock();
+        inner.removed = true;
+        self.slots.lock().remove(&inner.actor.id);
+    }
+
+    /// Takes the turn for what a client asked for, if that makes sense now. `again` tells that the request came before: what was in
+    /// hand then is waited for, whoever goes on with it.
+    pub(super) fn take(&self, id: &str, asked: OperationKind, again: bool) -> Result<Turn, ActorError> {
+        let slot = self.slot(id)?;
+        let mut inner = slot.inner.lock();
+        loop {
+            if inner.removed {
+                return Err(ActorError::NotFound { id: id.to_owned() });
+            }
+            let wait = match decide(&inner.actor.document.standing, inner.in_hand, asked) {
+                Verdict::Do => break,
+                Verdict::Wait => true,
+                Verdict::Busy(_) if again => true,
+                Verdict::Busy(doing) => return Err(ActorError::Busy { id: id.to_owned(), doing }),
+                // What the actor is now may be what the request has made of it.
+                Verdict::Misplaced(_) if again => break,
+                Verdict::Misplaced(remedy) => {
+                    let state = inner.actor.state();
+                    return Err(ActorError::Misplaced { id: id.to_owned(), state, remedy });
+                }
+            };
+            if wait {
+                slot.ended.wait(&mut inner);
+            }
+        }
+        inner.in_hand = Some(InHand::Asked(asked));
+        drop(inner);
+        Ok(Turn(slot))
+    }
+
+    /// Takes the turn for what mountd does of itself, unless somebody has it.
+    pub(super) fn try_take_own(&self, id: &str) -> Option<Turn> {
+        let slot = self.slot(id).ok()?;
+        let mut inner = slot.inner.lock();
+        if inner.removed || inner.in_hand.is_some() {
+            return None;
+        }
+        inner.in_hand = Some(InHand::Own);
+        drop(inner);
+        Some(Turn(slot))
+    }
+
+    fn slot(&self, id: &str) -> Result<Arc<Slot>, ActorError> {
+        match self.slots.lock().get(id) {
+            Some(slot) => Ok(Arc::clone(slot)),
+            None if self.unreadable.contains(id) => Err(ActorError::Unreadable { id: id.to_owned() }),
+            None => Err(ActorError::NotFound { id: id.to_owned() }),
+        }
+    }
+}

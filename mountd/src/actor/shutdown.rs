@@ -1,0 +1,55 @@
+//! The end of the daemon: actors that run are paused, since their volumes are about to be unmounted.
+
+use durdir_fs::store::Receipt;
+
+use super::driver::Request;
+use super::registry::Actors;
+use super::state::{CaptureKind, OperationKind, Standing};
+use crate::exit::one_line;
+use crate::template::Scope;
+
+impl Actors {
+    /// Pauses every actor that runs, all at the same time. One that cannot be paused ends; its volumes stay as it leaves them.
+    pub(crate) fn shut_down(&self) {
+        std::thread::scope(|scope| {
+            for actor in self.all() {
+                if actor.document.standing == Standing::Running || actor.document.operation.is_some() {
+                    scope.spawn(move || self.stop(&actor.id));
+                }
+            }
+        });
+    }
+
+    fn stop(&self, id: &str) {
+        let begin = |_: &str| Receipt::none();
+        let request = Request { begin: &begin, begun: None };
+        // What is in hand ends first, or is undone.
+        let turn = self.take(id, OperationKind::Remove, true);
+        drop(turn);
+        let running = self.get(id).is_ok_and(|actor| actor.document.standing == Standing::Running);
+        if !running {
+            return;
+        }
+        let pause = |scope| self.make_capture(id, CaptureKind::Pause, scope, &request, Receipt::none());
+        let paused = pause(None).or_else(|error| {
+            // Its volumes, if it cannot be with its memory.
+            tracing::warn!(actor = id, error = one_line(&error), "cannot be paused as its template says");
+            pause(Some(Scope::Data))
+        });
+        match paused {
+            Ok(_) => tracing::info!(actor = id, "paused, since mountd ends"),
+            Err(error) => {
+                tracing::error!(
+                    actor = id,
+                    error = one_line(&error),
+                    "cannot be paused at the end of mountd: it is ended"
+                );
+                if let Some(turn) = self.try_take_own(id)
+                    && let Err(error) = super::driver::Driver::new(self, turn).lose("mountd was stopped")
+                {
+                    tracing::error!(actor = id, error = one_line(&error), "an actor is left behind");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The calls about actors.
+//!
+//! # Crash consistency
+//! The intent that is stored with the first step of an operation names it; its later steps are in the actor's record. A call that comes
+//! again waits until whoever goes on with the operation is done. If the operation was completed, its outcome is the answer; if it was
+//! taken back, it is done again.
+
+use std::sync::Arc;
+
+use durdir_fs::ids::{Epoch, VolumeId};
+use durdir_fs::store::Receipt;
+use tonic::{Request, Response, Status};
+
+use super::{ApiError, Done, Ticket, convert};
+use crate::actor::{self, ActorError, CaptureKind, CaptureView, Outcome, Phases, Standing};
+use crate::daemon::Node;
+use crate::proto::actors_server::Actors;
+use crate::proto::{
+    Actor, ActorCapture, ActorIntent, ActorVolume, CaptureRequest, CreateActorRequest, ForkActorRequest,
+    GetActorRequest, ListActorsRequest, ListActorsResponse, OperationResponse, Phase, RemoveActorRequest,
+    RemoveActorResponse, ResumeActorRequest, StartActorRequest,
+};
+use crate::template::{Scope, Template};
+
+/// Answers the calls about actors.
+pub(super) struct ActorsService {
+    node: Arc<Node>,
+}
+
+impl ActorsService {
+    pub(super) fn new(node: Arc<Node>) -> ActorsService {
+        ActorsService { node }
+    }
+}
+
+#[tonic::async_trait]
+impl Actors for ActorsService {
+    async fn create_actor(&self, request: Request<CreateActorRequest>) -> Result<Response<Actor>, Status> {
+        let work = |node: &Node, CreateActorRequest { template, id }, ticket: Ticket<'_>| {
+            let template = Template::parse(&template)?;
+            make(node, ticket, |request, receipt| node.actors.create(template, id, request, receipt))
+        };
+        self.node.perform("actor create", request, work).await
+    }
+
+    async fn list_actors(
+        &self,
+        _: Request<ListActorsRequest>,
+    ) -> Result<Response<ListActorsResponse>, Status> {
+        let work = |node: &Node| {
+            let actors = node.actors.all().iter().map(|actor| show(node, actor)).collect();
+            Ok(ListActorsResponse { actors })
+        };
+        self.node.answer("actor ls", work).await
+    }
+
+    async fn get_actor(&self, request: Request<GetActorRequest>) -> Result<Response<Actor>, Status> {
+        let id = request.into_inner().id;
+        let work = move |node: &Node| Ok(show(node, &node.actors.get(&id)?));
+        self.node.answer("actor show", work).await
+    }
+
+    async fn start_actor(
+        &self,
+        request: Request<StartActorRequest>,
+    ) -> Result<Response<OperationResponse>, Status> {
+        let work = |node: &Node, StartActorRequest { id }, ticket: Ticket<'_>| {
+            operate(ticket, |request, receipt| node.actors.start(&id, request, receipt))
+        };
+        self.node.perform("actor start", request, work).await
+    }
+
+    async fn pause_actor(
+        &self,
+        request: Request<CaptureRequest>,
+    ) -> Result<Response<OperationResponse>, Status> {
+        let work =
+            |node: &Node, request, ticket: Ticket<'_>| capture(node, CaptureKind::Pause, request, ticket);
+        self.node.perform("actor pause", request, work).await
+    }
+
+    async fn suspend_actor(
+        &self,
+        request: Request<CaptureRequest>,
+    ) -> Result<Response<OperationResponse>, Status> {
+        let work =
+            |node: &Node, request, ticket: Ticket<'_>| capture(node, CaptureKind::Suspend, request, ticket);
+        self.node.perform("actor suspend", request, work).await
+    }
+
+    async fn commit_actor(
+        &self,
+        request: Request<CaptureRequest>,
+    ) -> Result<Response<OperationResponse>, Status> {
+        let work =
+            |node: &Node, request, ticket: Ticket<'_>| capture(node, CaptureKind::Commit, request, ticket);
+        self.node.perform("actor commit", request, work).await
+    }
+
+    async fn resume_actor(
+        &self,
+        request: Request<ResumeActorRequest>,
+    ) -> Result<Response<OperationResponse>, Status> {
+        let work = |node: &Node, ResumeActorRequest { id }, ticket: Ticket<'_>| {
+            operate(ticket, |request, receipt| node.actors.resume(&id, request, receipt))
+        };
+        self.node.perform("actor resume", request, work).await
+    }
+
+    async fn fork_actor(&self, request: Request<ForkActorRequest>) -> Result<Response<Actor>, Status> {
+        let work = |node: &Node, request: ForkActorRequest, ticket: Ticket<'_>| {
+            let ForkActorRequest { commit, id, template, scope } = request;
+            let template = template.map(|template| Template::parse(&template)).transpose()?;
+            let scope = parse_scope(scope)?;
+            make(node, ticket, |request, receipt| {
+                node.actors.fork(&commit, id, template, scope, request, receipt)
+            })
+        };
+        self.node.perform("actor fork", request, work).await
+    }
+
+    async fn remove_actor(
+        &self,
+        request: Request<RemoveActorRequest>,
+    ) -> Result<Response<RemoveActorResponse>, Status> {
+        let work = |node: &Node, RemoveActorRequest { id }, ticket: Ticket<'_>| {
+            let begun = ticket.begun::<ActorIntent>()?.map(|intent| intent.operation);
+            let begin = ticket.beginning();
+            let begin = |operation: &str| begin(&intent_of(operation));
+            let request = actor::Request { begin: &begin, begun };
+            let remove = |receipt: Receipt<'_, ()>| node.actors.remove(&id, &request, receipt);
+            ticket.change(remove, |()| RemoveActorResponse {})
+        };
+        self.node.perform("actor rm", request, work).await
+    }
+}
+
+fn capture(
+    node: &Node,
+    kind: CaptureKind,
+    request: CaptureRequest,
+    ticket: Ticket<'_>,
+) -> Result<Done<OperationResponse>, ApiError> {
+    let CaptureRequest { id, scope } = request;
+    let scope = parse_scope(scope)?;
+    operate(ticket, |request, receipt| node.actors.make_capture(&id, kind, scope, request, receipt))
+}
+
+/// Does an operation on an actor that exists.
+fn operate(
+    ticket: Ticket<'_>,
+    work: impl FnOnce(&actor::Request<'_>, Receipt<'_, Outcome>) -> Result<Outcome, ApiError>,
+) -> Result<Done<OperationResponse>, ApiError> {
+    perform(ticket, work, response)
+}
+
+/// Makes an actor.
+fn make(
+    node: &Node,
+    ticket: Ticket<'_>,
+    work: impl FnOnce(&actor::Request<'_>, Receipt<'_, Outcome>) -> Result<Outcome, ApiError>,
+) -> Result<Done<Actor>, ApiError> {
+    perform(ticket, work, |outcome| show(node, &outcome.actor))
+}
+
+fn perform<T: prost::Message>(
+    ticket: Ticket<'_>,
+    work: impl FnOnce(&actor::Request<'_>, Receipt<'_, Outcome>) -> Result<Outcome, ApiError>,
+    answer: impl Fn(&Outcome) -> T,
+) -> Result<Done<T>, ApiError> {
+    let begun = ticket.begun::<ActorIntent>()?.map(|intent| intent.operation);
+    let begin = ticket.beginning();
+    let begin = |operation: &str| begin(&intent_of(operation));
+    let request = actor::Request { begin: &begin, begun };
+    ticket.change(|receipt| work(&request, receipt), answer)
+}
+
+fn intent_of(operation: &str) -> ActorIntent {
+    ActorIntent { operation: operation.to_owned() }
+}
+
+fn parse_scope(name: Option<String>) -> Result<Option<Scope>, ActorError> {
+    let parse = |name: String| Scope::from_name(&name).ok_or(ActorError::UnknownScope { name });
+    name.map(parse).transpose()
+}
+
+fn response(outcome: &Outcome) -> OperationResponse {
+    let capture = outcome.capture.as_ref();
+    OperationResponse {
+        id: outcome.actor.id.clone(),
+        state: outcome.actor.state().name().to_owned(),
+        scope: capture.map(|capture| capture.scope.name().to_owned()),
+        capture: capture.map(|capture| capture.id.clone()),
+        phases: phases(&outcome.phases),
+    }
+}
+
+fn show(node: &Node, actor: &actor::Actor) -> Actor {
+    let reason = match &actor.document.standing {
+        Standing::Exited { reason } => Some(reason.clone()),
+        Standing::Created | Standing::Running | Standing::Paused | Standing::Suspended => None,
+    };
+    let volumes = actor
+        .recipe
+        .volumes
+        .iter()
+        .map(|volume| ActorVolume { name: volume.name.clone(), volume: actor.volume_name(&volume.name) });
+    Actor {
+        id: actor.id.clone(),
+        state: actor.state().name().to_owned(),
+        reason,
+        sandbox_class: actor.recipe.sandbox_class.to_owned(),
+        runtime: actor.recipe.runtime.to_owned(),
+        volumes: volumes.collect(),
+        last_capture: actor.document.last_capture.as_ref().map(last_capture),
+        pid: node.actors.pid_of(actor),
+        created_unix_ns: convert::unix_ns(actor.created),
+        template: actor.document.template.clone(),
+    }
+}
+
+fn last_capture(capture: &CaptureView) -> ActorCapture {
+    ActorCapture {
+        id: capture.id.clone(),
+        kind: capture.kind.name().to_owned(),
+        scope: capture.scope.name().to_owned(),
+        phases: phases(&capture.phases),
+    }
+}
+
+fn phases(phases: &Phases) -> Vec<Phase> {
+    phases.iter().map(|(name, micros)| Phase { name: name.to_owned(), micros }).collect()
+}
+
+/// Refuses what would change a volume under its actor.
+pub(super) fn check_not_owned(node: &Node, volume: &str, id: VolumeId) -> Result<(), ApiError> {
+    let what = || format!("volume {volume}");
+    if let Some(actor) = node.actors.owner_of_volume(id) {
+        let remedy = "look at a snapshot of it, or remove the actor";
+        return Err(ActorError::Owned { what: what(), actor, remedy }.into());
+    }
+    if node.actors.is_published(id) {
+        let remedy = "it is what forks of a commit begin with";
+        return Err(ActorError::Owned { what: what(), actor: "captures".to_owned(), remedy }.into());
+    }
+    Ok(())
+}
+
+/// Refuses what would take a snapshot away from a capture.
+pub(super) fn check_not_held(
+    node: &Node,
+    snapshot: &str,
+    volume: VolumeId,
+    epoch: Epoch,
+) -> Result<(), ApiError> {
+    // It may be one that a capture in hand has just made.
+    if let Some(actor) = node.actors.owner_of_volume(volume) {
+        node.actors.check_idle(&actor)?;
+    }
+    match node.actors.owner_of_snapshot(volume, epoch) {
+        None => Ok(()),
+        Some(actor) => {
+            let (what, remedy) = (format!("snapshot {snapshot}"), "a capture of it needs that");
+            Err(ActorError::Owned { what, actor, remedy }.into())
+        }
+    }
+}

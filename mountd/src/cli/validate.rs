@@ -1,0 +1,74 @@
+//! `durdir actor validate`: what is wrong with a template, or what it says.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::error::CliError;
+use super::run::Session;
+use crate::exit::{ExitClass, printable};
+use crate::template::{MAX_BYTES, Problem, Template};
+
+/// What `actor validate --json` prints.
+#[derive(Serialize, Debug)]
+struct Validated {
+    valid: bool,
+    errors: Vec<Problem>,
+    /// The canonical template, with every default; null where there are errors.
+    template: Option<Value>,
+}
+
+pub(super) fn validate(session: &Session, file: &Path) -> Result<(), CliError> {
+    let document = read(file).map_err(|source| CliError::ReadFile { path: file.to_owned(), source })?;
+    let template = match Template::parse(&document) {
+        Ok(template) => template,
+        Err(error) => {
+            let found = error.problems.len();
+            let text = || error.problems.iter().map(line).collect();
+            let document = Validated { valid: false, errors: error.problems.clone(), template: None };
+            session.output.print(&document, text)?;
+            let errors = if found == 1 { "error" } else { "errors" };
+            let what = format!("actor validate {}: {found} {errors}", file.display());
+            return Err(CliError::Found { what, exit: ExitClass::Refused });
+        }
+    };
+    let document = Validated { valid: true, errors: Vec::new(), template: Some(template.to_value()) };
+    session.output.print(&document, || summary(&template))
+}
+
+/// Reads a file, but no more than is needed to refuse it for its size.
+pub(super) fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let most = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    let mut document = Vec::new();
+    if file == Path::new("-") {
+        io::stdin().lock().take(most).read_to_end(&mut document)?;
+    } else {
+        File::open(file)?.take(most).read_to_end(&mut document)?;
+    }
+    Ok(document)
+}
+
+/// `containers[0].name: is required`
+fn line(problem: &Problem) -> String {
+    format!("{}\n", printable(&problem.to_string()))
+}
+
+fn summary(template: &Template) -> String {
+    let containers = match template.containers.len() {
+        1 => "1 container".to_owned(),
+        count => format!("{count} containers"),
+    };
+    let volumes: Vec<&str> = template.volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let volumes = if volumes.is_empty() { "no volume".to_owned() } else { volumes.join(", ") };
+    format!(
+        "valid\ncontainers  {containers}\nvolumes     {volumes}\nsandbox     {} ({})\ncaptures    pause {}, commit {} to {}\n",
+        template.sandbox_class(),
+        template.sandbox.runtime.name(),
+        template.snapshots.on_pause,
+        template.snapshots.on_commit,
+        template.snapshots.location.as_str(),
+    )
+}

@@ -1,0 +1,320 @@
+//! MicroVMs of Cloud Hypervisor, through its HTTP interface, with virtiofsd between them and their volumes.
+//!
+//! # Overview
+//! ```text
+//!   sandbox.directory/
+//!     initramfs         the template's, and what the guest is told (`guest.rs`)
+//!     api.sock          the monitor
+//!     vN.sock           volume N's virtiofsd
+//!     boot              in which run of the host it was made
+//!     restore/          the image that is restored, with paths of this sandbox
+//!     restoring         a restore was begun and is not over
+//! ```
+//! A machine holds one container, whose root it brings itself. It has no network: its ports cannot be reached.
+//!
+//! # Invariants
+//! - A guest's write to a volume is a write on the host's mount before the guest is answered; see `virtiofsd.rs`.
+//! - An image is never changed: what has to be different for this sandbox goes into a directory beside it.
+
+mod api;
+
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use serde_json::{Value, json};
+
+use super::files::{self, Shortcut, at};
+use super::preflight::{self, refused};
+use super::processes::{self, Mark};
+use super::program::{Tool, start_in_background};
+use super::{
+    Abilities, Accelerator, AfterSave, Connection, Container, Deadline, Network, Runtime, RuntimeError,
+    Sandbox, SandboxState, guest, virtiofsd,
+};
+
+/// The driver.
+#[derive(Debug)]
+pub(crate) struct CloudHypervisor {
+    program: PathBuf,
+    /// The kernel's interface for machines.
+    kvm: PathBuf,
+}
+
+const NAME: &str = "cloud-hypervisor";
+
+const PROGRAM: Tool =
+    Tool { name: NAME, remedy: "get it from https://github.com/cloud-hypervisor/cloud-hypervisor/releases" };
+
+const MONITOR: &str = "api.sock";
+const INITRAMFS: &str = "initramfs";
+/// The number under which it finds the monitor's socket.
+const SOCKET: i32 = 3;
+
+/// What an image consists of.
+const DESCRIPTION: &str = "config.json";
+const OTHER_FILES: [&str; 2] = ["state.json", "memory-ranges"];
+
+/// How long what is to be cleaned up after a failure may take, whatever was left of the call's own time.
+const CLEAN_UP: Duration = Duration::from_secs(10);
+/// How long a question may take that has no deadline of its own.
+const QUESTION: Duration = Duration::from_secs(2);
+
+impl CloudHypervisor {
+    /// Returns the driver.
+    pub(crate) fn new() -> CloudHypervisor {
+        CloudHypervisor { program: NAME.into(), kvm: "/dev/kvm".into() }
+    }
+
+    fn program(&self) -> Result<PathBuf, RuntimeError> {
+        if self.program.is_absolute() { Ok(self.program.clone()) } else { PROGRAM.find() }
+    }
+
+    /// Starts virtiofsd and the monitor, which has no machine yet.
+    fn launch(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        let initramfs = sandbox.machine.initramfs.clone();
+        let initramfs = initramfs.ok_or_else(|| refused("initramfs", "a machine needs one"))?;
+        let target = sandbox.directory.join(INITRAMFS);
+        guest::write_initramfs(sandbox, only_container(sandbox)?, &initramfs, "", &target)?;
+        virtiofsd::start(sandbox, deadline)?;
+        let program = self.program()?;
+        let shortcut = Shortcut::to(&sandbox.directory)?;
+        let path = shortcut.path(MONITOR);
+        // Ours, so that the first call finds it however late the monitor comes.
+        let listener = UnixListener::bind(&path).map_err(at("listen at", &path))?;
+        let mapping = FdMapping { parent_fd: listener.into(), child_fd: SOCKET };
+        let mut mapped = Ok(());
+        start_in_background(
+            sandbox,
+            &sandbox.directory.join("cloud-hypervisor.log"),
+            |command| {
+                command.arg(program).arg("--api-socket").arg(format!("fd={SOCKET}"));
+                command.current_dir(&sandbox.directory);
+                mapped = command.fd_mappings(vec![mapping]).map(drop);
+            },
+            deadline,
+        )?;
+        mapped.map_err(|error| failed("start", error.to_string()))?;
+        // It answers once it is there.
+        api::call(sandbox, "GET", "vmm.ping", None, deadline)?;
+        files::write(&sandbox.directory.join("boot"), files::this_boot()?)
+    }
+
+    fn load(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
+        let source = image.join(DESCRIPTION);
+        let text = std::fs::read(&source).map_err(at("read", &source))?;
+        let description: Result<Value, _> = serde_json::from_slice(&text);
+        let mut description = description.map_err(|error| failed("restore", error.to_string()))?;
+        if !description.is_object() {
+            return Err(failed("restore", format!("{} is no description of a machine", source.display())));
+        }
+        api::place(&mut description, sandbox, &kernel(sandbox)?, &console(sandbox)?);
+        let directory = sandbox.directory.join("restore");
+        files::create_directory(&directory)?;
+        files::write(&directory.join(DESCRIPTION), description.to_string())?;
+        for name in OTHER_FILES {
+            let link = directory.join(name);
+            symlink(image.join(name), &link).map_err(at("write", &link))?;
+        }
+        self.launch(sandbox, deadline)?;
+        let source = json!({ "source_url": url(&directory), "prefault": false });
+        api::call(sandbox, "PUT", "vm.restore", Some(&source), deadline)?;
+        api::call(sandbox, "PUT", "vm.resume", None, deadline).map(drop)
+    }
+}
+
+impl Runtime for CloudHypervisor {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn probe(&self, deadline: Deadline) -> Result<Abilities, RuntimeError> {
+        let mut command = std::process::Command::new(self.program()?);
+        let printed = PROGRAM.output(command.arg("--version"), "--version", deadline)?;
+        let printed = String::from_utf8_lossy(&printed);
+        let version = printed.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        virtiofsd::VIRTIOFSD.check()?;
+        if std::fs::File::options().read(true).write(true).open(&self.kvm).is_err() {
+            return Err(RuntimeError::Unsupported {
+                runtime: NAME,
+                what: "run sandboxes",
+                why: format!(
+                    "{} is not there, or must not be opened; qemu can do without",
+                    self.kvm.display()
+                ),
+            });
+        }
+        Ok(Abilities { version, memory: true, several_containers: false })
+    }
+
+    fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
+        self.program()?;
+        virtiofsd::VIRTIOFSD.check()?;
+        preflight::check(sandbox)?;
+        preflight::check_machine(sandbox)?;
+        if sandbox.network != Network::None {
+            return Err(refused("network", "only `none` works with cloud-hypervisor so far"));
+        }
+        if sandbox.machine.accelerator == Accelerator::Tcg {
+            return Err(refused("accelerator", "cloud-hypervisor has KVM alone; use qemu"));
+        }
+        match sandbox.machine.runtime_flags.first() {
+            None => Ok(()),
+            Some(flag) => Err(refused(format!("runtimeFlags {flag}"), "cloud-hypervisor is given no flags")),
+        }
+    }
+
+    fn check_save(&self, _sandbox: &Sandbox) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    fn create(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        self.kill(sandbox, deadline)?;
+        self.launch(sandbox, deadline)?;
+        let description = api::machine(sandbox, &kernel(sandbox)?, &console(sandbox)?);
+        api::call(sandbox, "PUT", "vm.create", Some(&description), deadline).map(drop)
+    }
+
+    fn start(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        self.change(sandbox, "vm.boot", SandboxState::Running, deadline)
+    }
+
+    fn pause(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        self.change(sandbox, "vm.pause", SandboxState::Paused, deadline)
+    }
+
+    fn resume(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        self.change(sandbox, "vm.resume", SandboxState::Running, deadline)
+    }
+
+    fn save(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<AfterSave, RuntimeError> {
+        let target = json!({ "destination_url": url(image) });
+        api::call(sandbox, "PUT", "vm.snapshot", Some(&target), deadline)?;
+        Ok(AfterSave::Paused)
+    }
+
+    fn restore(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
+        self.kill(sandbox, deadline)?;
+        files::write(&restoring(sandbox), "")?;
+        match self.load(sandbox, image, deadline) {
+            Ok(()) => files::remove(&restoring(sandbox)),
+            Err(error) => {
+                // The error that is told is the first one.
+                if let Err(also) = self.kill(sandbox, deadline.at_least(CLEAN_UP)) {
+                    tracing::warn!(error = %also, sandbox = sandbox.id, "a sandbox that could not be restored leaves remains");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn kill(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        processes::end(&Mark::of(sandbox), deadline)?;
+        for share in virtiofsd::shares(sandbox).into_values() {
+            files::remove(&sandbox.directory.join(share.socket()))?;
+        }
+        [MONITOR, INITRAMFS, "boot"]
+            .iter()
+            .try_for_each(|name| files::remove(&sandbox.directory.join(name)))?;
+        files::remove_tree(&sandbox.directory.join("restore"))?;
+        files::remove(&restoring(sandbox))
+    }
+
+    fn state(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<SandboxState, RuntimeError> {
+        let boot = files::read(&sandbox.directory.join("boot"))?;
+        if boot != Some(files::this_boot()?) || restoring(sandbox).exists() {
+            return Ok(SandboxState::Absent);
+        }
+        let info = match api::call(sandbox, "GET", "vm.info", None, deadline) {
+            Ok(info) => info,
+            // The monitor ends with its machine.
+            Err(RuntimeError::Io { .. }) => return exited(sandbox),
+            // It was started, and has not been given its machine: `create` was cut short.
+            Err(RuntimeError::Failed { detail, .. }) if detail.starts_with("status ") => {
+                return Ok(SandboxState::Absent);
+            }
+            Err(error) => return Err(error),
+        };
+        match info.get("state").and_then(Value::as_str).unwrap_or_default() {
+            "Created" => Ok(SandboxState::Created),
+            "Running" => Ok(SandboxState::Running),
+            "Paused" => Ok(SandboxState::Paused),
+            "Shutdown" => exited(sandbox),
+            other => Err(failed("vm.info", format!("the state {other:?} is not expected"))),
+        }
+    }
+
+    fn pid(&self, sandbox: &Sandbox) -> Result<Option<u32>, RuntimeError> {
+        let ping = api::call(sandbox, "GET", "vmm.ping", None, Deadline::after(QUESTION));
+        let pid = match ping {
+            Ok(answer) => answer.get("pid").and_then(Value::as_u64).and_then(|pid| pid.try_into().ok()),
+            Err(RuntimeError::Io { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(pid.filter(|pid| processes::is_marked(*pid, &Mark::of(sandbox))))
+    }
+
+    fn connect(&self, _: &Sandbox, _: u16, _: Deadline) -> Result<Connection, RuntimeError> {
+        Err(RuntimeError::Unsupported {
+            runtime: NAME,
+            what: "connect to a port inside",
+            why: "its machines have no network so far; leave readyz out, or use qemu".to_owned(),
+        })
+    }
+}
+
+impl CloudHypervisor {
+    /// Asks for a state; that the machine is in it already is no error.
+    fn change(
+        &self,
+        sandbox: &Sandbox,
+        action: &str,
+        wanted: SandboxState,
+        deadline: Deadline,
+    ) -> Result<(), RuntimeError> {
+        let Err(error) = api::call(sandbox, "PUT", action, None, deadline) else { return Ok(()) };
+        if matches!(error, RuntimeError::TimedOut { .. }) {
+            return Err(error);
+        }
+        match self.state(sandbox, deadline)? {
+            state if state == wanted => Ok(()),
+            SandboxState::Exited { container, status } => Err(RuntimeError::Exited { container, status }),
+            _ => Err(error),
+        }
+    }
+}
+
+fn failed(action: &str, detail: String) -> RuntimeError {
+    RuntimeError::Failed { program: NAME.to_owned(), action: action.to_owned(), detail }
+}
+
+fn url(directory: &Path) -> String {
+    format!("file://{}", directory.display())
+}
+
+fn restoring(sandbox: &Sandbox) -> PathBuf {
+    sandbox.directory.join("restoring")
+}
+
+fn kernel(sandbox: &Sandbox) -> Result<PathBuf, RuntimeError> {
+    sandbox.machine.kernel.clone().ok_or_else(|| refused("kernel", "a machine needs one"))
+}
+
+fn only_container(sandbox: &Sandbox) -> Result<&Container, RuntimeError> {
+    sandbox.containers.first().ok_or_else(|| refused("containers", "one is needed"))
+}
+
+fn console(sandbox: &Sandbox) -> Result<String, RuntimeError> {
+    let output = sandbox.output(&only_container(sandbox)?.name);
+    Ok(output.file_name().unwrap_or_default().to_string_lossy().into_owned())
+}
+
+/// The machine ended; how its command did is not told.
+fn exited(sandbox: &Sandbox) -> Result<SandboxState, RuntimeError> {
+    Ok(SandboxState::Exited { container: only_container(sandbox)?.name.clone(), status: None })
+}
+
+#[cfg(test)]
+mod tests;

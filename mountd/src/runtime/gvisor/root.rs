@@ -1,0 +1,84 @@
+//! The host, as runsc is shown it.
+//!
+//! # Overview
+//! gVisor keeps a program's changes of the root in memory, but runsc makes a directory on the host for each mount the root has no place
+//! for. Where one is missing, runsc runs in a mount namespace of its own, in which the root is an overlay whose upper layer is
+//! in memory. What runsc leaves running keeps what it needs of that namespace, and the rest ends with runsc.
+//!
+//! Before runsc takes devices from a network namespace it makes sure that it is not the host's, by a file that older kernels showed there
+//! only. Newer ones show it everywhere, so it is hidden.
+//!
+//! # Invariants
+//! - Nothing is written into the directory that a template names as a root.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::runtime::{Container, Network, RuntimeError, Sandbox, files};
+
+/// Mounts that every container has.
+pub(super) const OWN_MOUNTS: [(&str, &str); 3] = [("/proc", "proc"), ("/dev", "tmpfs"), ("/tmp", "tmpfs")];
+
+/// Paths in options may not hold commas and colons, so these are relative.
+const SCRIPT: &str = r#"
+set -e
+if [ -n "$1" ]; then
+    mount -t tmpfs -o mode=755 tmpfs "$1"
+    cd "$1"
+    mkdir lower upper work merged
+    mount --bind "$2" lower
+    mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged
+    cd /
+fi
+if [ "$3" = own ]; then
+    mount -t tmpfs -o mode=755,ro tmpfs /proc/sys/net
+fi
+shift 3
+exec "$@"
+"#;
+
+fn stage(sandbox: &Sandbox, container: &Container) -> PathBuf {
+    sandbox.directory.join("roots").join(&container.name)
+}
+
+/// Decides how a container's root is shown to runsc, and returns the path it has there.
+pub(super) fn prepare(
+    sandbox: &Sandbox,
+    container: &Container,
+    rootfs: &Path,
+) -> Result<PathBuf, RuntimeError> {
+    let own = OWN_MOUNTS.iter().map(|(destination, _)| Path::new(destination));
+    let mut places = own.chain(container.mounts.iter().map(|mount| mount.destination.as_path()));
+    let has = |place: &Path| place.strip_prefix("/").is_ok_and(|place| rootfs.join(place).is_dir());
+    if places.all(has) {
+        return Ok(rootfs.to_owned());
+    }
+    let stage = stage(sandbox, container);
+    files::create_directory(&stage)?;
+    Ok(stage.join("merged"))
+}
+
+/// Returns the command with which runsc sees the host as it was prepared. More arguments may be added to it.
+pub(super) fn show(sandbox: &Sandbox, container: &Container, runsc: Command) -> Command {
+    let stage = stage(sandbox, container);
+    let rootfs = container.rootfs.as_ref().filter(|_| stage.is_dir());
+    let own_network = sandbox.network != Network::Host;
+    if rootfs.is_none() && !own_network {
+        return runsc;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "slave", "sh", "-c", SCRIPT, "sh"]);
+    match rootfs {
+        Some(rootfs) => command.arg(stage).arg(rootfs),
+        None => command.args(["", ""]),
+    };
+    command.arg(if own_network { "own" } else { "other" });
+    command.arg(runsc.get_program()).args(runsc.get_args());
+    command.envs(runsc.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// Takes away what was prepared for a sandbox. Nothing is mounted there, but in namespaces that are gone.
+pub(super) fn remove(sandbox: &Sandbox) -> Result<(), RuntimeError> {
+    files::remove_tree(&sandbox.directory.join("roots"))
+}

@@ -1,0 +1,277 @@
+//! Control groups, for what they do to all processes of a sandbox at once: hold them still, and end them.
+//!
+//! # Overview
+//! ```text
+//!   /sys/fs/cgroup/durdir/ID/        frozen and killed as a whole
+//!                           NAME/    the processes of one container
+//! ```
+//! Version 2 is used where it is mounted, also beside version 1, and the freezer of version 1 otherwise. The groups are below the
+//! top of the hierarchy, not below mountd's own: sandboxes outlive a worker, and a service's group may be ended with it.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::runtime::files::{self, at};
+use crate::runtime::processes::Held;
+use crate::runtime::program::await_one;
+use crate::runtime::{Deadline, RuntimeError, Sandbox};
+
+/// Between two looks at what does not tell when it changes.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Which interface the kernel offers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Version {
+    One,
+    Two,
+}
+
+/// Where control groups are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Hierarchy {
+    pub(super) version: Version,
+    pub(super) top: PathBuf,
+}
+
+/// What the processes of a group do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Activity {
+    /// There is no such group.
+    Absent,
+    /// It has no processes.
+    Empty,
+    /// They run.
+    Running,
+    /// They are held still.
+    Frozen,
+}
+
+/// The group of one sandbox.
+pub(super) struct Group {
+    version: Version,
+    directory: PathBuf,
+}
+
+impl Hierarchy {
+    /// Finds what can freeze here.
+    pub(super) fn find() -> Result<Hierarchy, RuntimeError> {
+        let path = Path::new("/proc/self/mountinfo");
+        let mounts = fs::read_to_string(path).map_err(at("read", path))?;
+        Hierarchy::among(&mounts).ok_or_else(|| RuntimeError::Unsupported {
+            runtime: super::NAME,
+            what: "pause",
+            why: "neither control groups of version 2 nor the freezer of version 1 is mounted".to_owned(),
+        })
+    }
+
+    /// Chooses among the mounts that `/proc/self/mountinfo` lists.
+    pub(super) fn among(mounts: &str) -> Option<Hierarchy> {
+        let found = |version| {
+            let mut lines = mounts.lines().filter_map(|line| line.split_once(" - "));
+            lines.find_map(|(mount, file_system)| {
+                let mut words = file_system.split(' ');
+                let matches = match (words.next()?, version) {
+                    ("cgroup2", Version::Two) => true,
+                    ("cgroup", Version::One) => words.nth(1)?.split(',').any(|option| option == "freezer"),
+                    _ => false,
+                };
+                let top = mount.split(' ').nth(4)?;
+                matches.then(|| Hierarchy { version, top: top.into() })
+            })
+        };
+        found(Version::Two).or_else(|| found(Version::One))
+    }
+
+    /// Returns the group of a sandbox, which need not be there.
+    pub(super) fn group(&self, sandbox: &Sandbox) -> Group {
+        Group { version: self.version, directory: self.top.join("durdir").join(&sandbox.id) }
+    }
+}
+
+impl Group {
+    /// Makes it, with a group inside for each container.
+    pub(super) fn make(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
+        sandbox
+            .containers
+            .iter()
+            .try_for_each(|container| files::create_directory(&self.directory.join(&container.name)))
+    }
+
+    /// Returns the file by which a process joins a container's group.
+    pub(super) fn entrance(&self, container: &str) -> PathBuf {
+        self.directory.join(container).join("cgroup.procs")
+    }
+
+    /// Returns what its processes do.
+    pub(super) fn activity(&self) -> Result<Activity, RuntimeError> {
+        if !self.directory.is_dir() {
+            return Ok(Activity::Absent);
+        }
+        if self.processes()?.is_empty() {
+            return Ok(Activity::Empty);
+        }
+        let frozen = match self.version {
+            Version::Two => self.event("frozen")?,
+            Version::One => self.freezer_state()? == "FROZEN",
+        };
+        Ok(if frozen { Activity::Frozen } else { Activity::Running })
+    }
+
+    /// Holds all its processes still, and waits until they are. `false` if one was not in time: then they go on.
+    pub(super) fn freeze(&self, deadline: Deadline) -> Result<bool, RuntimeError> {
+        let frozen = match self.version {
+            Version::Two => {
+                self.write("cgroup.freeze", "1")?;
+                self.await_event("frozen", true, deadline)?
+            }
+            Version::One => {
+                self.write("freezer.state", "FROZEN")?;
+                self.await_state(deadline, |group| Ok(group.freezer_state()? == "FROZEN"))?
+            }
+        };
+        if !frozen {
+            self.thaw()?;
+        }
+        Ok(frozen)
+    }
+
+    /// Lets its processes go on.
+    pub(super) fn thaw(&self) -> Result<(), RuntimeError> {
+        match self.version {
+            Version::Two => self.write("cgroup.freeze", "0"),
+            Version::One => self.write("freezer.state", "THAWED"),
+        }
+    }
+
+    /// Ends all its processes, and takes it away. `false` if one has not died in time.
+    pub(super) fn end(&self, deadline: Deadline) -> Result<bool, RuntimeError> {
+        let ended = self.end_processes(deadline)?;
+        Ok(ended && self.await_state(deadline, Group::is_removed)?)
+    }
+
+    /// Ends all its processes. `false` if one has not died in time.
+    pub(super) fn end_processes(&self, deadline: Deadline) -> Result<bool, RuntimeError> {
+        if !self.directory.is_dir() {
+            return Ok(true);
+        }
+        self.await_state(deadline, |group| {
+            // Again and again: one that is told of here may have started another.
+            for process in group.processes()? {
+                process.kill().map_err(at("end processes of", &group.directory))?;
+            }
+            // What is frozen does not die in version 1.
+            group.thaw()?;
+            Ok(group.processes()?.is_empty())
+        })
+    }
+
+    /// Removes the directories. `false` while the kernel still counts a process that has died.
+    fn is_removed(&self) -> Result<bool, RuntimeError> {
+        if !self.directory.is_dir() {
+            return Ok(true);
+        }
+        for directory in self.containers()?.into_iter().chain([self.directory.clone()]) {
+            match fs::remove_dir(&directory) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => return Ok(false),
+                Err(error) => return Err(at("remove", &directory)(error)),
+            }
+        }
+        Ok(true)
+    }
+
+    fn containers(&self) -> Result<Vec<PathBuf>, RuntimeError> {
+        let entries = fs::read_dir(&self.directory).map_err(at("list", &self.directory))?;
+        let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
+        let mut paths = paths.map_err(at("list", &self.directory))?;
+        paths.retain(|path| path.is_dir());
+        Ok(paths)
+    }
+
+    fn processes(&self) -> Result<Vec<Held>, RuntimeError> {
+        let mut found = Vec::new();
+        for directory in self.containers()? {
+            let path = directory.join("cgroup.procs");
+            for pid in files::read(&path)?.unwrap_or_default().lines().filter_map(|line| line.parse().ok()) {
+                found.extend(Held::of(pid).map_err(at("look at a process of", &path))?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn write(&self, name: &str, value: &str) -> Result<(), RuntimeError> {
+        files::write(&self.directory.join(name), value)
+    }
+
+    fn freezer_state(&self) -> Result<String, RuntimeError> {
+        let state = files::read(&self.directory.join("freezer.state"))?.unwrap_or_default();
+        Ok(state.trim().to_owned())
+    }
+
+    fn event(&self, name: &str) -> Result<bool, RuntimeError> {
+        let text = files::read(&self.directory.join("cgroup.events"))?.unwrap_or_default();
+        Ok(has_event(&text, name))
+    }
+
+    /// Waits for an event of version 2, which tells when it happens.
+    fn await_event(&self, name: &str, wanted: bool, deadline: Deadline) -> Result<bool, RuntimeError> {
+        let path = self.directory.join("cgroup.events");
+        let mut file = File::open(&path).map_err(at("open", &path))?;
+        loop {
+            let mut text = String::new();
+            file.rewind().and_then(|()| file.read_to_string(&mut text)).map_err(at("read", &path))?;
+            if has_event(&text, name) == wanted {
+                return Ok(true);
+            }
+            let mut change = [PollFd::new(&file, PollFlags::PRI)];
+            if !await_one(&mut change, deadline).map_err(at("watch", &path))? {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn await_state(
+        &self,
+        deadline: Deadline,
+        mut is_so: impl FnMut(&Group) -> Result<bool, RuntimeError>,
+    ) -> Result<bool, RuntimeError> {
+        loop {
+            if is_so(self)? {
+                return Ok(true);
+            }
+            if deadline.passed() {
+                return Ok(false);
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+fn has_event(text: &str, name: &str) -> bool {
+    text.lines().any(|line| line.split_once(' ') == Some((name, "1")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "33 25 0:29 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer\n";
+    const V2: &str = "35 25 0:31 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+    const OTHERS: &str =
+        "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n27 25 0:23 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+
+    #[test]
+    fn version_two_is_preferred_and_either_is_found() {
+        let found = |mounts: &str| Hierarchy::among(mounts).map(|found| (found.version, found.top));
+        let two = Some((Version::Two, "/sys/fs/cgroup/unified".into()));
+        assert_eq!(found(&[OTHERS, V1, V2].concat()), two);
+        assert_eq!(found(&[OTHERS, V1].concat()), Some((Version::One, "/sys/fs/cgroup/freezer".into())));
+        assert_eq!(found(OTHERS), None);
+    }
+}

@@ -1,0 +1,357 @@
+//! MicroVMs of QEMU, through its monitor, with virtiofsd between them and their volumes.
+//!
+//! # Overview
+//! ```text
+//!   sandbox.directory/
+//!     initramfs         the template's, and what the guest is told (`guest.rs`)
+//!     qmp.sock          the monitor for calls, qmp-2.sock for questions that may come meanwhile
+//!     vN.sock           volume N's virtiofsd
+//!     status            what the guest says of its command's end
+//!     accelerator       who executes its instructions
+//!     boot              in which run of the host it was made
+//!     restoring         a restore was begun and is not over
+//! ```
+//! A machine holds one container, whose root it brings itself.
+//!
+//! # Invariants
+//! - A guest's write to a volume is a write on the host's mount before the guest is answered; see `virtiofsd.rs`.
+//! - A paused machine's processors are stopped, and what its devices had begun is done.
+//!
+//! # Crash consistency
+//! QEMU and virtiofsd are nobody's children, and carry the sandbox's directory in their environment. `pid`, `qmp.sock` and
+//! `boot` say what is there; a `restoring` that is found makes it remains.
+
+mod accelerator;
+mod command_line;
+mod qmp;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use self::accelerator::Kind;
+use self::command_line::{Begin, INITRAMFS, MONITOR, PID, SECOND_MONITOR, STATUS};
+use self::qmp::{Qmp, failed};
+use super::files::{self, at};
+use super::preflight::{self, refused};
+use super::processes::{self, Mark};
+use super::program::{Tool, append_to, last_lines};
+use super::{
+    Abilities, AfterSave, Connection, Container, Deadline, Network, Runtime, RuntimeError, Sandbox,
+    SandboxState, guest, virtiofsd,
+};
+
+/// The driver.
+#[derive(Debug)]
+pub(crate) struct Qemu;
+
+const NAME: &str = "qemu";
+
+const QEMU: Tool = Tool {
+    name: "qemu-system-x86_64",
+    remedy: "install the package qemu-system-x86, 10.0 or newer; Debian 12 has it in bookworm-backports",
+};
+
+/// Saving a mounted virtio-fs works from this version on.
+const OLDEST: u32 = 10;
+
+/// Files of an image.
+const MEMORY: &str = "memory";
+const ACCELERATOR: &str = "accelerator";
+
+/// Between two questions whether memory has been written or read.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How long a process may take from closing its monitor to its end.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// How long what is to be cleaned up after a failure may take, whatever was left of the call's own time.
+const CLEAN_UP: Duration = Duration::from_secs(10);
+
+impl Runtime for Qemu {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn probe(&self, deadline: Deadline) -> Result<Abilities, RuntimeError> {
+        let mut command = std::process::Command::new(QEMU.name);
+        let printed = QEMU.output(command.arg("--version"), "--version", deadline)?;
+        let printed = String::from_utf8_lossy(&printed);
+        let first = printed.lines().next().unwrap_or_default();
+        let version = first.strip_prefix("QEMU emulator version ").unwrap_or(first);
+        let version = version.split(' ').next().unwrap_or_default().to_owned();
+        let major = version.split('.').next().and_then(|major| major.parse().ok());
+        if major.is_none_or(|major: u32| major < OLDEST) {
+            return Err(RuntimeError::Unsupported {
+                runtime: NAME,
+                what: "run sandboxes",
+                why: format!("version {version} cannot save a mounted virtio-fs; {}", QEMU.remedy),
+            });
+        }
+        virtiofsd::VIRTIOFSD.check()?;
+        Ok(Abilities { version, memory: true, several_containers: false })
+    }
+
+    fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
+        QEMU.check()?;
+        virtiofsd::VIRTIOFSD.check()?;
+        preflight::check(sandbox)?;
+        preflight::check_machine(sandbox)?;
+        if sandbox.network == Network::Host {
+            return Err(refused(
+                "network",
+                "a machine has a network of its own, or none: it cannot use the host's",
+            ));
+        }
+        command_line::check_flags(sandbox)
+    }
+
+    fn check_save(&self, _sandbox: &Sandbox) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    fn create(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        self.kill(sandbox, deadline)?;
+        let kind = accelerator::choose(sandbox, &kernel(sandbox)?, deadline)?;
+        launch(sandbox, kind, Begin::Kernel, deadline)
+    }
+
+    fn start(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        self.resume(sandbox, deadline)
+    }
+
+    fn pause(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        change(sandbox, "stop", deadline)
+    }
+
+    fn resume(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        change(sandbox, "cont", deadline)
+    }
+
+    fn save(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<AfterSave, RuntimeError> {
+        let kind = stored_accelerator(&sandbox.directory)?;
+        let mut qmp = Qmp::open(sandbox, MONITOR, deadline)?;
+        let path = image.join(MEMORY);
+        let saved = qmp
+            .execute("migrate", json!({ "channels": [channel(&path)] }))
+            .and_then(|_| await_transfer(&mut qmp, "migrate", deadline));
+        if let Err(error) = saved {
+            cancel(sandbox);
+            return Err(error);
+        }
+        files::write(&image.join(ACCELERATOR), kind.name())?;
+        Ok(AfterSave::Paused)
+    }
+
+    fn restore(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
+        self.kill(sandbox, deadline)?;
+        files::write(&restoring(sandbox), "")?;
+        let restored = stored_accelerator(image)
+            .and_then(|kind| launch(sandbox, kind, Begin::Memory, deadline))
+            .and_then(|()| load(sandbox, image, deadline));
+        match restored {
+            Ok(()) => files::remove(&restoring(sandbox)),
+            Err(error) => {
+                // The error that is told is the first one.
+                if let Err(also) = self.kill(sandbox, deadline.at_least(CLEAN_UP)) {
+                    tracing::warn!(error = %also, sandbox = sandbox.id, "a sandbox that could not be restored leaves remains");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn kill(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+        processes::end(&Mark::of(sandbox), deadline)?;
+        for share in virtiofsd::shares(sandbox).into_values() {
+            files::remove(&sandbox.directory.join(share.socket()))?;
+        }
+        let own = [MONITOR, SECOND_MONITOR, STATUS, PID, INITRAMFS, ACCELERATOR, "boot"];
+        own.iter().try_for_each(|name| files::remove(&sandbox.directory.join(name)))?;
+        files::remove(&restoring(sandbox))
+    }
+
+    fn state(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<SandboxState, RuntimeError> {
+        // Written last by what makes a machine. After the host was started anew there is none.
+        let boot = files::read(&sandbox.directory.join("boot"))?;
+        if boot != Some(files::this_boot()?) || restoring(sandbox).exists() {
+            return Ok(SandboxState::Absent);
+        }
+        let Some(pid) = self.pid(sandbox)? else { return exited(sandbox) };
+        let status = Qmp::open(sandbox, SECOND_MONITOR, deadline)
+            .and_then(|mut qmp| qmp.execute("query-status", json!({})));
+        let status = match status {
+            Ok(status) => status,
+            // It is ending just now.
+            Err(RuntimeError::Failed { .. } | RuntimeError::Io { .. })
+                if processes::ends_within(pid, deadline.at_most(ENDING))? =>
+            {
+                return exited(sandbox);
+            }
+            Err(error) => return Err(error),
+        };
+        match status.get("status").and_then(Value::as_str).unwrap_or_default() {
+            "prelaunch" => Ok(SandboxState::Created),
+            "running" => Ok(SandboxState::Running),
+            "paused" | "postmigrate" | "finish-migrate" | "save-vm" | "suspended" => Ok(SandboxState::Paused),
+            "shutdown" | "guest-panicked" | "internal-error" | "io-error" | "watchdog" => exited(sandbox),
+            _ => Err(failed("query-status", format!("{status} is not expected"))),
+        }
+    }
+
+    fn pid(&self, sandbox: &Sandbox) -> Result<Option<u32>, RuntimeError> {
+        let pid = files::read(&sandbox.directory.join(PID))?.and_then(|text| text.trim().parse().ok());
+        Ok(pid.filter(|pid| processes::is_marked(*pid, &Mark::of(sandbox))))
+    }
+
+    /// By way of a port of this host's loopback device, open for just as long as it takes to connect.
+    fn connect(&self, sandbox: &Sandbox, port: u16, deadline: Deadline) -> Result<Connection, RuntimeError> {
+        let mut qmp = Qmp::open(sandbox, SECOND_MONITOR, deadline)?;
+        let (address, host) = forward(&mut qmp, port)?;
+        let connection = Connection::tcp(NAME, address, deadline);
+        // QEMU takes the connection between two commands, and would let go of it with the port.
+        let taken = (0..2).try_for_each(|_| qmp.execute("query-status", json!({})).map(drop));
+        let removed = qmp.human(&format!("hostfwd_remove net tcp:127.0.0.1:{host}"));
+        taken?;
+        // What it says is where it removed something.
+        match removed {
+            Ok(()) | Err(RuntimeError::Failed { .. }) => connection,
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn kernel(sandbox: &Sandbox) -> Result<PathBuf, RuntimeError> {
+    sandbox.machine.kernel.clone().ok_or_else(|| refused("kernel", "a machine needs one"))
+}
+
+fn restoring(sandbox: &Sandbox) -> PathBuf {
+    sandbox.directory.join("restoring")
+}
+
+fn only_container(sandbox: &Sandbox) -> Result<&Container, RuntimeError> {
+    sandbox.containers.first().ok_or_else(|| refused("containers", "one is needed"))
+}
+
+/// Starts virtiofsd and QEMU. It waits for the monitor's word before anything of the guest runs.
+fn launch(sandbox: &Sandbox, kind: Kind, begin: Begin, deadline: Deadline) -> Result<(), RuntimeError> {
+    let container = only_container(sandbox)?;
+    let initramfs = sandbox.machine.initramfs.clone();
+    let initramfs = initramfs.ok_or_else(|| refused("initramfs", "a machine needs one"))?;
+    let target = sandbox.directory.join(INITRAMFS);
+    let network = command_line::network_of_the_guest(sandbox);
+    guest::write_initramfs(sandbox, container, &initramfs, &network, &target)?;
+    files::write(&sandbox.directory.join(ACCELERATOR), kind.name())?;
+    virtiofsd::start(sandbox, deadline)?;
+
+    let output = sandbox.output(&container.name);
+    let console = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut command = QEMU.command(sandbox);
+    command_line::add_to(&mut command, sandbox, &kernel(sandbox)?, &console, kind, begin);
+    let log = sandbox.directory.join("qemu.log");
+    let said = append_to(&log)?;
+    let begin = said.metadata().map_err(at("read", &log))?.len();
+    command.stdout(std::process::Stdio::null()).stderr(said);
+    let finished = QEMU.finish(&mut command, "start", deadline)?;
+    if !finished.status.success() {
+        let said = std::fs::read(&log).map_err(at("read", &log))?;
+        let said = usize::try_from(begin).ok().and_then(|begin| said.get(begin..)).unwrap_or_default();
+        return Err(QEMU.failed("start", last_lines(said).as_bytes(), finished.status));
+    }
+    files::write(&sandbox.directory.join("boot"), files::this_boot()?)
+}
+
+fn stored_accelerator(directory: &Path) -> Result<Kind, RuntimeError> {
+    let path = directory.join(ACCELERATOR);
+    let stored = files::read(&path)?.as_deref().and_then(Kind::parse);
+    stored.ok_or_else(|| failed("read", format!("{} does not say what the machine ran on", path.display())))
+}
+
+/// Returns how QEMU is told of the file that holds memory: as a stream. With `mapped-ram` each page would have its own place in it, which
+/// pays where a machine runs on meanwhile; of a stopped one the same bytes are written, into a file with holes.
+fn channel(path: &Path) -> Value {
+    let address = json!({ "transport": "file", "filename": path.to_string_lossy(), "offset": 0 });
+    json!({ "channel-type": "main", "addr": address })
+}
+
+/// Waits until memory was written, or read.
+fn await_transfer(qmp: &mut Qmp, action: &str, deadline: Deadline) -> Result<(), RuntimeError> {
+    loop {
+        let transfer = qmp.execute("query-migrate", json!({}))?;
+        match transfer.get("status").and_then(Value::as_str).unwrap_or_default() {
+            "completed" => return Ok(()),
+            "failed" | "cancelled" => {
+                let why =
+                    transfer.get("error-desc").and_then(Value::as_str).unwrap_or("QEMU does not say why");
+                return Err(failed(action, why.to_owned()));
+            }
+            _ => thread::sleep(LOOK.min(deadline.left())),
+        }
+    }
+}
+
+/// Ends the writing of memory that is not wanted any more. The machine stays paused.
+fn cancel(sandbox: &Sandbox) {
+    let deadline = Deadline::after(CLEAN_UP);
+    let cancelled = Qmp::open(sandbox, SECOND_MONITOR, deadline).and_then(|mut qmp| {
+        qmp.execute("migrate_cancel", json!({}))?;
+        match await_transfer(&mut qmp, "migrate_cancel", deadline) {
+            // `cancelled` is told as one.
+            Ok(()) | Err(RuntimeError::Failed { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    });
+    if let Err(error) = cancelled {
+        tracing::warn!(%error, sandbox = sandbox.id, "saving memory could not be cancelled");
+    }
+}
+
+fn load(sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
+    let mut qmp = Qmp::open(sandbox, MONITOR, deadline)?;
+    let path = image.join(MEMORY);
+    qmp.execute("migrate-incoming", json!({ "channels": [channel(&path)], "exit-on-error": false }))?;
+    await_transfer(&mut qmp, "migrate-incoming", deadline)?;
+    qmp.execute("cont", json!({})).map(drop)
+}
+
+/// Has the machine stop or go on. That it does already is no error.
+fn change(sandbox: &Sandbox, command: &str, deadline: Deadline) -> Result<(), RuntimeError> {
+    let changed =
+        Qmp::open(sandbox, MONITOR, deadline).and_then(|mut qmp| qmp.execute(command, json!({})).map(drop));
+    if changed.is_err()
+        && let SandboxState::Exited { container, status } = Qemu.state(sandbox, deadline)?
+    {
+        return Err(RuntimeError::Exited { container, status });
+    }
+    changed
+}
+
+/// Returns how the machine's only container ended, as far as the guest told.
+fn exited(sandbox: &Sandbox) -> Result<SandboxState, RuntimeError> {
+    let told = files::read(&sandbox.directory.join(STATUS))?.unwrap_or_default();
+    let status = told.lines().rev().find_map(|line| line.trim().strip_prefix("exited ")?.parse().ok());
+    Ok(SandboxState::Exited { container: only_container(sandbox)?.name.clone(), status })
+}
+
+/// Opens a port of this host's loopback device that leads to a port of the guest's.
+fn forward(qmp: &mut Qmp, port: u16) -> Result<(SocketAddr, u16), RuntimeError> {
+    const TRIES: usize = 16;
+    let mut last = None;
+    for _ in 0..TRIES {
+        // One that is free; somebody else may take it first.
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+        let host = free.map_err(at("find a free port of", Path::new("127.0.0.1")))?.port();
+        match qmp.human(&format!("hostfwd_add net tcp:127.0.0.1:{host}-:{port}")) {
+            Ok(()) => return Ok(((Ipv4Addr::LOCALHOST, host).into(), host)),
+            Err(error @ RuntimeError::Failed { .. }) => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| failed("hostfwd_add", "no port is free".to_owned())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! Real microVMs, emulated: what KVM can do differs from machine to machine.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+use crate::runtime::contract::{self, Fixture, eventually, microvm, soon};
+use crate::runtime::{Accelerator, Machine};
+
+fn machine() -> Machine {
+    let directory = microvm();
+    Machine {
+        memory_bytes: 128 << 20,
+        kernel: Some(directory.join("vmlinuz")),
+        initramfs: Some(directory.join("initramfs")),
+        accelerator: Accelerator::Tcg,
+        ..Machine::default()
+    }
+}
+
+#[test]
+fn a_sandbox_lives_its_whole_life() {
+    contract::whole_life(&Qemu, machine(), true);
+}
+
+#[test]
+fn deadlines_are_kept() {
+    contract::deadlines(&Qemu, machine());
+}
+
+#[test]
+fn an_image_that_is_none_leaves_nothing() {
+    contract::broken_image(&Qemu, machine());
+}
+
+#[test]
+fn a_guest_finds_its_arguments_environment_directory_user_and_volumes() {
+    let mut fixture = Fixture::new(&Qemu, Network::Own, machine());
+    let second = fixture.scratch("second");
+    fs::create_dir(&second).unwrap();
+    std::os::unix::fs::chown(&second, Some(1234), Some(567)).unwrap();
+    let container = &mut fixture.sandbox.containers[0];
+    let script =
+        r#"{ env; pwd; id -u; id -g; hostname; ip route; echo "$0 $1"; } >/other/place/told; exit 42"#;
+    script.clone_into(container.command.last_mut().unwrap());
+    container.command.extend(["an argument", "A=b $(x)"].map(str::to_owned));
+    container.env.push(("LINES".to_owned(), "a\n'b' \"c\"".to_owned()));
+    container.working_directory = "/vol/www".into();
+    container.user = (1234, 567);
+    container.mounts.push(crate::runtime::VolumeMount {
+        // Longer than a virtio-fs tag may be.
+        volume: "a".repeat(63),
+        source: second.clone(),
+        destination: "/other/place".into(),
+    });
+    Qemu.preflight(&fixture.sandbox).unwrap();
+    fixture.create();
+    fixture.start();
+    let status = eventually("the guest has ended", || match fixture.state() {
+        SandboxState::Exited { status, .. } => Some(status),
+        _ => None,
+    });
+    assert_eq!(status, Some(42), "{}", fixture.said());
+    let told = fs::read_to_string(second.join("told")).unwrap();
+    assert!(told.contains("LINES=a\n'b' \"c\"\n"), "{told}");
+    assert!(told.contains("default via 10.0.2.2"), "{told}");
+    assert!(told.contains(&format!("/vol/www\n1234\n567\n{}\n", fixture.sandbox.id)), "{told}");
+    assert!(told.ends_with("\nan argument A=b $(x)\n"), "{told}");
+    assert_eq!(fs::metadata(second.join("told")).unwrap().uid(), 1234);
+}
+
+#[test]
+fn what_does_not_fit_a_machine_is_refused() {
+    let refusal = |change: fn(&mut Sandbox)| {
+        let mut fixture = Fixture::new(&Qemu, Network::None, machine());
+        change(&mut fixture.sandbox);
+        Qemu.preflight(&fixture.sandbox).unwrap_err().to_string()
+    };
+    assert!(refusal(|s| s.network = Network::Host).starts_with("network: "));
+    assert!(refusal(|s| s.machine.kernel = None).starts_with("kernel: "));
+    assert!(refusal(|s| s.machine.initramfs = Some("/none".into())).starts_with("initramfs: "));
+    assert!(refusal(|s| s.containers[0].rootfs = Some("/".into())).starts_with("containers.main.rootfs: "));
+    let second = refusal(|s| {
+        let second = Container { name: "second".to_owned(), ..s.containers[0].clone() };
+        s.containers.push(second);
+    });
+    assert!(second.contains("one container"), "{second}");
+}
+
+#[test]
+fn a_machine_that_was_killed_from_outside_has_exited() {
+    let fixture = Fixture::new(&Qemu, Network::None, machine());
+    fixture.create();
+    let held = processes::Held::of(Qemu.pid(&fixture.sandbox).unwrap().unwrap()).unwrap().unwrap();
+    held.kill().unwrap();
+    assert!(held.wait(soon()).unwrap());
+    assert_eq!(fixture.state(), SandboxState::Exited { container: "main".to_owned(), status: None });
+    let error = Qemu.pause(&fixture.sandbox, soon()).unwrap_err();
+    assert!(matches!(error, RuntimeError::Exited { .. }), "{error}");
+    // From before the host was started anew: there is nothing any more.
+    fs::write(fixture.sandbox.directory.join("boot"), "another\n").unwrap();
+    assert_eq!(fixture.state(), SandboxState::Absent);
+}
+
+#[test]
+fn the_accelerator_that_is_chosen_by_itself_is_remembered() {
+    let mut fixture = Fixture::new(&Qemu, Network::None, machine());
+    let kernel = kernel(&fixture.sandbox).unwrap();
+    let choose = |sandbox: &Sandbox| accelerator::choose(sandbox, &kernel, soon()).unwrap();
+    assert_eq!(choose(&fixture.sandbox), Kind::Tcg);
+    fixture.sandbox.machine.accelerator = Accelerator::Auto;
+    let chosen = choose(&fixture.sandbox);
+    let started = std::time::Instant::now();
+    assert_eq!(choose(&fixture.sandbox), chosen);
+    assert!(started.elapsed() < Duration::from_millis(500), "it was tried once more");
+}

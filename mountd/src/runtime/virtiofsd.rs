@@ -1,0 +1,85 @@
+//! virtiofsd, which gives a machine one directory of the host.
+//!
+//! # Invariants
+//! - One serves each volume. It keeps no data: with `--cache=auto` and without `--writeback`, a guest's write is a write on the host's
+//!   mount before the guest is answered.
+//! - What a guest has open is part of the machine's memory image: paths, found again in the volume when it is restored.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use command_fds::{CommandFdExt, FdMapping};
+
+use super::files::{self, Shortcut, at};
+use super::program::{Tool, start_in_background};
+use super::{Deadline, RuntimeError, Sandbox};
+
+pub(super) const VIRTIOFSD: Tool = Tool {
+    name: "virtiofsd",
+    remedy: "cargo install virtiofsd --version 1.14.0, which needs libcap-ng-dev and libseccomp-dev",
+};
+
+/// The number under which virtiofsd finds its socket.
+const SOCKET: i32 = 3;
+
+/// A volume, as a machine is given it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Share<'a> {
+    /// Numbers it among those of its machine. Tags have at most 36 bytes, fewer than volumes' names may have.
+    pub(super) number: usize,
+    /// Where the volume is mounted on the host.
+    pub(super) source: &'a Path,
+}
+
+impl Share<'_> {
+    /// Returns how the guest names it.
+    pub(super) fn tag(self) -> String {
+        format!("v{}", self.number)
+    }
+
+    /// Returns the name of its socket in the sandbox's directory.
+    pub(super) fn socket(self) -> String {
+        format!("v{}.sock", self.number)
+    }
+}
+
+/// Returns the volumes of a sandbox, in an order that depends on their names alone.
+pub(super) fn shares(sandbox: &Sandbox) -> BTreeMap<&str, Share<'_>> {
+    let mounts = sandbox.containers.iter().flat_map(|container| &container.mounts);
+    let sources: BTreeMap<_, _> =
+        mounts.map(|mount| (mount.volume.as_str(), mount.source.as_path())).collect();
+    let numbered = sources.into_iter().enumerate();
+    numbered.map(|(number, (volume, source))| (volume, Share { number, source })).collect()
+}
+
+/// Starts one for each volume. Each ends by itself when its machine does.
+pub(super) fn start(sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+    let program = VIRTIOFSD.find()?;
+    let shortcut = Shortcut::to(&sandbox.directory)?;
+    for share in shares(sandbox).into_values() {
+        let path = shortcut.path(&share.socket());
+        files::remove(&path)?;
+        // Ours, so that whoever connects finds it however late virtiofsd comes.
+        let listener = UnixListener::bind(&path).map_err(at("listen at", &path))?;
+        let mapping = FdMapping { parent_fd: listener.into(), child_fd: SOCKET };
+        let mut mapped = Ok(());
+        start_in_background(
+            sandbox,
+            &sandbox.directory.join("virtiofsd.log"),
+            |command| {
+                command.arg(&program).arg(format!("--fd={SOCKET}")).arg("--shared-dir").arg(share.source);
+                command.args(["--cache=auto", "--xattr", "--sandbox=namespace", "--log-level=warn"]);
+                command.args(["--migration-mode=find-paths", "--migration-on-error=abort"]);
+                mapped = command.fd_mappings(vec![mapping]).map(drop);
+            },
+            deadline,
+        )?;
+        mapped.map_err(|error| RuntimeError::Failed {
+            program: VIRTIOFSD.name.to_owned(),
+            action: "start".to_owned(),
+            detail: error.to_string(),
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! A document before anybody knows what it means.
+
+/// A value of a YAML or JSON document.
+///
+/// Mappings keep the order of their entries, and entries that are given twice: whoever reads one reports them, with their place.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Node {
+    Null,
+    Boolean(bool),
+    Integer(i128),
+    /// A number that is no integer, as it was written.
+    Fraction(String),
+    Text(String),
+    List(Vec<Node>),
+    Mapping(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// Returns what it is, for a message.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Node::Null => "nothing",
+            Node::Boolean(_) => "true or false",
+            Node::Integer(_) | Node::Fraction(_) => "a number",
+            Node::Text(_) => "text",
+            Node::List(_) => "a list",
+            Node::Mapping(_) => "a mapping",
+        }
+    }
+
+    /// Returns about how many bytes of memory it takes.
+    pub(super) fn weight(&self) -> usize {
+        let inside = match self {
+            Node::Null | Node::Boolean(_) | Node::Integer(_) => 0,
+            Node::Fraction(text) | Node::Text(text) => text.len(),
+            Node::List(items) => items.iter().map(Node::weight).sum(),
+            Node::Mapping(entries) => {
+                entries.iter().map(|(key, value)| size_of::<String>() + key.len() + value.weight()).sum()
+            }
+        };
+        size_of::<Node>() + inside
+    }
+}

@@ -1,0 +1,108 @@
+//! What does not belong together is not restored.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use durdir_tests::support::*;
+
+use super::agent::Agent;
+
+/// The largest file of a memory image.
+fn image_of(capture: &Path) -> PathBuf {
+    let files = fs::read_dir(capture.join("image")).unwrap().map(|entry| entry.unwrap().path());
+    files.max_by_key(|path| fs::metadata(path).unwrap().len()).expect("memory has files")
+}
+
+#[test]
+fn memory_that_was_touched_is_refused_and_the_actor_stays_paused() {
+    let agent = Agent::running("Full", "Full");
+    agent.store.expect_alarm("is damaged");
+    agent.ask("pause");
+    let image = image_of(&agent.capture_files());
+    let whole = fs::read(&image).unwrap();
+    fs::write(&image, &whole[..whole.len() - 1]).unwrap();
+    let complaint = agent.store.refused(6, ["actor", "resume", "a"]);
+    assert!(complaint.contains("is damaged") && complaint.contains("bytes, not"), "{complaint}");
+    let mut other = whole.clone();
+    let middle = other.len() / 2;
+    other[middle] ^= 1;
+    fs::write(&image, other).unwrap();
+    let complaint = agent.store.refused(6, ["actor", "resume", "a"]);
+    assert!(complaint.contains("is not what was saved"), "{complaint}");
+    assert_eq!(agent.state(), "paused");
+    fs::write(&image, whole).unwrap();
+    agent.ask("resume");
+    agent.works();
+    agent.check();
+}
+
+#[test]
+fn a_manifest_that_was_edited_or_comes_from_another_pause_is_refused() {
+    let agent = Agent::running("Full", "Full");
+    agent.store.expect_alarm("is damaged");
+    agent.ask("pause");
+    let first = agent.store.side_dir().join("first");
+    let manifest = agent.capture_files().join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let edited = text.replacen("\"epoch\": ", "\"epoch\": 9", 1);
+    assert_ne!(edited, text);
+    fs::write(&manifest, edited).unwrap();
+    let complaint = agent.store.refused(6, ["actor", "resume", "a"]);
+    assert!(complaint.contains("manifest is not the one that was written"), "{complaint}");
+    fs::write(&manifest, text).unwrap();
+    run(
+        std::process::Command::new("cp").arg("-a").arg(agent.capture_files()).arg(&first),
+        super::agent::LIMIT,
+    )
+    .ok();
+    agent.ask("resume");
+    agent.works();
+    agent.ask("pause");
+    let second = agent.capture_files();
+    fs::remove_dir_all(&second).unwrap();
+    fs::rename(&first, &second).unwrap_or_else(|_| {
+        run(std::process::Command::new("cp").arg("-a").arg(&first).arg(&second), super::agent::LIMIT).ok();
+    });
+    agent.store.refused(6, ["actor", "resume", "a"]);
+    assert_eq!(agent.state(), "paused");
+}
+
+#[test]
+fn what_a_capture_needs_cannot_be_taken_away() {
+    let agent = Agent::running("Full", "Full");
+    let in_use = agent.store.refused(4, ["volume", "rm", "a.home"]);
+    assert!(in_use.contains("is mounted at"), "{in_use}");
+    agent.ask("pause");
+    let snapshots = agent.store.json(["snapshot", "ls", "a.home"]);
+    let snapshot = snapshots[0]["snapshot"].as_str().unwrap().to_owned();
+    let mountpoint = agent.store.mountpoint();
+    for args in [
+        vec!["volume", "rm", "a.home"],
+        vec!["volume", "rename", "a.home", "b"],
+        vec!["volume", "rollback", "a.home", &snapshot],
+        vec!["snapshot", "rm", &snapshot],
+        vec!["mount", "a.home", mountpoint.to_str().unwrap()],
+    ] {
+        let complaint = agent.store.refused(4, &args);
+        assert!(complaint.contains("belongs to actor a"), "{args:?}: {complaint}");
+    }
+    // Looking is free.
+    let seen = agent.store.mount_snapshot(&snapshot);
+    assert!(seen.text("log").lines().count() > 5);
+    seen.unmount();
+    agent.ask("resume");
+    agent.works();
+}
+
+#[test]
+fn nobody_else_sees_what_an_actor_leaves_on_the_disk() {
+    let agent = Agent::running("Full", "Full");
+    agent.ask("pause");
+    let captures = agent.capture_files();
+    for path in [agent.store.path().join("actors"), captures.clone(), captures.join("image")] {
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o77, 0, "{}", path.display());
+    }
+    let manifest = fs::metadata(captures.join("manifest.json")).unwrap();
+    assert_eq!(manifest.permissions().mode() & 0o777, 0o600);
+}

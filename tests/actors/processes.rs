@@ -1,0 +1,67 @@
+//! Plain processes in a cgroup.
+
+use std::fs;
+
+use durdir_tests::support::*;
+use serde_json::json;
+
+use super::agent::LIMIT;
+
+fn process(store: &Store, mount_path: &std::path::Path, command: &str) {
+    let template = json!({
+        "volumes": [{"name": "home", "durableDir": {}}],
+        "containers": [{
+            "name": "job",
+            "rootfs": "/",
+            "command": ["/bin/sh", "-c", command],
+            "volumeMounts": [{"name": "home", "mountPath": mount_path}],
+        }],
+        "sandboxClass": "process",
+        "sandbox": {"network": "host"},
+        "snapshotsConfig": {
+            "location": format!("file://{}", store.side_dir().display()), "onPause": "Data", "onCommit": "Data",
+        },
+    });
+    let file = store.side_dir().join("job.json");
+    fs::write(&file, template.to_string()).unwrap();
+    store.ok(["actor", "create", "-f", file.to_str().unwrap(), "--id", "p"]);
+}
+
+fn lines(store: &Store) -> usize {
+    fs::read_to_string(store.path().join("actors/p/volumes/home/log")).map_or(0, |log| log.lines().count())
+}
+
+#[test]
+fn processes_are_paused_with_their_volumes_and_started_on_them() {
+    let store = Store::new();
+    let home = store.side_dir();
+    let command = format!("while :; do echo line >> {}/log; sleep 0.01; done", home.display());
+    process(&store, &home, &command);
+    store.ok(["actor", "start", "p"]);
+    eventually("it writes", LIMIT, || (lines(&store) > 3).then_some(()));
+    let paused = store.json(["actor", "pause", "p"]);
+    assert_eq!((paused["state"].as_str(), paused["scope"].as_str()), (Some("paused"), Some("Data")));
+    store.ok(["actor", "resume", "p"]);
+    let before = lines(&store);
+    assert!(before > 3);
+    eventually("it writes on", LIMIT, || (lines(&store) > before + 3).then_some(()));
+    let committed = store.json(["actor", "commit", "p"]);
+    assert_eq!(committed["state"], "running");
+    store.ok(["actor", "rm", "p"]);
+}
+
+#[test]
+fn a_process_that_ends_is_seen_to_have_ended() {
+    let store = Store::new();
+    store.expect_alarm("an actor has ended");
+    let home = store.side_dir();
+    process(&store, &home, &format!("echo x > {}/log; sleep 0.3; exit 7", home.display()));
+    store.ok(["actor", "start", "p"]);
+    let shown = eventually("it is exited", LIMIT, || {
+        Some(store.json(["actor", "show", "p"])).filter(|shown| shown["state"] == "exited")
+    });
+    assert!(shown["reason"].as_str().unwrap().contains("container job ended"), "{shown}");
+    store.refused(4, ["actor", "pause", "p"]);
+    store.ok(["actor", "start", "p"]);
+    store.ok(["actor", "rm", "p"]);
+}

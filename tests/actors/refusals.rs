@@ -1,0 +1,51 @@
+//! What is wrong is told before anything is done, with the documented exit code and a remedy.
+
+use std::fs;
+
+use super::agent::{Agent, template};
+
+#[test]
+fn what_makes_no_sense_is_told_in_one_line() {
+    let agent = Agent::running("Full", "Data");
+    let store = &agent.store;
+    for (code, args, expected) in [
+        (4, vec!["actor", "start", "a"], "it runs already"),
+        (4, vec!["actor", "resume", "a"], "it runs already"),
+        (3, vec!["actor", "pause", "b"], "actor b does not exist"),
+        (5, vec!["actor", "commit", "a", "--scope", "Full"], "cannot be widened to Full"),
+        (5, vec!["actor", "commit", "a", "--scope", "None"], "would hold nothing"),
+        (3, vec!["actor", "fork", "nonsense", "b"], "no committed capture nonsense"),
+        (2, vec!["actor", "pause", "a", "--scope", "full"], ""),
+    ] {
+        let complaint = store.refused(code, &args);
+        assert!(complaint.contains(expected), "{args:?}: {complaint}");
+    }
+    assert_eq!(agent.state(), "running");
+    agent.works();
+    agent.ask_with("pause", &["--scope", "Data"]);
+    store.refused(4, ["actor", "pause", "a"]);
+    agent.ask("resume");
+    agent.works();
+}
+
+#[test]
+fn an_actor_is_made_once_and_only_with_a_good_name_and_template() {
+    let agent = Agent::created("Full", "Data");
+    let store = &agent.store;
+    let file = store.side_dir().join("agent.json");
+    let path = file.to_str().unwrap();
+    fs::write(&file, template(&agent.commits, "Full", "Data").to_string()).unwrap();
+    store.refused(4, ["actor", "create", "-f", path, "--id", "a"]);
+    store.refused(5, ["actor", "create", "-f", path, "--id", "A/../b"]);
+    let made = store.json(["actor", "create", "-f", path]);
+    assert!(made["id"].as_str().unwrap().starts_with("actor-"));
+    assert_eq!(made["state"], "created");
+    let id =
+        ["--request-id", "0194c1f0-6f2a-7b3c-8d4e-5f6071829304", "actor", "create", "-f", path, "--id", "c"];
+    assert_eq!(store.json(id), store.json(id));
+    fs::write(&file, template(&agent.commits, "Data", "Full").to_string()).unwrap();
+    let complaint = store.refused(5, ["actor", "create", "-f", path, "--id", "d"]);
+    assert!(complaint.contains("onCommit must be a subset of onPause"), "{complaint}");
+    store.refused(3, ["actor", "create", "-f", "/nowhere/x.yaml"]);
+    assert_eq!(store.json(["actor", "ls"]).as_array().unwrap().len(), 3);
+}
