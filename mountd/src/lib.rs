@@ -12,6 +12,7 @@
 
 mod actor;
 mod api;
+mod bundle;
 pub mod cli;
 pub mod client;
 pub mod config;

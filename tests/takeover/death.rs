@@ -9,6 +9,8 @@ use nix::sys::signal::Signal;
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(120);
+/// A request that began so long after a worker was ready is none that the worker before it had.
+const NEW: Duration = Duration::from_millis(100);
 /// Less than a worker has at any time: the next page it asks for is one too many.
 const NO_MEMORY: u64 = 64 * KIB;
 
@@ -71,6 +73,8 @@ pub(crate) struct Executioner<'a> {
     switches: PathBuf,
     /// The program that runs now, and the other one.
     programs: [PathBuf; 2],
+    /// The last worker that died by a fault of its own.
+    crashed: i32,
 }
 
 /// Operations in which a worker may panic, and after which it may die.
@@ -92,7 +96,7 @@ impl<'a> Executioner<'a> {
         for alarm in ["the worker died", "panicked"] {
             store.expect_alarm(alarm);
         }
-        Executioner { store, switches, programs: [binary("mountd"), copy] }
+        Executioner { store, switches, programs: [binary("mountd"), copy], crashed: 0 }
     }
 
     /// Ends the worker that runs, and returns when that was. `chance` chooses among the places of one kind.
@@ -101,8 +105,8 @@ impl<'a> Executioner<'a> {
         let begun = Instant::now();
         match death {
             Death::Kill => drop(self.store.kill_worker(Signal::SIGKILL)),
-            Death::Segv => drop(self.store.kill_worker(Signal::SIGSEGV)),
-            Death::Abort => drop(self.store.kill_worker(Signal::SIGABRT)),
+            Death::Segv => self.crashed = self.store.kill_worker(Signal::SIGSEGV),
+            Death::Abort => self.crashed = self.store.kill_worker(Signal::SIGABRT),
             Death::Panic => return self.switch_on(&format!("fuse.{place}.before")),
             Death::SegvBeforeAnswer => return self.switch_on(&format!("fuse.{place}.after")),
             Death::OutOfMemory => {
@@ -122,8 +126,9 @@ impl<'a> Executioner<'a> {
     }
 
     /// Waits for the worker that is about to die at a place, and returns when it did.
-    fn switch_on(&self, place: &str) -> Instant {
+    fn switch_on(&mut self, place: &str) -> Instant {
         let (switch, worker) = (self.switches.join(place), self.store.worker_pid());
+        self.crashed = worker;
         fs::write(&switch, "").unwrap();
         eventually(&format!("{place} is reached"), LIMIT, || (!switch.exists()).then_some(()));
         let died = Instant::now();
@@ -149,17 +154,24 @@ impl<'a> Executioner<'a> {
     }
 
     /// After a crash, waits until what was executed then is answered: in the next one it would be condemned.
-    pub(crate) fn settle(&self, death: Death, died: Instant) {
+    pub(crate) fn settle(&self, death: Death) {
         if !death.is_crash() {
             return;
         }
+        eventually("the next worker is ready", LIMIT, || {
+            let status = self.store.status();
+            (status["ready"] == true && status["worker_pid"] != self.crashed).then_some(())
+        });
+        let ready = Instant::now();
+        // What the kernel sent again waits its turn, and is not seen while it does: so one look is not enough.
+        let mut looks = 0;
         eventually("what was executed is answered", LIMIT, || {
-            let since = died.elapsed();
+            let since = ready.elapsed();
             let stats = self.store.json(["stats"]);
             let oldest = stats["oldest_requests"].as_object().unwrap().values();
             let oldest = oldest.map(|one| Duration::from_micros(one["age_us"].as_u64().unwrap())).max();
-            // A worker begins some milliseconds after the death of the one before.
-            (oldest.unwrap_or_default() + Duration::from_millis(200) < since).then_some(())
+            looks = if oldest.unwrap_or_default() + NEW < since { looks + 1 } else { 0 };
+            (looks == 4).then_some(())
         });
     }
 }

@@ -108,7 +108,7 @@ fn nobody_notices_that_workers_die() {
             let died = executioner.end_worker(death, random.below(1 << 20));
             deaths.push(died);
             *kinds.entry(format!("{death:?}")).or_default() += 1;
-            executioner.settle(death, died);
+            executioner.settle(death);
             if kill % CHECK_EVERY == 0 {
                 store.ok(["fsck"]);
             }

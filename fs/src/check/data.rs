@@ -10,11 +10,12 @@
 use hashbrown::{HashMap, HashSet};
 
 use super::history::History;
+use super::reading::Reading;
 use super::{Check, Issue, Place, Repair, place, repair};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch};
 use crate::store::record::{Group, PAGE_SIZE, PageRef, PageRun, Record};
-use crate::store::{Family, Prefix, PrefixOf, Store, StoreError, VersionedKey, View};
+use crate::store::{Family, PageSet, Prefix, PrefixOf, Store, StoreError, VersionedKey, View};
 
 /// One version of a group.
 struct Version {
@@ -37,46 +38,25 @@ struct Referred {
 pub(super) struct Segments {
     /// How many pages of each segment were handed out.
     ends: HashMap<u32, u32>,
-    known: Pages,
-    shown: Pages,
+    known: PageSet,
+    shown: PageSet,
     /// Pages of groups that share none.
-    exclusive: Pages,
+    exclusive: PageSet,
 }
 
-/// A set of pages.
-#[derive(Default)]
-struct Pages {
-    bits: HashMap<u32, Vec<u64>>,
-}
-
-impl Pages {
-    /// Adds a page. `false` if it was there.
-    fn insert(&mut self, segment: u32, page: u32) -> bool {
-        let words = self.bits.entry(segment).or_default();
-        let (word, bit) = (page as usize / 64, 1 << (page % 64));
-        if words.len() <= word {
-            words.resize(word + 1, 0);
-        }
-        match words.get_mut(word) {
-            Some(word) if *word & bit == 0 => {
-                *word |= bit;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn contains(&self, segment: u32, page: u32) -> bool {
-        let word = self.bits.get(&segment).and_then(|words| words.get(page as usize / 64));
-        word.is_some_and(|word| word & (1 << (page % 64)) != 0)
-    }
-}
-
-/// Checks every page that anything refers to.
-pub(super) fn check(check: &mut Check<'_>, history: &History) -> Result<Segments, FsError> {
+/// Checks every page that anything refers to; `reading` says of which the bytes are read.
+pub(super) fn check(
+    check: &mut Check<'_>,
+    history: &History,
+    reading: &mut Reading<'_>,
+) -> Result<Segments, FsError> {
     let ends = check.store.segments.list().into_iter().collect();
-    let mut segments =
-        Segments { ends, known: Pages::default(), shown: Pages::default(), exclusive: Pages::default() };
+    let mut segments = Segments {
+        ends,
+        known: PageSet::default(),
+        shown: PageSet::default(),
+        exclusive: PageSet::default(),
+    };
     let mut last: Option<Prefix> = None;
     let mut versions: Vec<Version> = Vec::new();
     // Groups are judged as they go by, but told outside of the scan, which has the records borrowed.
@@ -86,7 +66,7 @@ pub(super) fn check(check: &mut Check<'_>, history: &History) -> Result<Segments
         let Some(group) = Group::decode(value) else { return Ok(true) };
         if last.as_ref() != Some(&parsed.prefix) {
             if let Some(prefix) = last.replace(parsed.prefix) {
-                segments.examine(check.store, history, &prefix, &versions, &mut found)?;
+                segments.examine(check.store, history, reading, &prefix, &versions, &mut found)?;
             }
             versions.clear();
         }
@@ -94,7 +74,7 @@ pub(super) fn check(check: &mut Check<'_>, history: &History) -> Result<Segments
         Ok(true)
     })?;
     if let Some(prefix) = last {
-        segments.examine(check.store, history, &prefix, &versions, &mut found)?;
+        segments.examine(check.store, history, reading, &prefix, &versions, &mut found)?;
     }
     for (prefix, referred, wrong) in found {
         tell(check, history, &prefix, &referred, wrong)?;
@@ -128,6 +108,7 @@ impl Segments {
         &mut self,
         store: &Store,
         history: &History,
+        reading: &mut Reading<'_>,
         prefix: &Prefix,
         versions: &[Version],
         found: &mut Vec<(Prefix, Referred, Wrong)>,
@@ -171,6 +152,7 @@ impl Segments {
                 .is_some_and(|branch| history.meta.tied.contains(&(branch.tree, ino, group))),
             _ => false,
         };
+        let is_read = reading.takes(prefix);
         let mut own: HashSet<(u32, u32)> = HashSet::new();
         let mut to_read: Vec<Referred> = Vec::new();
         for referred in pages {
@@ -193,7 +175,7 @@ impl Segments {
                     }
                     if referred.shown_at.is_some() {
                         self.shown.insert(segment, page);
-                        to_read.extend(crc.map(|_| referred));
+                        to_read.extend(crc.filter(|_| is_read).map(|_| referred));
                     }
                     None
                 }
@@ -205,7 +187,7 @@ impl Segments {
         for run in to_read.chunk_by(|a, b| {
             a.page.segment == b.page.segment && (a.page.page == b.page.page || a.page.page + 1 == b.page.page)
         }) {
-            compare(store, run, &mut note)?;
+            reading.count(compare(store, run, &mut note)?);
         }
         Ok(())
     }
@@ -281,20 +263,21 @@ struct Leaks {
     zero: Vec<PageRun>,
 }
 
-/// Reads pages that lie side by side and compares them with their checksums.
+/// Reads pages that lie side by side and compares them with their checksums. Returns how many were read.
 fn compare(
     store: &Store,
     run: &[Referred],
     note: &mut impl FnMut(&Referred, Wrong),
-) -> Result<(), StoreError> {
-    let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
+) -> Result<u64, StoreError> {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(0) };
     // Gone since, or it would have been told: what refers to it is looked up again when it is told.
     let Ok(segment) = store.segments.get(first.page.segment) else {
         note(first, Wrong::NoSegment);
-        return Ok(());
+        return Ok(0);
     };
     let start = first.page.page;
-    let mut bytes = vec![0; (last.page.page - start + 1) as usize * PAGE_SIZE];
+    let pages = last.page.page - start + 1;
+    let mut bytes = vec![0; pages as usize * PAGE_SIZE];
     segment.read(start, 0, &mut bytes)?;
     for referred in run {
         let at = (referred.page.page - start) as usize * PAGE_SIZE;
@@ -306,7 +289,7 @@ fn compare(
             note(referred, Wrong::Checksum);
         }
     }
-    Ok(())
+    Ok(u64::from(pages))
 }
 
 /// Tells what is wrong with a page, if it still is.

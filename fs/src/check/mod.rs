@@ -11,6 +11,9 @@
 //!    one is reached from its neighbour through what was written between the two.
 //! 4. [`data`]: every page that anything refers to, and then every page that nothing refers to.
 //!
+//! [`verify`] leaves out what is about trees as a whole, and the pages that nothing refers to: it reads all records and all pages, or a
+//! sample of these, to find out whether the disk still has what was written.
+//!
 //! # Concurrency
 //! Segments cannot be frozen. What looks wrong with a page is looked up again in the live records before it is an issue: a page
 //! that was rewritten or given back since is not.
@@ -26,6 +29,7 @@ mod issue;
 mod meta;
 mod namespace;
 mod place;
+mod reading;
 mod records;
 mod repair;
 mod trees;
@@ -35,12 +39,14 @@ mod usage;
 mod tests;
 
 pub use issue::{Issue, Place};
+pub use reading::{Progress, Sample};
 
 use crate::error::FsError;
 use crate::store::{Frozen, Store};
 use data::Segments;
 use findings::Findings;
 use history::History;
+use reading::Reading;
 
 /// Whether issues are mended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +66,8 @@ pub struct CheckReport {
     pub omitted: u64,
     /// How many records were looked at.
     pub records: u64,
+    /// How many pages were read and compared with their checksums.
+    pub pages: u64,
 }
 
 /// What every part of a check needs.
@@ -83,7 +91,12 @@ pub fn check(store: &Store, repair: Repair) -> Result<CheckReport, FsError> {
     for tree in history.trees() {
         trees::check(&mut check, &history, tree)?;
     }
-    let mut segments = data::check(&mut check, &history)?;
+    let (mut segments, pages) = {
+        let progress = Progress::default();
+        let mut reading = Reading::begin(store, Sample::EVERYTHING, &progress);
+        (data::check(&mut check, &history, &mut reading)?, reading.pages())
+    };
+    check.findings.report.pages = pages;
     segments.check_free_lists(&mut check, &history);
     if records.extents_readable && history.meta.free_readable {
         segments.check_leaks(&mut check, &quiet)?;
@@ -92,5 +105,19 @@ pub fn check(store: &Store, repair: Repair) -> Result<CheckReport, FsError> {
         // What it had counted was counted anew.
         store.forget_moved_aside()?;
     }
+    Ok(check.findings.report)
+}
+
+/// Reads all records, and a sample of the pages that volumes and snapshots show, and reports what is not as it was
+/// written. The store may be in use; nothing is mended.
+pub fn verify(store: &Store, sample: Sample, progress: &Progress) -> Result<CheckReport, FsError> {
+    let mut reading = Reading::begin(store, sample, progress);
+    let frozen = Frozen::new(&store.db);
+    let mut check = Check { store, frozen, repair: Repair::No, findings: Findings::default() };
+    let meta = meta::read(&mut check)?;
+    let history = History::check(&mut check, meta);
+    records::check(&mut check, &history)?;
+    data::check(&mut check, &history, &mut reading)?;
+    check.findings.report.pages = reading.pages();
     Ok(check.findings.report)
 }

@@ -217,6 +217,11 @@ impl Database {
         Ok(())
     }
 
+    /// Returns about how many records a family has: what was overwritten and not compacted yet counts as well.
+    pub(crate) fn estimated_records(&self, family: &str) -> Result<u64, StoreError> {
+        Ok(self.db.property_int_value_cf(self.family(family), "rocksdb.estimate-num-keys")?.unwrap_or(0))
+    }
+
     /// Returns what the block cache holds, in bytes.
     pub(crate) fn cache_bytes(&self) -> u64 {
         // All families share one.

@@ -4,10 +4,11 @@
 //! - Nothing is written: not the lock, not RocksDB's own log.
 //! - What is seen is as old as the last table or log record that RocksDB finds; a daemon may be ahead of it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::db::{Database, META};
+use super::db::{Database, META, TOUCHED};
 use super::kinds::Kind;
 use super::record::{Record, Volume};
 use super::{Family, StoreError, format, hex, meta};
@@ -109,6 +110,47 @@ fn look_into<T>(dir: &Path, look: impl Fn(&Database) -> Result<T, StoreError>) -
     }
 }
 
+/// How many records of a kind a store has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordCount {
+    /// The family, and for records of the `meta` family their kind: `meta/volume`.
+    pub kind: String,
+    /// How many there are.
+    pub records: u64,
+    /// Whether that is the database's guess, which counts what was overwritten too.
+    pub estimated: bool,
+}
+
+/// Counts the records of the store in `dir`, as [`peek`] sees them. There must be one.
+///
+/// # Errors
+/// As [`peek`].
+pub fn count_records(dir: &Path) -> Result<Vec<RecordCount>, StoreError> {
+    format::check_existing(dir)?;
+    look_into(dir, |db| {
+        let mut counts = Vec::new();
+        for family in Family::ALL.into_iter().map(Family::name).chain([TOUCHED]) {
+            let records = db.estimated_records(family)?;
+            counts.push(RecordCount { kind: family.to_owned(), records, estimated: true });
+        }
+        let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+        db.scan(META, &[], &[], |key, _| {
+            let kind = match Kind::of(key) {
+                Some(kind) => kind.name.to_owned(),
+                None => format!("{:#04x}", key.first().copied().unwrap_or(0)),
+            };
+            *kinds.entry(kind).or_default() += 1;
+            Ok(true)
+        })?;
+        counts.extend(kinds.into_iter().map(|(kind, records)| RecordCount {
+            kind: format!("{META}/{kind}"),
+            records,
+            estimated: false,
+        }));
+        Ok(counts)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use rocksdb::WriteBatch;
@@ -141,6 +183,25 @@ mod tests {
         // Its owner goes on.
         store.create_volume("c", &VolumeSpec::default(), Receipt::none()).unwrap();
         assert_eq!(peek(dir.path()).unwrap().volumes.len(), 3);
+    }
+
+    #[test]
+    fn records_are_counted_by_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { background: false, ..StoreOptions::default() };
+        let store = Store::open(dir.path(), &options).unwrap();
+        for name in ["a", "b", "c"] {
+            store.create_volume(name, &VolumeSpec::default(), Receipt::none()).unwrap();
+        }
+        store.snapshot(&["a"], None, Receipt::none()).unwrap();
+        let counts = count_records(dir.path()).unwrap();
+        let of = |kind: &str| counts.iter().find(|count| count.kind == kind).cloned().unwrap();
+        let exactly = |kind: &str, records| RecordCount { kind: kind.to_owned(), records, estimated: false };
+        assert_eq!(of("meta/volume"), exactly("meta/volume", 3));
+        assert_eq!(of("meta/snapshot"), exactly("meta/snapshot", 1));
+        // The roots.
+        assert_eq!(of("inode"), RecordCount { kind: "inode".to_owned(), records: 3, estimated: true });
+        assert!(count_records(&dir.path().join("missing")).is_err());
     }
 
     #[test]

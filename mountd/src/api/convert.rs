@@ -123,6 +123,30 @@ pub(super) fn reclaimed(report: store::ReclaimReport) -> proto::CollectGarbageRe
     }
 }
 
+/// Returns what a removal would do as the API has it.
+pub(super) fn removal(preview: store::RemovalPreview) -> proto::RemovalPreview {
+    let store::RemovalPreview { snapshots, bytes } = preview;
+    proto::RemovalPreview { snapshots, bytes }
+}
+
+/// Returns what a rollback would do as the API has it: `changes` were made since the snapshot `since`, and would be lost.
+pub(super) fn rollback(
+    since: Option<String>,
+    changes: &[store::Change],
+    bytes: u64,
+) -> proto::RollbackPreview {
+    let count = |kind: ChangeKind| changes.iter().filter(|change| change.change == kind).count() as u64;
+    proto::RollbackPreview {
+        since,
+        added: count(ChangeKind::Added),
+        removed: count(ChangeKind::Removed),
+        modified: count(ChangeKind::Modified),
+        renamed: count(ChangeKind::Renamed),
+        metadata: count(ChangeKind::Metadata),
+        bytes,
+    }
+}
+
 /// Returns one snapshot of the history as the API has it.
 pub(super) fn log_entry(entry: store::LogEntry) -> proto::LogEntry {
     proto::LogEntry {

@@ -54,7 +54,7 @@ const fn metric(
 }
 
 /// Every number of the node.
-const NODE: [Metric; 20] = [
+const NODE: [Metric; 22] = [
     metric("cuts", "cuts", Kind::Counter, "Cuts taken", |node, _| node.tally.cuts()),
     metric(
         "cut_held_us",
@@ -96,6 +96,20 @@ const NODE: [Metric; 20] = [
         Kind::Gauge,
         "Records that cannot be read",
         |_, usage| usage.quarantined,
+    ),
+    metric(
+        "verified_pages",
+        "verified_pages",
+        Kind::Counter,
+        "Pages that verify read and compared with their checksums",
+        |node, _| node.tally.verifying().read(),
+    ),
+    metric(
+        "verify_pages_left",
+        "verify_pages_left",
+        Kind::Gauge,
+        "Pages that a verify has yet to read, about",
+        |node, _| node.tally.verifying().left(),
     ),
     metric(
         "store_stopped",

@@ -12,7 +12,7 @@ use crate::proto::node_server::Node as NodeCalls;
 use crate::proto::{
     API_REVISION, CheckRequest, CheckResponse, CollectGarbageRequest, CollectGarbageResponse, Counter,
     GetStatsRequest, GetStatsResponse, HelloRequest, HelloResponse, OldestRequest, OperationStats,
-    VolumeStats,
+    VerifyRequest, VerifyResponse, VolumeStats,
 };
 
 /// Answers the calls about the node.
@@ -48,6 +48,12 @@ impl NodeCalls for NodeService {
             Ok(ticket.done(checking::check(&node.store, true)?))
         };
         self.node.perform("fsck --repair", request, work).await
+    }
+
+    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+        let request = request.into_inner();
+        let work = move |node: &Node| Ok(checking::verify(&node.store, request, node.tally.verifying())?);
+        self.node.answer("verify", work).await
     }
 
     async fn collect_garbage(

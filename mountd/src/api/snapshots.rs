@@ -16,7 +16,7 @@ use crate::proto::snapshots_server::Snapshots;
 use crate::proto::{
     Change, CreateSnapshotRequest, CreateSnapshotResponse, DiffRequest, DiffResponse, ForkRequest,
     ForkResponse, GetSnapshotRequest, ListSnapshotsRequest, ListSnapshotsResponse, LogRequest, LogResponse,
-    MountIntent, RemoveSnapshotsRequest, RemoveSnapshotsResponse, Snapshot,
+    MountIntent, RemovalPreview, RemoveSnapshotsRequest, RemoveSnapshotsResponse, Snapshot,
 };
 
 /// Changes per message of a diff: well below the message size limit of any client, even with the
@@ -89,19 +89,25 @@ impl Snapshots for SnapshotsService {
         request: Request<RemoveSnapshotsRequest>,
     ) -> Result<Response<RemoveSnapshotsResponse>, Status> {
         let work = |node: &Node, RemoveSnapshotsRequest { snapshots }, ticket: Ticket<'_>| {
-            for given in &snapshots {
-                let info = node.store.find_snapshot(given)?;
-                let id = node.store.volume(&info.volume)?.id;
-                if let Some(used) = node.mounts.of_snapshot(id, info.epoch).into_iter().next() {
-                    return Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint });
-                }
-                check_not_held(node, given, id, info.epoch)?;
-            }
+            check_unused(node, &snapshots)?;
             let names: Vec<&str> = snapshots.iter().map(String::as_str).collect();
             let remove = |receipt: Receipt<'_, ()>| node.store.remove_snapshots(&names, receipt);
             ticket.change(remove, |()| RemoveSnapshotsResponse {})
         };
         self.node.perform("snapshot rm", request, work).await
+    }
+
+    async fn preview_remove_snapshots(
+        &self,
+        request: Request<RemoveSnapshotsRequest>,
+    ) -> Result<Response<RemovalPreview>, Status> {
+        let RemoveSnapshotsRequest { snapshots } = request.into_inner();
+        let work = move |node: &Node| {
+            check_unused(node, &snapshots)?;
+            let names: Vec<&str> = snapshots.iter().map(String::as_str).collect();
+            Ok(convert::removal(node.store.preview_remove_snapshots(&names)?))
+        };
+        self.node.answer("snapshot rm --dry-run", work).await
     }
 
     type DiffStream = ReceiverStream<Result<DiffResponse, Status>>;
@@ -139,6 +145,19 @@ impl Snapshots for SnapshotsService {
         };
         self.node.answer("log", work).await
     }
+}
+
+/// Refuses while one of the snapshots is mounted.
+fn check_unused(node: &Node, snapshots: &[String]) -> Result<(), ApiError> {
+    for given in snapshots {
+        let info = node.store.find_snapshot(given)?;
+        let id = node.store.volume(&info.volume)?.id;
+        if let Some(used) = node.mounts.of_snapshot(id, info.epoch).into_iter().next() {
+            return Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint });
+        }
+        check_not_held(node, given, id, info.epoch)?;
+    }
+    Ok(())
 }
 
 /// Forks a snapshot, and mounts the fork if asked to. The volume and the intent to mount it are one batch; from there on it

@@ -11,8 +11,8 @@ use crate::daemon::Node;
 use crate::proto::volumes_server::Volumes;
 use crate::proto::{
     CreateVolumeRequest, GetVolumeRequest, ListVolumesRequest, ListVolumesResponse, QuotaChange,
-    RemoveVolumeRequest, RemoveVolumeResponse, RenameVolumeRequest, RollbackVolumeRequest, SetQuotaRequest,
-    Volume,
+    RemovalPreview, RemoveVolumeRequest, RemoveVolumeResponse, RenameVolumeRequest, RollbackPreview,
+    RollbackVolumeRequest, SetQuotaRequest, Volume,
 };
 
 /// Answers the calls about volumes.
@@ -62,14 +62,22 @@ impl Volumes for VolumesService {
         request: Request<RemoveVolumeRequest>,
     ) -> Result<Response<RemoveVolumeResponse>, Status> {
         let work = |node: &Node, RemoveVolumeRequest { name }, ticket: Ticket<'_>| {
-            let info = node.store.volume(&name)?;
-            if let Some(used) = node.mounts.of_volume(info.id).into_iter().next() {
-                return Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint });
-            }
-            check_not_owned(node, &name, info.id)?;
+            check_unused(node, &name)?;
             ticket.change(|receipt| node.store.remove_volume(&name, receipt), |()| RemoveVolumeResponse {})
         };
         self.node.perform("volume rm", request, work).await
+    }
+
+    async fn preview_remove_volume(
+        &self,
+        request: Request<RemoveVolumeRequest>,
+    ) -> Result<Response<RemovalPreview>, Status> {
+        let RemoveVolumeRequest { name } = request.into_inner();
+        let work = move |node: &Node| {
+            check_unused(node, &name)?;
+            Ok(convert::removal(node.store.preview_remove_volume(&name)?))
+        };
+        self.node.answer("volume rm --dry-run", work).await
     }
 
     async fn rename_volume(&self, request: Request<RenameVolumeRequest>) -> Result<Response<Volume>, Status> {
@@ -109,6 +117,34 @@ impl Volumes for VolumesService {
             )
         };
         self.node.perform("volume rollback", request, work).await
+    }
+
+    async fn preview_rollback_volume(
+        &self,
+        request: Request<RollbackVolumeRequest>,
+    ) -> Result<Response<RollbackPreview>, Status> {
+        let RollbackVolumeRequest { name, snapshot } = request.into_inner();
+        let work = move |node: &Node| {
+            let bytes = node.store.preview_rollback(&name, &snapshot)?;
+            let log = node.store.log(Some(&name))?;
+            let newest = log.into_iter().find(|entry| entry.head_of.as_deref() == Some(&name));
+            let since = newest.map(|entry| entry.snapshot);
+            let changes = match &since {
+                Some(since) => node.store.diff(since, Some(&name))?,
+                None => Vec::new(),
+            };
+            Ok(convert::rollback(since, &changes, bytes))
+        };
+        self.node.answer("volume rollback --dry-run", work).await
+    }
+}
+
+/// Refuses while a volume or a snapshot of it is mounted.
+fn check_unused(node: &Node, name: &str) -> Result<(), ApiError> {
+    let info = node.store.volume(name)?;
+    match node.mounts.of_volume(info.id).into_iter().next() {
+        Some(used) => Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint }),
+        None => check_not_owned(node, name, info.id),
     }
 }
 

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
 use super::actor::ActorCommand;
+use super::bundle::BundleArgs;
 use super::check::{FsckArgs, GcArgs};
 use super::fork::ForkArgs;
 use super::log::LogArgs;
@@ -16,6 +17,7 @@ use super::shell::{CompletionsArgs, ManArgs};
 use super::snapshot::SnapshotCommand;
 use super::stats::StatsArgs;
 use super::top::TopArgs;
+use super::verify::VerifyArgs;
 use super::volume::VolumeCommand;
 use crate::units::parse_duration;
 
@@ -79,6 +81,8 @@ pub(super) enum Command {
     Log(LogArgs),
     /// Check the store
     Fsck(FsckArgs),
+    /// Read what is stored, and compare it with its checksums
+    Verify(VerifyArgs),
     /// Free the space of what was removed, now
     Gc(GcArgs),
     /// Show what operations cost, and sizes
@@ -87,6 +91,8 @@ pub(super) enum Command {
     Top(TopArgs),
     /// Find out what is wrong, also while mountd hangs; touches no mount
     Doctor,
+    /// Write a support bundle, without secrets
+    Bundle(BundleArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a directory
@@ -231,11 +237,18 @@ mod tests {
             "log --graph",
             "log web",
             "fsck --repair --offline",
+            "verify",
+            "verify --sample 10%",
+            "verify --sample 0.5%",
+            "volume rm web --dry-run",
+            "volume rollback web web@1 --dry-run",
+            "snapshot rm web@1 web@2 --dry-run",
             "gc --dry-run",
             "stats web",
             "top",
             "top --interval 100ms --count 3",
             "doctor",
+            "bundle /tmp/support.tar",
             "completions bash",
             "man /tmp",
             "version",
@@ -269,6 +282,9 @@ mod tests {
             "volume set-quota web --bytes -1",
             "volume set-quota web",
             "volume ls --request-id 17",
+            "verify --sample 10",
+            "verify --sample 101%",
+            "verify --sample -1%",
             "nonsense",
         ] {
             let words = std::iter::once("durdir").chain(line.split(' '));

@@ -41,8 +41,9 @@ struct Checked {
     records: u64,
 }
 
+/// An issue, as `fsck --json` and `verify --json` print it.
 #[derive(Serialize, Debug)]
-struct FoundIssue {
+pub(super) struct FoundIssue {
     kind: String,
     volume: Option<String>,
     inode: Option<u64>,
@@ -122,7 +123,7 @@ pub(super) async fn fsck(session: &Session, arguments: FsckArgs) -> Result<(), C
 }
 
 /// `extent-overlap: web: inode 42: a/b: pages 3 to 5 (repaired)`
-fn issue_line(issue: &FoundIssue) -> String {
+pub(super) fn issue_line(issue: &FoundIssue) -> String {
     let mut parts = vec![issue.kind.clone()];
     parts.extend(issue.volume.clone());
     parts.extend(issue.inode.map(|inode| format!("inode {inode}")));

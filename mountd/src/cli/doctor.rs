@@ -10,7 +10,7 @@ use crate::paths::is_store;
 
 /// What `doctor --json` prints.
 #[derive(Serialize, Debug)]
-struct Diagnosis {
+pub(super) struct Diagnosis {
     supervisor_pid: Option<u32>,
     worker_pid: Option<u32>,
     takeovers: u64,
@@ -35,6 +35,18 @@ impl From<Report> for Diagnosis {
             takeovers,
             problems: problems.into_iter().map(found).collect(),
         }
+    }
+}
+
+impl Diagnosis {
+    /// Leaves out what a program asked for when its request killed workers: names of files.
+    pub(super) fn without_arguments(mut self) -> Diagnosis {
+        for Found { detail, .. } in &mut self.problems {
+            if let Some(at) = detail.find(", arguments ") {
+                detail.truncate(at);
+            }
+        }
+        self
     }
 }
 
@@ -96,5 +108,19 @@ mod tests {
         let diagnosis = Diagnosis::from(report);
         assert_eq!(serde_json::to_value(&diagnosis).unwrap(), expected);
         assert!(text(&diagnosis).contains("dead-mount: web: d\n    r\n"));
+    }
+
+    #[test]
+    fn arguments_of_requests_can_be_left_out() {
+        let detail = "the last was: unlink of node 1 by uid 0 pid 9, arguments \"secret\" = 736563726574";
+        let problem = Problem {
+            kind: "flagged-volume",
+            volume: None,
+            detail: detail.to_owned(),
+            remedy: "r".to_owned(),
+        };
+        let report = Report { supervisor_pid: None, worker_pid: None, takeovers: 0, problems: vec![problem] };
+        let left = Diagnosis::from(report).without_arguments();
+        assert_eq!(left.problems[0].detail, "the last was: unlink of node 1 by uid 0 pid 9");
     }
 }

@@ -82,8 +82,13 @@ impl CliError {
             CliError::Call { source, .. } | CliError::Client(source) => source.exit_class(),
             CliError::Store { source, .. } => exit_class_of(source),
             CliError::NoStore { .. } => ExitClass::NotFound,
-            CliError::ReadFile { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            CliError::ReadFile { source, .. } | CliError::WriteFile { source, .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
                 ExitClass::NotFound
+            }
+            CliError::WriteFile { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
+                ExitClass::Conflict
             }
             CliError::Usage(_) => ExitClass::Usage,
             CliError::Found { exit, .. } => *exit,

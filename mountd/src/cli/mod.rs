@@ -5,6 +5,7 @@
 
 mod actor;
 mod arguments;
+mod bundle;
 mod check;
 mod doctor;
 mod document;
@@ -21,6 +22,7 @@ mod stats;
 mod table;
 mod top;
 mod validate;
+mod verify;
 mod volume;
 
 pub use run::main;

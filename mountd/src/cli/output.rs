@@ -1,7 +1,7 @@
 //! Standard output: text for people, or one JSON document.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -68,29 +68,56 @@ impl Output {
     }
 }
 
+/// A line on standard error, where a person sees it, that something takes long.
+pub(super) struct Progress<'a> {
+    what: &'a str,
+    terminal: bool,
+    begun: Instant,
+    shown: bool,
+}
+
+impl<'a> Progress<'a> {
+    /// Nothing is shown yet.
+    pub(super) fn new(what: &'a str) -> Progress<'a> {
+        let terminal = io::stderr().is_terminal();
+        Progress { what, terminal, begun: Instant::now(), shown: false }
+    }
+
+    /// Tells whether anything will ever be shown.
+    pub(super) fn is_shown(&self) -> bool {
+        self.terminal
+    }
+
+    /// Shows how long it takes by now, and more. What takes less than a second is not worth it.
+    pub(super) fn show(&mut self, more: &str) {
+        let seconds = self.begun.elapsed().as_secs();
+        if self.terminal && seconds >= 1 {
+            self.shown = true;
+            eprint!("\r\x1b[K{} … {seconds} s{more}", self.what);
+        }
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        if self.shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
 /// Shows on a terminal that something takes long, and for how long by now.
 pub(super) async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
-    if !io::stderr().is_terminal() {
+    let mut progress = Progress::new(what);
+    if !progress.is_shown() {
         return work.await;
     }
-    let begun = std::time::Instant::now();
-    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(250));
-    let mut shown = false;
-    let done = loop {
+    let mut ticks = tokio::time::interval(Duration::from_millis(250));
+    loop {
         tokio::select! {
-            done = &mut work => break done,
-            _ = ticks.tick() => {
-                let seconds = begun.elapsed().as_secs();
-                if seconds >= 1 {
-                    shown = true;
-                    eprint!("\r{what} … {seconds} s");
-                }
-            }
+            done = &mut work => return done,
+            _ = ticks.tick() => progress.show(""),
         }
-    };
-    if shown {
-        eprint!("\r\x1b[K");
     }
-    done
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::arguments::{Arguments, Command, GlobalArgs};
 use super::error::CliError;
 use super::output::Output;
-use super::{actor, check, doctor, fork, log, mount, shell, snapshot, stats, top, volume};
+use super::{actor, bundle, check, doctor, fork, log, mount, shell, snapshot, stats, top, verify, volume};
 use crate::client::{Client, ClientError, Connection, Patience};
 use crate::exit::one_line;
 use crate::paths::Endpoint;
@@ -108,9 +108,11 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Actor(command) => actor::run(session, command).await,
         Command::Log(arguments) => log::log(session, arguments).await,
         Command::Fsck(arguments) => check::fsck(session, arguments).await,
+        Command::Verify(arguments) => verify::verify(session, arguments).await,
         Command::Gc(arguments) => check::gc(session, arguments).await,
         Command::Stats(arguments) => stats::stats(session, arguments).await,
         Command::Top(arguments) => top::top(session, arguments).await,
+        Command::Bundle(arguments) => bundle::bundle(session, arguments).await,
         Command::Doctor => doctor::doctor(session).await,
         Command::Completions(arguments) => shell::completions(session, &arguments),
         Command::Man(arguments) => shell::man(session, &arguments),

@@ -39,6 +39,9 @@ pub(super) enum SnapshotCommand {
         /// VOLUME@NAME or VOLUME@EPOCH
         #[arg(value_name = "SNAP", required = true, value_parser = parse_snapshot)]
         snapshots: Vec<String>,
+        /// Only tell what would go
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Show what changed between two snapshots, or between a snapshot and a volume
     Diff {
@@ -102,6 +105,15 @@ struct Listed {
 #[derive(Serialize, Debug)]
 struct Removed {
     removed: Vec<String>,
+}
+
+/// What `snapshot rm --dry-run --json` prints.
+#[derive(Serialize, Debug)]
+struct WouldRemove {
+    dry_run: bool,
+    /// `VOLUME@EPOCH`, each once.
+    removed: Vec<String>,
+    bytes: u64,
 }
 
 /// One element of what `snapshot diff --json` prints.
@@ -180,7 +192,8 @@ pub(super) async fn run(session: &Session, command: SnapshotCommand) -> Result<(
         SnapshotCommand::Create(arguments) => create(session, arguments).await,
         SnapshotCommand::Ls { volume } => list(session, volume).await,
         SnapshotCommand::Show { snapshot } => show(session, snapshot).await,
-        SnapshotCommand::Rm { snapshots } => remove(session, snapshots).await,
+        SnapshotCommand::Rm { snapshots, dry_run: false } => remove(session, snapshots).await,
+        SnapshotCommand::Rm { snapshots, dry_run: true } => preview_remove(session, snapshots).await,
         SnapshotCommand::Diff { from, to } => diff(session, from, to).await,
     }
 }
@@ -246,6 +259,20 @@ async fn show(session: &Session, snapshot: String) -> Result<(), CliError> {
             format_size(answer.shared_bytes),
             answer.files_changed,
         )
+    })
+}
+
+async fn preview_remove(session: &Session, snapshots: Vec<String>) -> Result<(), CliError> {
+    let client = session.connect().await?;
+    let action = || format!("snapshot rm --dry-run {}", snapshots.join(" "));
+    let request = RemoveSnapshotsRequest { snapshots: snapshots.clone() };
+    let asking = call(&client, Patience::Unlimited, action, request, async |to, request| {
+        to.snapshots().preview_remove_snapshots(request).await
+    });
+    let answer = with_progress("adding up sizes", asking).await?;
+    let document = WouldRemove { dry_run: true, removed: answer.snapshots, bytes: answer.bytes };
+    session.output.print(&document, || {
+        format!("would remove {}, and free {}", document.removed.join(", "), format_size(document.bytes))
     })
 }
 

@@ -21,7 +21,7 @@ pub(super) struct StatsArgs {
 
 /// What `stats --json` prints. Counters of what this version does not do yet are 0.
 #[derive(Serialize, Debug)]
-struct Stats {
+pub(super) struct Stats {
     volumes: BTreeMap<String, BTreeMap<String, Operation>>,
     /// Of each volume that works on a request, the oldest.
     oldest_requests: BTreeMap<String, Oldest>,

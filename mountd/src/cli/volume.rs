@@ -8,13 +8,14 @@ use serde::Serialize;
 use super::arguments::{Limit, bytes, parse_count_limit, parse_limit, parse_snapshot, resolve};
 use super::document::VolumeDocument;
 use super::error::CliError;
-use super::output::Output;
+use super::output::{Output, with_progress};
 use super::run::{Session, call};
 use super::table::{Align, Table};
-use crate::client::Patience;
+use crate::client::{Client, Patience};
 use crate::proto::{
-    CreateVolumeRequest, GetVolumeRequest, ListVolumesRequest, QuotaChange, RemoveVolumeRequest,
-    RenameVolumeRequest, RollbackVolumeRequest, SetQuotaRequest, Volume,
+    CreateVolumeRequest, GetVolumeRequest, ListVolumesRequest, QuotaChange, RemovalPreview,
+    RemoveVolumeRequest, RenameVolumeRequest, RollbackPreview, RollbackVolumeRequest, SetQuotaRequest,
+    Volume,
 };
 use crate::units::format_size;
 
@@ -35,6 +36,9 @@ pub(super) enum VolumeCommand {
     Rm {
         /// The volume
         name: String,
+        /// Only tell what would go
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Make a volume equal to one of its snapshots, also while it is mounted
     Rollback {
@@ -43,6 +47,9 @@ pub(super) enum VolumeCommand {
         /// A snapshot in its history: VOLUME@NAME, VOLUME@EPOCH, or just NAME or EPOCH
         #[arg(value_name = "SNAP")]
         snapshot: String,
+        /// Only tell what would be lost
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Give a volume another name
     Rename {
@@ -89,13 +96,47 @@ struct Removed {
     removed: String,
 }
 
+/// What `volume rm --dry-run --json` prints.
+#[derive(Serialize, Debug)]
+struct WouldRemove {
+    dry_run: bool,
+    removed: String,
+    snapshots: Vec<String>,
+    bytes: u64,
+}
+
+/// What `volume rollback --dry-run --json` prints.
+#[derive(Serialize, Debug)]
+struct WouldRollBack {
+    dry_run: bool,
+    volume: String,
+    snapshot: String,
+    /// The newest snapshot of the head.
+    since: Option<String>,
+    /// What was changed since then.
+    lost: Lost,
+    bytes: u64,
+}
+
+#[derive(Serialize, Debug)]
+struct Lost {
+    added: u64,
+    removed: u64,
+    modified: u64,
+    renamed: u64,
+    metadata: u64,
+}
+
 pub(super) async fn run(session: &Session, command: VolumeCommand) -> Result<(), CliError> {
     match command {
         VolumeCommand::Create(arguments) => create(session, arguments).await,
         VolumeCommand::Ls => list(session).await,
         VolumeCommand::Show { name } => show(session, name).await,
-        VolumeCommand::Rm { name } => remove(session, name).await,
-        VolumeCommand::Rollback { name, snapshot } => rollback(session, name, snapshot).await,
+        VolumeCommand::Rm { name, dry_run: false } => remove(session, name).await,
+        VolumeCommand::Rm { name, dry_run: true } => preview_remove(session, name).await,
+        VolumeCommand::Rollback { name, snapshot, dry_run } => {
+            rollback(session, name, snapshot, dry_run).await
+        }
         VolumeCommand::Rename { old, new } => rename(session, old, new).await,
         VolumeCommand::SetQuota(arguments) => set_quota(session, arguments).await,
     }
@@ -154,10 +195,31 @@ async fn remove(session: &Session, name: String) -> Result<(), CliError> {
     session.output.print(&document, || format!("removed volume {}", document.removed))
 }
 
-async fn rollback(session: &Session, name: String, snapshot: String) -> Result<(), CliError> {
+async fn preview_remove(session: &Session, name: String) -> Result<(), CliError> {
+    let client = session.connect().await?;
+    let action = || format!("volume rm --dry-run {name}");
+    let request = RemoveVolumeRequest { name: name.clone() };
+    let asking = call(&client, Patience::Unlimited, action, request, async |to, request| {
+        to.volumes().preview_remove_volume(request).await
+    });
+    let RemovalPreview { snapshots, bytes } = with_progress("adding up sizes", asking).await?;
+    let document = WouldRemove { dry_run: true, removed: name, snapshots, bytes };
+    session.output.print(&document, || {
+        let snapshots = match document.snapshots.as_slice() {
+            [] => "without snapshots".to_owned(),
+            snapshots => format!("with {}", snapshots.join(", ")),
+        };
+        format!("would remove volume {} {snapshots}, and free {}", document.removed, format_size(bytes))
+    })
+}
+
+async fn rollback(session: &Session, name: String, snapshot: String, dry_run: bool) -> Result<(), CliError> {
     let snapshot = if snapshot.contains('@') { snapshot } else { format!("{name}@{snapshot}") };
     parse_snapshot(&snapshot).map_err(CliError::Usage)?;
     let client = session.connect().await?;
+    if dry_run {
+        return preview_rollback(session, &client, name, snapshot).await;
+    }
     let action = || format!("volume rollback {name} {snapshot}");
     let request = RollbackVolumeRequest { name: name.clone(), snapshot: snapshot.clone() };
     let volume = call(&client, Patience::Unlimited, action, request, async |to, request| {
@@ -165,6 +227,33 @@ async fn rollback(session: &Session, name: String, snapshot: String) -> Result<(
     })
     .await?;
     changed(session, volume, |volume| format!("volume {} is as {snapshot} again", volume.name))
+}
+
+async fn preview_rollback(
+    session: &Session,
+    client: &Client,
+    name: String,
+    snapshot: String,
+) -> Result<(), CliError> {
+    let action = || format!("volume rollback --dry-run {name} {snapshot}");
+    let request = RollbackVolumeRequest { name: name.clone(), snapshot: snapshot.clone() };
+    let asking = call(client, Patience::Unlimited, action, request, async |to, request| {
+        to.volumes().preview_rollback_volume(request).await
+    });
+    let answer = with_progress("comparing", asking).await?;
+    let RollbackPreview { since, added, removed, modified, renamed, metadata, bytes } = answer;
+    let lost = Lost { added, removed, modified, renamed, metadata };
+    let document = WouldRollBack { dry_run: true, volume: name, snapshot, since, lost, bytes };
+    session.output.print(&document, || {
+        let since = document.since.as_deref().unwrap_or("the beginning");
+        format!(
+            "would make volume {} as {} again; lost would be what changed since {since}: {added} added, {removed} removed, \
+             {modified} modified, {renamed} renamed, {metadata} with other attributes; it would free {}",
+            document.volume,
+            document.snapshot,
+            format_size(bytes)
+        )
+    })
 }
 
 async fn rename(session: &Session, old: String, new: String) -> Result<(), CliError> {

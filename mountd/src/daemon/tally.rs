@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use durdir_fs::check::Progress;
+
 /// Counters of the node. Relaxed: they are read by people.
 #[derive(Default)]
 pub(crate) struct Tally {
@@ -12,6 +14,7 @@ pub(crate) struct Tally {
     replayed: AtomicU64,
     requests: AtomicU64,
     failed_requests: AtomicU64,
+    verifying: Progress,
 }
 
 impl Tally {
@@ -47,6 +50,11 @@ impl Tally {
     /// Returns how many requests were answered from the record.
     pub(crate) fn replayed(&self) -> u64 {
         self.replayed.load(Ordering::Relaxed)
+    }
+
+    /// Returns where checks of what is stored tell how far they are.
+    pub(crate) fn verifying(&self) -> &Progress {
+        &self.verifying
     }
 
     /// Returns cuts taken.

@@ -85,6 +85,7 @@ pub(crate) enum AfterSave {
     /// It is still paused: [`Runtime::resume`] lets it go on.
     Paused,
     /// The runtime ended it: only [`Runtime::restore`] brings it back.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no driver here ends what it saves"))]
     Ended,
 }
 

@@ -11,6 +11,7 @@ mod quarantine;
 mod records;
 mod sealing;
 mod usage;
+mod verify;
 
 use std::ffi::OsStr;
 use std::path::Path;
