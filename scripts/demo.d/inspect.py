@@ -103,5 +103,10 @@ def show_sizes(volumes_file, snapshots_file):
               f" {human(snapshot['shared_bytes']):>10} shared, {snapshot['files_changed']} files changed")
 
 
-COMMANDS = {"cut": show_cut, "states": show_states, "diff": show_diff, "sizes": show_sizes}
+def show_phases(actor_file):
+    phases = load(actor_file)["phases_ms"]
+    print("    " + ", ".join(f"{phase} {milliseconds:.1f} ms" for phase, milliseconds in phases.items()))
+
+
+COMMANDS = {"cut": show_cut, "phases": show_phases, "states": show_states, "diff": show_diff, "sizes": show_sizes}
 COMMANDS[sys.argv[1]](*sys.argv[2:])
