@@ -58,7 +58,13 @@ fn validate(store: &Store, text: &str, options: &[&str]) -> Finished {
 
 fn examples() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+    let files: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    assert!(!files.is_empty());
+    files
 }
 
 #[test]
