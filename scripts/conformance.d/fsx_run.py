@@ -39,8 +39,9 @@ def digest(path):
 
 
 def stop(process):
+    """Returns once fsx changes nothing any more: stopped, or at its end, which may come before its last lines are read."""
     process.send_signal(signal.SIGSTOP)
-    while True:
+    while process.poll() is None:
         with open(f"/proc/{process.pid}/stat") as stat:
             if stat.read().rpartition(")")[2].split()[0] == "T":
                 return
