@@ -255,12 +255,11 @@ impl Run<'_> {
             }
         }
         if let ([first, second], Some((_, step))) = (&candidates[..], pending.get(given.len())) {
-            let mut mixed = first.clone();
-            if self.adopt_torn(&mut mixed, second, &step.call)
-                && let Ok(observer) = self.matches(&mixed)
-            {
-                self.tally.torn += 1;
-                return self.go_on_from(mixed, &candidates, observer);
+            for mixed in self.torn(first, second, &step.call) {
+                if let Ok(observer) = self.matches(&mixed) {
+                    self.tally.torn += 1;
+                    return self.go_on_from(mixed, &candidates, observer);
+                }
             }
         }
         let cut = pending.get(given.len()).map(|(op, step)| format!(" in operation {op}, {:?}", step.call));
@@ -309,16 +308,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn adopt_torn(&mut self, mixed: &mut World, after: &World, call: &Call) -> bool {
+    /// Returns the worlds between two that fit the bytes which an interrupted write has left.
+    fn torn(&mut self, before: &World, after: &World, call: &Call) -> Vec<World> {
         let mut steps = Vec::new();
-        let Some(torn) = mixed.plan_torn(call, &mut steps) else { return false };
+        let Some(torn) = before.plan_torn(call, &mut steps) else { return Vec::new() };
         let calls: Vec<&Call> = steps.iter().map(|step| &step.call).collect();
-        let Ok(replies) = self.sides[0].backend.run(&calls) else { return false };
-        let adopted = match replies.last() {
-            Some(Reply::Data { bytes }) => mixed.adopt_torn(&torn, after, &bytes.0),
-            _ => false,
-        };
-        self.sides[0].backend.run(&[&Call::Remount {}]).is_ok() && adopted
+        let backend = &mut self.sides[0].backend;
+        let Ok(replies) = backend.run(&calls) else { return Vec::new() };
+        match (replies.last(), backend.run(&[&Call::Remount {}])) {
+            (Some(Reply::Data { bytes }), Ok(_)) => before.torn_towards(after, &torn, &bytes.0),
+            _ => Vec::new(),
+        }
     }
 }
 

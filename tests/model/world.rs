@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::clock::Clock;
+use crate::content::Content;
 use crate::expect::Expect;
 use crate::reference::{Effect, Fs, Id, Name};
 use crate::walk::Walk;
@@ -217,10 +218,10 @@ impl World {
 
     /// Plans what reads back the bytes that an interrupted call may have left half-written.
     pub(crate) fn plan_torn(&self, call: &Call, steps: &mut Vec<Step>) -> Option<Torn> {
-        let (view, node, at, len) = match *call {
-            Call::Write { view, node, at, ref fill, .. } => (view, node, at, u64::from(fill.len)),
-            Call::Fallocate { view, node, at, len, .. } => (view, node, at, len),
-            Call::CopyRange { view, to, to_at, len, .. } => (view, to, to_at, len),
+        let (view, node, at, len, record_first) = match *call {
+            Call::Write { view, node, at, ref fill, .. } => (view, node, at, u64::from(fill.len), true),
+            Call::Fallocate { view, node, at, len, .. } => (view, node, at, len, false),
+            Call::CopyRange { view, to, to_at, len, .. } => (view, to, to_at, len, true),
             _ => return None,
         };
         let volume = self.volumes.iter().position(|volume| volume.view == view)?;
@@ -229,22 +230,33 @@ impl World {
             push(steps, Call::Lookup { view, parent, name: Bytes(name), bind: child }, Expect::Anything);
         }
         push(steps, Call::Read { view, node, at, len: len as u32 }, Expect::Anything);
-        Some(Torn { volume, node, at })
+        Some(Torn { volume, node, at, record_first })
     }
 
-    /// Takes the bytes that are there, if each is what it was or what `after` has.
-    pub(crate) fn adopt_torn(&mut self, torn: &Torn, after: &World, bytes: &[u8]) -> bool {
-        let old = self.volumes[torn.volume].fs.content(torn.node).read(torn.at, bytes.len() as u64);
-        let new = after.volumes[torn.volume].fs.content(torn.node).read(torn.at, bytes.len() as u64);
+    /// Returns the worlds that an interrupted write between this one and `after` may have left, if each byte that is there is what
+    /// it was or what `after` has: nothing but bytes was changed, or, where the write left the size as it was, the inode's record
+    /// was written before them.
+    pub(crate) fn torn_towards(&self, after: &World, torn: &Torn, bytes: &[u8]) -> Vec<World> {
+        let (before_file, after_file) = (self.file_of(torn), after.file_of(torn));
+        let old = before_file.read(torn.at, bytes.len() as u64);
+        let new = after_file.read(torn.at, bytes.len() as u64);
         let fits = old.len() == bytes.len()
             && bytes
                 .iter()
                 .enumerate()
                 .all(|(index, byte)| *byte == old[index] || new.get(index) == Some(byte));
-        if fits {
-            self.volumes[torn.volume].fs.content_mut(torn.node).write(torn.at, bytes);
-        }
-        fits
+        let record_first = torn.record_first && before_file.size() == after_file.size();
+        let worlds = std::iter::once(self).chain(record_first.then_some(after));
+        let with_bytes = |world: &World| {
+            let mut world = world.clone();
+            world.volumes[torn.volume].fs.content_mut(torn.node).write(torn.at, bytes);
+            world
+        };
+        if fits { worlds.map(with_bytes).collect() } else { Vec::new() }
+    }
+
+    fn file_of(&self, torn: &Torn) -> &Content {
+        self.volumes[torn.volume].fs.content(torn.node)
     }
 
     /// Returns a number that was not used yet.
@@ -269,6 +281,8 @@ pub(crate) struct Torn {
     volume: usize,
     node: Id,
     at: u64,
+    /// Whether the new times may be stored before the bytes.
+    record_first: bool,
 }
 
 /// Appends a call that only prepares or looks.
