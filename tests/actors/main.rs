@@ -7,6 +7,7 @@ mod agent;
 mod cycles;
 mod deaths;
 mod forks;
+mod frozen;
 mod machines;
 mod pairing;
 mod processes;
