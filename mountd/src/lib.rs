@@ -27,7 +27,6 @@ pub mod proto;
 mod runtime;
 pub mod socket;
 mod supervisor;
-#[allow(dead_code, reason = "a template can be asked for more than actors need")]
 mod template;
 pub mod units;
 mod usage;

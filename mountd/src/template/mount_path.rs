@@ -36,11 +36,6 @@ impl MountPath {
     pub(crate) fn as_path(&self) -> &Path {
         Path::new(&self.0)
     }
-
-    /// Returns it.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 /// Tells whether one path lies inside of another, component by component: `/a/b` lies inside of `/a`, and `/ab` does not.

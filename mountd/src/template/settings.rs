@@ -24,11 +24,6 @@ impl SandboxClass {
     pub(crate) const ALL: [SandboxClass; 3] =
         [SandboxClass::Gvisor, SandboxClass::Microvm, SandboxClass::Process];
 
-    /// Returns the class of this name.
-    pub(crate) fn from_name(name: &str) -> Option<SandboxClass> {
-        SandboxClass::ALL.into_iter().find(|class| class.name() == name)
-    }
-
     /// Returns its name.
     pub(crate) fn name(self) -> &'static str {
         match self {
