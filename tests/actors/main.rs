@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
 
 mod agent;
+mod ballast;
 mod cycles;
 mod deaths;
 mod forks;
@@ -11,3 +12,4 @@ mod machines;
 mod pairing;
 mod processes;
 mod refusals;
+mod times;
