@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::agent::{Agent, Class};
+use durdir_tests::support::Store;
+
+use super::agent::{Agent, Class, unlinking};
 
 /// What a machine runs.
 const PROGRAM: &str = include_str!("guest.sh");
@@ -63,4 +65,23 @@ fn a_machine_is_committed_and_forked() {
     agent.check();
     agent.ask("rm");
     fork.ask("rm");
+}
+
+/// virtiofsd finds what a guest has open again by its path.
+#[test]
+fn a_machine_that_cannot_be_saved_runs_on_as_before() {
+    let template = |commits: &Path| unlinking(template(commits, "Full", "Full"));
+    let agent = Agent::created_from(Store::new(), template).started();
+    agent.store.expect_alarm("save memory");
+    let complaint = agent.store.refused(5, ["actor", "pause", "a"]);
+    assert!(complaint.contains("a file of a volume open that was removed"), "{complaint}");
+    assert_eq!(agent.state(), "running");
+    assert_eq!(agent.store.json(["snapshot", "ls"]), json!([]));
+    agent.works();
+    agent.check();
+    // What needs no memory is not harmed.
+    agent.ask_with("pause", &["--scope", "Data"]);
+    agent.ask("resume");
+    agent.works();
+    agent.check();
 }

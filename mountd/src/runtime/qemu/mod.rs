@@ -133,6 +133,7 @@ impl Runtime for Qemu {
 
     fn save(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<AfterSave, RuntimeError> {
         let kind = stored_accelerator(&sandbox.directory)?;
+        let printed = virtiofsd::Printed::so_far(sandbox)?;
         let mut qmp = Qmp::open(sandbox, MONITOR, deadline)?;
         let path = image.join(MEMORY);
         let saved = qmp
@@ -142,6 +143,7 @@ impl Runtime for Qemu {
             cancel(sandbox);
             return Err(error);
         }
+        printed.check_saved(sandbox, NAME)?;
         files::write(&image.join(ACCELERATOR), kind.name())?;
         Ok(AfterSave::Paused)
     }
