@@ -12,4 +12,5 @@ mod machines;
 mod pairing;
 mod processes;
 mod refusals;
+mod steps;
 mod times;
