@@ -129,6 +129,15 @@ def read(file):
     return file.read(12)
 
 
+def is_locked():
+    with open(HOME + 'lock') as other:
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 writer.execute('BEGIN IMMEDIATE')
 enter(range(committed + 1, number + 1))
 ready = False
@@ -142,6 +151,8 @@ while True:
     same('the other connection', last(reader), committed)
     if 'log' not in os.listdir(directory):
         fail('the directory has no log')
+    if not is_locked():
+        fail('the lock is not held')
     number += 1
     log.write('%d\n' % number)
     log.flush()

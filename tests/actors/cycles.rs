@@ -1,9 +1,11 @@
+use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use durdir_tests::support::{MIB, Store};
+use durdir_tests::support::{MIB, Store, eventually};
 
-use super::agent::{Agent, Class, template, unlinking};
+use super::agent::{Agent, Class, LIMIT, template, unlinking};
 use super::ballast::{Ballast, tar};
 use super::times::Times;
 
@@ -100,6 +102,19 @@ fn a_paused_program_goes_on_where_it_was() {
     let shown = agent.show();
     assert_eq!(shown["last_capture"]["kind"], "pause");
     assert!(shown["pid"].as_u64().is_some(), "{shown}");
+}
+
+/// What all of these tests rest upon.
+#[test]
+fn a_program_notices_what_its_memory_does_not_know() {
+    for class in [Class::Gvisor, Class::Microvm] {
+        let agent = Agent::running_in(class, "Full", "Full");
+        agent.store.expect_alarm("an actor has ended");
+        let mut log = fs::File::options().append(true).open(agent.path("home", "log")).unwrap();
+        log.write_all(b"1\n").unwrap();
+        drop(log);
+        eventually("it gives up", LIMIT, || (agent.state() == "exited").then_some(()));
+    }
 }
 
 /// Not every version of gVisor can save a file that is open and has no name any more.
