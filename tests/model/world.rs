@@ -218,10 +218,12 @@ impl World {
 
     /// Plans what reads back the bytes that an interrupted call may have left half-written.
     pub(crate) fn plan_torn(&self, call: &Call, steps: &mut Vec<Step>) -> Option<Torn> {
-        let (view, node, at, len, record_first) = match *call {
-            Call::Write { view, node, at, ref fill, .. } => (view, node, at, u64::from(fill.len), true),
-            Call::Fallocate { view, node, at, len, .. } => (view, node, at, len, false),
-            Call::CopyRange { view, to, to_at, len, .. } => (view, to, to_at, len, true),
+        let (view, node, at, len, inode) = match *call {
+            Call::Write { view, node, at, ref fill, .. } => {
+                (view, node, at, u64::from(fill.len), InodeOfTorn::Times)
+            }
+            Call::Fallocate { view, node, at, len, .. } => (view, node, at, len, InodeOfTorn::Untouched),
+            Call::CopyRange { view, to, to_at, len, .. } => (view, to, to_at, len, InodeOfTorn::Steps),
             _ => return None,
         };
         let volume = self.volumes.iter().position(|volume| volume.view == view)?;
@@ -230,26 +232,34 @@ impl World {
             push(steps, Call::Lookup { view, parent, name: Bytes(name), bind: child }, Expect::Anything);
         }
         push(steps, Call::Read { view, node, at, len: len as u32 }, Expect::Anything);
-        Some(Torn { volume, node, at, record_first })
+        Some(Torn { volume, node, at, inode })
     }
 
     /// Returns the worlds that an interrupted write between this one and `after` may have left, if each byte that is there is what
-    /// it was or what `after` has: nothing but bytes was changed, or, where the write left the size as it was, the inode's record
-    /// was written before them.
+    /// it was or what `after` has.
     pub(crate) fn torn_towards(&self, after: &World, torn: &Torn, bytes: &[u8]) -> Vec<World> {
         let (before_file, after_file) = (self.file_of(torn), after.file_of(torn));
-        let old = before_file.read(torn.at, bytes.len() as u64);
-        let new = after_file.read(torn.at, bytes.len() as u64);
-        let fits = old.len() == bytes.len()
-            && bytes
-                .iter()
-                .enumerate()
-                .all(|(index, byte)| *byte == old[index] || new.get(index) == Some(byte));
-        let record_first = torn.record_first && before_file.size() == after_file.size();
-        let worlds = std::iter::once(self).chain(record_first.then_some(after));
+        let length = bytes.len() as u64;
+        let (old, new) = (before_file.read(torn.at, length), after_file.read(torn.at, length));
+        let fits = bytes
+            .iter()
+            .enumerate()
+            .all(|(index, byte)| old.get(index) == Some(byte) || new.get(index) == Some(byte));
+        let (before_size, after_size) = (before_file.size(), after_file.size());
+        let size = if bytes.is_empty() { before_size } else { before_size.max(torn.at + length) };
+        let inode_too = size <= after_size
+            && match torn.inode {
+                InodeOfTorn::Untouched => false,
+                InodeOfTorn::Times => before_size == after_size,
+                InodeOfTorn::Steps => true,
+            };
+        let untouched = size == before_size;
+        let worlds = untouched.then_some(self).into_iter().chain(inode_too.then_some(after));
         let with_bytes = |world: &World| {
             let mut world = world.clone();
-            world.volumes[torn.volume].fs.content_mut(torn.node).write(torn.at, bytes);
+            let file = world.volumes[torn.volume].fs.content_mut(torn.node);
+            file.truncate(size);
+            file.write(torn.at, bytes);
             world
         };
         if fits { worlds.map(with_bytes).collect() } else { Vec::new() }
@@ -281,8 +291,17 @@ pub(crate) struct Torn {
     volume: usize,
     node: Id,
     at: u64,
-    /// Whether the new times may be stored before the bytes.
-    record_first: bool,
+    inode: InodeOfTorn,
+}
+
+/// What an interrupted write may have changed of the inode, beside bytes.
+enum InodeOfTorn {
+    /// Nothing.
+    Untouched,
+    /// Where it leaves the size as it is, the inode's record is written before the bytes.
+    Times,
+    /// It is made of steps, each of which counts.
+    Steps,
 }
 
 /// Appends a call that only prepares or looks.

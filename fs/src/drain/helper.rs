@@ -26,45 +26,68 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::DrainError;
 use super::scan::MaybeDirty;
-use super::{Drain, DrainError};
 use crate::fuse::DeviceId;
 
 /// The first argument that makes a program a helper. Not for people.
-pub const HELPER_ARGUMENT: &str = "__sync-mapped-files";
+pub const HELPER_ARGUMENT: &str = "__write-out-mapped-files";
 
-/// Files are synced this many at a time, so that their waits for the disk are one.
+/// Files are written out this many at a time.
 const PARALLEL: usize = 8;
 
 /// Failures beyond these are counted, not listed.
 const LISTED_FAILURES: usize = 5;
 
-/// Syncs `files` in a helper process, until the drain's deadline counted from `started`.
-pub(super) fn sync_in_helper(
-    drain: &Drain,
-    started: Instant,
-    files: &[MaybeDirty],
-) -> Result<(), DrainError> {
-    let mut child = Command::new(&drain.helper)
-        .arg0("durdir-drain")
-        .arg(HELPER_ARGUMENT)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|source| DrainError::Helper { step: "start", source })?;
-    match talk(&mut child, drain.deadline, started, files) {
-        Ok(failures) => {
-            // It has closed its output, which it does by ending.
-            let code = child.wait().map_err(|source| DrainError::Helper { step: "collect", source })?;
-            if failures.is_empty() && code.success() {
-                return Ok(());
+/// A helper that waits for its work. It ends if there is none.
+#[derive(Debug)]
+pub struct Helper {
+    /// None once the work was handed to it.
+    child: Option<Child>,
+}
+
+impl Helper {
+    pub(super) fn start(program: &Path) -> Result<Helper, DrainError> {
+        let child = Command::new(program)
+            .arg0("durdir-drain")
+            .arg(HELPER_ARGUMENT)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|source| DrainError::Helper { step: "start", source })?;
+        Ok(Helper { child: Some(child) })
+    }
+
+    /// Writes `files` out, until `deadline` counted from `started`.
+    pub(super) fn write_out(
+        mut self,
+        deadline: Duration,
+        started: Instant,
+        files: &[MaybeDirty],
+    ) -> Result<(), DrainError> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        match talk(&mut child, deadline, started, files) {
+            Ok(failures) => {
+                // It has closed its output, which it does by ending.
+                let code = child.wait().map_err(|source| DrainError::Helper { step: "collect", source })?;
+                if failures.is_empty() && code.success() {
+                    return Ok(());
+                }
+                Err(DrainError::Failed { failures: summarize(&failures, code) })
             }
-            Err(DrainError::Sync { failures: summarize(&failures, code) })
+            Err(error) => {
+                abandon(child);
+                Err(error)
+            }
         }
-        Err(error) => {
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
             abandon(child);
-            Err(error)
         }
     }
 }
@@ -112,7 +135,7 @@ fn talk(
 /// broken off.
 fn abandon(mut child: Child) {
     if let Err(error) = child.kill() {
-        tracing::warn!(%error, "cannot stop the helper that syncs mapped files");
+        tracing::warn!(%error, "cannot stop the helper that writes mapped files out");
     }
     let reaper = std::thread::Builder::new().name("durdir-reaper".into()).spawn(move || child.wait());
     if let Err(error) = reaper {
@@ -157,7 +180,7 @@ fn parse_line(line: &[u8]) -> Option<MaybeDirty> {
     Some(MaybeDirty { pid, link, device, inode, path })
 }
 
-/// Runs as the helper: reads the list from standard input, syncs, and writes failures to standard
+/// Runs as the helper: reads the list from standard input, writes the files out, and failures to standard
 /// output.
 pub fn helper_main() -> ExitCode {
     let mut list = Vec::new();
@@ -171,7 +194,7 @@ pub fn helper_main() -> ExitCode {
         for _ in 0..PARALLEL.min(files.len()) {
             scope.spawn(|| {
                 while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = sync_one(file) {
+                    if let Err(error) = write_out(file) {
                         failed.fetch_add(1, Ordering::Relaxed);
                         report(format_args!("{} (inode {}): {error}", file.path.display(), file.inode));
                     }
@@ -190,12 +213,18 @@ fn report(failure: std::fmt::Arguments<'_>) {
     writeln!(io::stdout().lock(), "{failure}").ok();
 }
 
-/// Writes back all dirty pages of one inode, and waits until the store has them.
-fn sync_one(wanted: &MaybeDirty) -> io::Result<()> {
+/// Writes back all dirty pages of one inode, and waits until the store has answered for them.
+///
+/// By closing it: `fuse_flush` of fs/fuse/file.c writes the inode out and waits for the writes in flight, also where the file
+/// system has no use for FLUSH. `fsync(2)` would do that and have the store sync its disk on top, which nobody asked for.
+/// `sync_file_range(2)` waits for the pages alone, which before Linux 6.16 were done when they had been copied.
+fn write_out(wanted: &MaybeDirty) -> io::Result<()> {
     match open_inode(wanted)? {
-        // Only `fsync` waits for the store on every kernel: `sync_file_range` waits for the pages
-        // alone.
-        Some(file) => file.sync_data(),
+        Some(file) => match nix::unistd::close(file) {
+            // Interrupted or not, it is closed; there is no handler that could interrupt it.
+            Ok(()) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        },
         // Nobody uses the inode any more: what was dirty was written back when the last use ended.
         None => Ok(()),
     }
@@ -275,6 +304,18 @@ mod tests {
     }
 
     #[test]
+    fn a_helper_without_work_ends() {
+        let helper = Helper::start(Path::new("/bin/cat")).unwrap();
+        let pid = helper.child.as_ref().unwrap().id();
+        drop(helper);
+        let begun = Instant::now();
+        while Path::new(&format!("/proc/{pid}/task/{pid}")).exists() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it stays");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
     fn many_failures_are_counted() {
         let failures = "a\nb\nc\nd\ne\nf\ng\n";
         let code = ExitStatus::from_raw(256);
@@ -300,6 +341,6 @@ mod tests {
         // A number that no file has: its neighbour may well be open in this process, by another test.
         assert!(open_inode(&MaybeDirty { inode: u64::MAX, ..wanted.clone() }).unwrap().is_none());
         fs::remove_file(&wanted.path).unwrap();
-        sync_one(&wanted).unwrap();
+        write_out(&wanted).unwrap();
     }
 }

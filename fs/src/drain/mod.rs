@@ -4,13 +4,13 @@
 //! A `write` that returned is in the store. A store into a shared mapping is not: the kernel writes
 //! the page back when it likes, and `syncfs` does not wait for that on a FUSE mount. With
 //! zero-message opens the store does not even hear of the file being opened. So before a cut the
-//! inodes that can have such pages are looked for in `/proc`, and each is synced:
+//! inodes that can have such pages are looked for in `/proc`, and each is written out:
 //!
 //! ```text
 //!  scan.rs    /proc/<pid>/maps ── maps.rs, or query.rs where the kernel answers questions
 //!      │ shared mappings of a file opened for writing, on one of the mounts
 //!      ▼
-//!  helper.rs  a process of its own opens /proc/<pid>/map_files/<range> and calls fsync
+//!  helper.rs  a process of its own opens /proc/<pid>/map_files/<range> and closes it, which writes it out
 //! ```
 //!
 //! With a writeback cache ([`CacheMode::Writeback`]) a `write` may be in the page cache only as
@@ -20,7 +20,7 @@
 //! # Invariants
 //! - The daemon never opens a file of its own mounts: killed in that moment it would wait for
 //!   itself for ever. The helper does; killed, it dies, and if the daemon dies, its calls fail.
-//! - If nothing can be dirty, no process is started.
+//! - If nothing can be dirty, no process is started, unless a helper was started [ahead](Drain::start_helper).
 //! - Every page that was dirty when [`Drain::run`] was called has been answered by the store when
 //!   it returned `Ok`, with one exception: the pages of a mapping that a thread is just removing.
 //!   The kernel does not show it any more, and writes it back before `munmap` returns.
@@ -38,7 +38,7 @@ mod scan;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use helper::{HELPER_ARGUMENT, helper_main};
+pub use helper::{HELPER_ARGUMENT, Helper, helper_main};
 pub use scan::{MaybeDirty, Scan, find_maybe_dirty};
 
 use crate::fuse::{CacheMode, DeviceId};
@@ -48,8 +48,9 @@ use crate::fuse::{CacheMode, DeviceId};
 pub enum Scope {
     /// All that this process can see.
     All,
-    /// Those of one cgroup (version 2) and of its descendants, given by its directory.
-    Cgroup(PathBuf),
+    /// These, where it is known that no others have files of the mounts in their memory: what it costs does not depend on what
+    /// else runs on the host, and has mapped.
+    Processes(Vec<u32>),
 }
 
 /// A mount to be drained.
@@ -78,41 +79,39 @@ pub struct DrainReport {
     pub processes: usize,
     /// How many could not be looked at: processes of other users, unless this is root's.
     pub unreadable: usize,
-    /// How many inodes were synced.
-    pub synced: usize,
+    /// How many inodes were written out.
+    pub written: usize,
     /// How long it took to find them.
     pub scan: Duration,
-    /// How long it took to sync them.
-    pub sync: Duration,
+    /// How long it took to write them out.
+    pub writing: Duration,
 }
 
 /// Why a drain did not complete. Nothing is lost, but a cut now might miss data.
 #[derive(Debug, thiserror::Error)]
 pub enum DrainError {
     /// The processes cannot be listed.
-    #[error("list processes in {}", path.display())]
+    #[error("list processes in /proc")]
     List {
-        /// `/proc`, or the cgroup.
-        path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
     /// The helper could not be started or talked to.
-    #[error("{step} the helper that syncs mapped files")]
+    #[error("{step} the helper that writes mapped files out")]
     Helper {
         /// What was being done.
         step: &'static str,
         /// What the system said.
         source: std::io::Error,
     },
-    /// Some files could not be synced.
-    #[error("sync of mapped files: {failures}")]
-    Sync {
+    /// Some files could not be written out.
+    #[error("write mapped files out: {failures}")]
+    Failed {
         /// Which and why, on one line.
         failures: String,
     },
-    /// Syncing took too long.
-    #[error("mapped files were not synced within {} ms", deadline.as_millis())]
+    /// It took too long.
+    #[error("mapped files were not written out within {} ms", deadline.as_millis())]
     TimedOut {
         /// The limit that was exceeded.
         deadline: Duration,
@@ -125,8 +124,23 @@ impl Drain {
         Self { helper: PathBuf::from("/proc/self/exe"), deadline }
     }
 
-    /// Syncs every inode of `mounts` that processes in `scope` may have dirty pages of.
-    pub fn run(&self, mounts: &[DrainedMount], scope: &Scope) -> Result<DrainReport, DrainError> {
+    /// Starts a helper that waits for its work: for those who are about to hold programs still, and want to do so for as short as
+    /// can be. Starting a process takes longer than most drains.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_helper(&self) -> Result<Helper, DrainError> {
+        Helper::start(&self.helper)
+    }
+
+    /// Writes every inode of `mounts` out that processes in `scope` may have dirty pages of, by a helper that was started ahead, if
+    /// there is one.
+    pub fn run(
+        &self,
+        mounts: &[DrainedMount],
+        scope: &Scope,
+        helper: Option<Helper>,
+    ) -> Result<DrainReport, DrainError> {
         let started = Instant::now();
         let found = find_maybe_dirty(mounts, scope, started + self.deadline)?;
         let scan = started.elapsed();
@@ -134,14 +148,15 @@ impl Drain {
             return Err(DrainError::TimedOut { deadline: self.deadline });
         }
         if !found.maybe_dirty.is_empty() {
-            helper::sync_in_helper(self, started, &found.maybe_dirty)?;
+            let helper = helper.map_or_else(|| self.start_helper(), Ok)?;
+            helper.write_out(self.deadline, started, &found.maybe_dirty)?;
         }
         Ok(DrainReport {
             processes: found.processes,
             unreadable: found.unreadable,
-            synced: found.maybe_dirty.len(),
+            written: found.maybe_dirty.len(),
             scan,
-            sync: started.elapsed() - scan,
+            writing: started.elapsed() - scan,
         })
     }
 }

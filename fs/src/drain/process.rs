@@ -1,8 +1,6 @@
 //! Which processes there are, and what one is that shows no memory.
 
 use std::fs;
-use std::io;
-use std::path::Path;
 
 use super::{DrainError, Scope};
 
@@ -10,43 +8,15 @@ use super::{DrainError, Scope};
 const PF_EXITING: u64 = 0x4;
 const PF_KTHREAD: u64 = 0x20_0000;
 
-/// Returns the processes in `scope` that exist now.
+/// Returns the processes in `scope` that exist now, or did.
 pub(super) fn processes(scope: &Scope) -> Result<Vec<u32>, DrainError> {
     match scope {
         Scope::All => {
-            let path = Path::new("/proc");
-            let entries = fs::read_dir(path).map_err(|source| list_error(path, source))?;
+            let entries = fs::read_dir("/proc").map_err(|source| DrainError::List { source })?;
             Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
         }
-        Scope::Cgroup(directory) => {
-            let mut pids = Vec::new();
-            collect_cgroup(directory, &mut pids).map_err(|source| list_error(directory, source))?;
-            Ok(pids)
-        }
+        Scope::Processes(pids) => Ok(pids.clone()),
     }
-}
-
-fn collect_cgroup(directory: &Path, pids: &mut Vec<u32>) -> io::Result<()> {
-    let members = match fs::read_to_string(directory.join("cgroup.procs")) {
-        // A threaded cgroup: its processes are listed by the nearest ancestor that is not.
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => String::new(),
-        result => result?,
-    };
-    pids.extend(members.lines().filter_map(|pid| pid.parse::<u32>().ok()));
-    for entry in fs::read_dir(directory)?.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            match collect_cgroup(&entry.path(), pids) {
-                // It was removed since, and with it the last of its processes.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {}
-                result => result?,
-            }
-        }
-    }
-    Ok(())
-}
-
-fn list_error(path: &Path, source: io::Error) -> DrainError {
-    DrainError::List { path: path.into(), source }
 }
 
 /// What a process without memory is.

@@ -20,6 +20,7 @@
 //! # Crash consistency
 //! See [`super::recovery`], which does the same from each stored step.
 
+use durdir_fs::drain;
 use durdir_fs::ids::{CaptureId, RequestId};
 use durdir_fs::store::record::OutcomeV1;
 use durdir_fs::store::{CutReport, Durability, Known, Receipt, RequestKey};
@@ -155,6 +156,7 @@ impl Driver<'_> {
         clock: &mut Clock,
     ) -> Result<String, ApiError> {
         let (runtime, sandbox) = (self.runtime()?, self.sandbox());
+        let helper = (capturing.scope > Scope::None).then(|| self.actors.world.prepare_drain()).flatten();
         clock.time("quiesce", || {
             let paused = runtime.pause(&sandbox, limits::quiesce());
             paused.map_err(|error| self.runtime_error(error))?;
@@ -162,7 +164,11 @@ impl Driver<'_> {
             self.check_alive()
         })?;
         if capturing.scope > Scope::None {
-            clock.time("drain", || self.actors.world.drain(&self.actor.volumes))?;
+            clock.time("drain", || {
+                let programs = runtime.programs(&sandbox).map_err(|error| self.runtime_error(error))?;
+                let programs = programs.map_or(drain::Scope::All, drain::Scope::Processes);
+                self.actors.world.drain(&self.actor.volumes, &programs, helper)
+            })?;
         }
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         directory.create()?;

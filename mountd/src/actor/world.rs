@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use durdir_fs::drain::{Helper, Scope};
 use durdir_fs::failpoint;
 use durdir_fs::fuse::{CacheMode, MountError};
 use durdir_fs::ids::VolumeId;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::error::ActorError;
 use super::record::Actor;
 use crate::api::ApiError;
-use crate::mounts::{MountPlan, Mounts, Selector, Source};
+use crate::mounts::{MountPlan, Mounts, Selector, Source, start_helper};
 use crate::runtime::readiness::{HttpGet, Pace, await_ready};
 use crate::runtime::{Deadline, Runtime, RuntimeError, Sandbox};
 
@@ -44,8 +45,11 @@ pub(crate) trait World: Send + Sync {
     /// Tells whether a volume is mounted there, and served.
     fn is_mounted(&self, volume: VolumeId, at: &Path) -> bool;
 
+    /// Starts what a drain may need, before anything is paused for it.
+    fn prepare_drain(&self) -> Option<Helper>;
+
     /// Has programs' shared mappings of these volumes written out.
-    fn drain(&self, volumes: &[VolumeId]) -> Result<u64, ApiError>;
+    fn drain(&self, volumes: &[VolumeId], programs: &Scope, helper: Option<Helper>) -> Result<u64, ApiError>;
 
     /// Returns the place for commits that a URL stands for.
     fn target(&self, location: &str) -> Result<Box<dyn Target>, ActorError>;
@@ -128,8 +132,12 @@ impl World for NodeWorld {
         there.is_some_and(|view| view.volume_id == volume && view.source == Source::Head)
     }
 
-    fn drain(&self, volumes: &[VolumeId]) -> Result<u64, ApiError> {
-        self.mounts.drain(volumes)
+    fn prepare_drain(&self) -> Option<Helper> {
+        start_helper()
+    }
+
+    fn drain(&self, volumes: &[VolumeId], programs: &Scope, helper: Option<Helper>) -> Result<u64, ApiError> {
+        self.mounts.drain_of(volumes, programs, helper)
     }
 
     fn target(&self, location: &str) -> Result<Box<dyn Target>, ActorError> {

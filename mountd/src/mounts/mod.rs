@@ -26,6 +26,7 @@ mod session;
 mod shutdown;
 mod watch;
 
+pub(crate) use drain::start_helper;
 pub(crate) use mounting::{Mounts, Selector};
 pub(crate) use plan::{MountPlan, cache_name};
 pub(crate) use registry::{MountView, Source};

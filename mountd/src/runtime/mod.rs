@@ -135,6 +135,10 @@ pub(crate) trait Runtime: Send + Sync {
     /// Returns what became of the sandbox.
     fn state(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<SandboxState, RuntimeError>;
 
+    /// Returns the processes of this host that may have files of the paused sandbox's volumes in their memory; `None` where that
+    /// cannot be told, and any process may.
+    fn programs(&self, sandbox: &Sandbox) -> Result<Option<Vec<u32>>, RuntimeError>;
+
     /// Returns the process that stands for the sandbox on the host, if there is one.
     fn pid(&self, sandbox: &Sandbox) -> Result<Option<u32>, RuntimeError>;
 

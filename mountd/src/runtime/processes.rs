@@ -66,6 +66,10 @@ impl Held {
         }
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Kills it. That it has ended already is no error.
     pub(super) fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(&self.descriptor, Signal::KILL) {
@@ -109,6 +113,24 @@ pub(super) fn await_marked(mark: &Mark, argument: &str, deadline: Deadline) -> R
         path: "/proc".into(),
         source,
     })
+}
+
+/// Returns a process and what descends from it; `None` where the kernel does not tell (`CONFIG_PROC_CHILDREN`).
+pub(super) fn with_descendants(pid: u32) -> Option<Vec<u32>> {
+    if !Path::new("/proc/thread-self/children").exists() {
+        return None;
+    }
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        next += 1;
+        // Whichever thread started it is its parent. One that is gone has no children any more.
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            found.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    Some(found)
 }
 
 /// Ends all processes of a sandbox, and waits until they are gone.
@@ -218,6 +240,27 @@ mod tests {
         assert!(is_marked(others.id(), &mark(&format!("{name}0"))));
         end(&mark(&format!("{name}0")), Deadline::after(Duration::from_secs(20))).unwrap();
         others.wait().unwrap();
+    }
+
+    #[test]
+    fn descendants_are_found_whichever_thread_started_them() {
+        let script = "sleep 1000 & sh -c 'echo $$; exec sleep 1000'";
+        let child = std::thread::spawn(move || {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).stdout(std::process::Stdio::piped()).spawn().unwrap()
+        });
+        let mut child = child.join().unwrap();
+        let mut grandchild = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(child.stdout.take().unwrap()), &mut grandchild)
+            .unwrap();
+        let found = with_descendants(child.id()).unwrap();
+        let own = with_descendants(std::process::id()).unwrap();
+        let descendants: Vec<_> = found.iter().map(|pid| Held::of(*pid).unwrap().unwrap()).collect();
+        descendants.iter().for_each(|process| process.kill().unwrap());
+        child.wait().unwrap();
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found.contains(&grandchild.trim().parse().unwrap()), "{found:?} has {grandchild}");
+        assert!(found.iter().all(|pid| own.contains(pid)), "{own:?} has {found:?}");
     }
 
     #[test]

@@ -163,6 +163,9 @@ mod tests {
         fn state(&self, _: &Sandbox, _: Deadline) -> Result<SandboxState, RuntimeError> {
             Ok(self.state.clone())
         }
+        fn programs(&self, _: &Sandbox) -> Result<Option<Vec<u32>>, RuntimeError> {
+            unreachable!()
+        }
         fn pid(&self, _: &Sandbox) -> Result<Option<u32>, RuntimeError> {
             unreachable!()
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use durdir_fs::FsError;
+use durdir_fs::drain::{Helper, Scope};
 use durdir_fs::ids::{NodeId, VolumeId};
 use durdir_fs::ops::Caller;
 use durdir_fs::store::Store;
@@ -326,6 +327,10 @@ impl Runtime for Host {
         Ok(state.sandboxes.get(&sandbox.id).map_or(SandboxState::Absent, |fake| fake.state.clone()))
     }
 
+    fn programs(&self, _: &Sandbox) -> Result<Option<Vec<u32>>, RuntimeError> {
+        Ok(None)
+    }
+
     fn pid(&self, _: &Sandbox) -> Result<Option<u32>, RuntimeError> {
         Ok(None)
     }
@@ -372,7 +377,11 @@ impl World for Host {
         self.0.state.lock().mounts.contains_key(at)
     }
 
-    fn drain(&self, _: &[VolumeId]) -> Result<u64, ApiError> {
+    fn prepare_drain(&self) -> Option<Helper> {
+        None
+    }
+
+    fn drain(&self, _: &[VolumeId], _: &Scope, _: Option<Helper>) -> Result<u64, ApiError> {
         self.act("drain", |_| Ok(0))
             .map_err(|source| ActorError::Runtime { id: "fake".to_owned(), source }.into())
     }

@@ -248,6 +248,11 @@ impl Runtime for CloudHypervisor {
         }
     }
 
+    /// As with QEMU: no mapping of a guest is one of the host.
+    fn programs(&self, _: &Sandbox) -> Result<Option<Vec<u32>>, RuntimeError> {
+        Ok(Some(Vec::new()))
+    }
+
     fn pid(&self, sandbox: &Sandbox) -> Result<Option<u32>, RuntimeError> {
         let ping = api::call(sandbox, "GET", "vmm.ping", None, Deadline::after(QUESTION));
         let pid = match ping {

@@ -216,6 +216,11 @@ impl Runtime for GVisor {
         })
     }
 
+    /// The sentry maps what programs map, and so do the processes that run them for it: its children.
+    fn programs(&self, sandbox: &Sandbox) -> Result<Option<Vec<u32>>, RuntimeError> {
+        Ok(Runsc::of(sandbox).pid()?.and_then(processes::with_descendants))
+    }
+
     fn pid(&self, sandbox: &Sandbox) -> Result<Option<u32>, RuntimeError> {
         Runsc::of(sandbox).pid()
     }

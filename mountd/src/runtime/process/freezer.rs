@@ -175,7 +175,7 @@ impl Group {
         if !self.directory.is_dir() {
             return Ok(true);
         }
-        for directory in self.containers()?.into_iter().chain([self.directory.clone()]) {
+        for directory in below(&self.directory)?.into_iter().chain([self.directory.clone()]) {
             match fs::remove_dir(&directory) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -186,17 +186,14 @@ impl Group {
         Ok(true)
     }
 
-    fn containers(&self) -> Result<Vec<PathBuf>, RuntimeError> {
-        let entries = fs::read_dir(&self.directory).map_err(at("list", &self.directory))?;
-        let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
-        let mut paths = paths.map_err(at("list", &self.directory))?;
-        paths.retain(|path| path.is_dir());
-        Ok(paths)
+    /// Returns its processes.
+    pub(super) fn pids(&self) -> Result<Vec<u32>, RuntimeError> {
+        Ok(self.processes()?.iter().map(Held::pid).collect())
     }
 
     fn processes(&self) -> Result<Vec<Held>, RuntimeError> {
         let mut found = Vec::new();
-        for directory in self.containers()? {
+        for directory in below(&self.directory)? {
             let path = directory.join("cgroup.procs");
             for pid in files::read(&path)?.unwrap_or_default().lines().filter_map(|line| line.parse().ok()) {
                 found.extend(Held::of(pid).map_err(at("look at a process of", &path))?);
@@ -255,6 +252,24 @@ impl Group {
 
 fn has_event(text: &str, name: &str) -> bool {
     text.lines().any(|line| line.split_once(' ') == Some((name, "1")))
+}
+
+/// Returns the groups inside one, also those that its programs made, each after what is inside it.
+fn below(directory: &Path) -> Result<Vec<PathBuf>, RuntimeError> {
+    let entries = match fs::read_dir(directory) {
+        // It was removed since.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(at("list", directory))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(at("list", directory))?.path();
+        if path.is_dir() {
+            found.extend(below(&path)?);
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

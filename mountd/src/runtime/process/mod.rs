@@ -201,6 +201,10 @@ impl Runtime for Process {
         })
     }
 
+    fn programs(&self, sandbox: &Sandbox) -> Result<Option<Vec<u32>>, RuntimeError> {
+        self.group(sandbox)?.pids().map(Some)
+    }
+
     fn pid(&self, sandbox: &Sandbox) -> Result<Option<u32>, RuntimeError> {
         let Some(first) = sandbox.containers.first() else { return Ok(None) };
         let pid = files::read(&state_directory(sandbox, first).join("pid"))?;
