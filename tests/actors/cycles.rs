@@ -37,6 +37,8 @@ fn take_turns(class: Class, cycles: usize) {
             ratio("pause Full"),
             ratio("pause Data"),
         );
+        // Whatever was looked at is let go of when the volume is unmounted.
+        println!("a pause after that, {}", agent.ask_with("pause", &["--scope", "Data"])["phases_ms"]);
     }
 }
 
