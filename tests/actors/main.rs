@@ -8,6 +8,7 @@ mod ballast;
 mod cycles;
 mod deaths;
 mod forks;
+mod frozen;
 mod machines;
 mod pairing;
 mod processes;

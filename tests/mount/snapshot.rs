@@ -2,11 +2,14 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use durdir_tests::support::*;
 use durdir_tests::{assert_errno, lower};
 use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn mixed() -> Mount {
     let mount = Mount::over(lower! {
@@ -105,6 +108,31 @@ fn ten_snapshots_keep_ten_different_trees() {
         let snapshot = store.mount_snapshot(&format!("v@s{round}"));
         assert_eq!(differences(tree, &Tree::of(snapshot.root())), Vec::<String>::new(), "snapshot {round}");
     }
+}
+
+/// Between the end of an epoch and the record of its snapshot: what was written in it is the snapshot's already.
+#[test]
+fn snapshot_that_is_just_being_made_keeps_what_another_gives_up() {
+    let store = Store::new();
+    let marks = store.side_dir();
+    let mut command = store.command();
+    let points = "reclaim.sweep:sleep=2000@1,cut.flipped:sleep=4000@2";
+    command.env("DURDIR_FAILPOINTS", points).env("DURDIR_FAILPOINT_DIR", &marks);
+    run(command.args(["volume", "create", "v"]), LIMIT).ok();
+    let mount = store.mount("v");
+    mount.write("file", "one");
+    store.snapshot("v", "first");
+    mount.write("file", "two");
+    // What it gives up is looked for when the next one has begun, and before that is on record.
+    store.ok(["snapshot", "rm", "v@first"]);
+    let second = ["snapshot", "create", "v", "--name", "second"];
+    let mut client = store.command().args(second).stdout(Stdio::null()).spawn().unwrap();
+    eventually("the epoch has ended", LIMIT, || marks.join("cut.flipped").exists().then_some(()));
+    mount.write("file", "three");
+    assert!(client.wait().unwrap().success());
+    assert!(marks.join("reclaim.sweep").exists());
+    assert_eq!(store.mount_snapshot("v@second").text("file"), "two");
+    assert_eq!(mount.text("file"), "three");
 }
 
 #[test]

@@ -23,6 +23,7 @@ use super::seal::Ended;
 use super::{META, Receipt, Store, meta};
 use crate::attr::Timestamp;
 use crate::error::FsError;
+use crate::failpoint;
 use crate::ids::{BranchId, Epoch, VolumeId};
 
 /// What a cut did.
@@ -122,16 +123,21 @@ impl Store {
         for part in parts.iter_mut().filter(|part| part.same_as.is_none()) {
             part.ended = part.head.gate.epoch().previous();
         }
-        let id = if moving.is_empty() { 0 } else { u64::from(self.number(Counter::Cut)?) };
-        let report = CutReport {
-            id,
-            held,
-            drained,
-            sync: Duration::ZERO,
-            snapshots: parts.iter().map(|part| part.report(name)).collect(),
-        };
+        failpoint::hit("cut.flipped");
+        let number = |_| self.number(Counter::Cut).map(u64::from);
         let start = Instant::now();
-        self.record_cut(&parts, &report, name, receipt)?;
+        let recorded = moving.first().map_or(Ok(0), number).and_then(|id| {
+            let snapshots = parts.iter().map(|part| part.report(name)).collect();
+            let report = CutReport { id, held, drained, sync: Duration::ZERO, snapshots };
+            self.record_cut(&parts, &report, name, receipt)?;
+            Ok(report)
+        });
+        let report = recorded.inspect_err(|_| {
+            // As after a crash: epochs that ended without a snapshot.
+            let mut registry = self.registry.write();
+            let unmade = parts.iter().filter(|part| part.same_as.is_none());
+            unmade.for_each(|part| registry.finish_end(part.head.branch, part.ended));
+        })?;
         self.db.sync_log()?;
         let sync = start.elapsed();
         self.seal_later(moving.iter().map(|head| Ended::new(head, head.gate.epoch().previous())));
@@ -188,7 +194,9 @@ impl Store {
             announced.push((head.branch, branch));
         }
         self.db.write(batch)?;
-        for (id, branch) in announced {
+        for (head, (id, branch)) in heads.iter().zip(announced) {
+            // What was written in it is the snapshot's, whoever looks for what nobody sees any more before that is on record.
+            registry.begin_end(id, head.gate.epoch());
             registry.insert_branch(id, branch);
         }
         Ok(())
@@ -234,6 +242,7 @@ impl Store {
         self.write_change(batch, receipt, report)?;
         for (key, snapshot) in made {
             registry.insert_snapshot(key, snapshot);
+            registry.finish_end(key.0, key.1);
         }
         Ok(())
     }

@@ -13,14 +13,17 @@ pub fn lock_file(store: &Path) -> PathBuf {
     store.join("LOCK.durdir")
 }
 
-/// The lock of an open store; gone with the process, however it ends.
-pub(crate) struct StoreLock {
+/// The lock of an open store; gone with the process, however it ends. Who has it without the store keeps others from opening that.
+pub struct StoreLock {
     _file: Flock<File>,
 }
 
 impl StoreLock {
-    /// Takes the lock, or says who has it.
-    pub(crate) fn take(dir: &Path) -> Result<StoreLock, StoreError> {
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// Another process has it, and is named; or the file cannot be opened or written.
+    pub fn take(dir: &Path) -> Result<StoreLock, StoreError> {
         let path = lock_file(dir);
         let io = |action, source| StoreError::Io { action, path: path.clone(), source };
         let file = File::options()

@@ -34,6 +34,7 @@ use super::seal::Ended;
 use super::view::View;
 use super::{Family, META, Prefix, PrefixOf, Store, StoreError, TOUCHED, meta, parse_touched, touched_start};
 use crate::error::FsError;
+use crate::failpoint;
 use crate::ids::{BranchId, Epoch, TreeId};
 
 /// Records that one batch of a sweep looks at.
@@ -376,6 +377,7 @@ impl Store {
 
     fn sweep(&self, sweep: &Sweep) -> Result<ReclaimReport, FsError> {
         let mut report = ReclaimReport::default();
+        failpoint::hit("reclaim.sweep");
         let Some(span) = self.span(sweep)? else {
             self.end_sweep(sweep, None)?;
             return Ok(report);

@@ -4,6 +4,7 @@
 //! - What is here is what the `meta` family says: a change is written first, then made here, under the same lock.
 //! - An epoch of a branch is *retained* while a snapshot or a fork ends at it, or while the branch is the head of a
 //!   volume and the epoch is its current one. A version is reachable exactly if a retained epoch sees it.
+//! - An epoch that a cut is ending is retained from the moment that the next one exists: its snapshot is not recorded yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -25,6 +26,8 @@ pub(crate) struct Registry {
     names: HashMap<String, VolumeId>,
     pub(crate) branches: BTreeMap<BranchId, Branch>,
     pub(crate) snapshots: BTreeMap<(BranchId, Epoch), Snapshot>,
+    /// Epochs that are being ended by cuts, whose snapshots are not recorded yet.
+    ending: BTreeSet<(BranchId, Epoch)>,
     /// The branches that each volume made.
     made_by: BTreeSet<(VolumeId, BranchId)>,
     /// Snapshots that have a name beside their epoch.
@@ -320,7 +323,17 @@ impl Registry {
         snapshot.max(fork).max(unreadable.map(|&(_, epoch)| epoch))
     }
 
-    /// Returns the first retained epoch after `epoch`, and whether it is the live one.
+    /// Takes note that a cut is ending an epoch, together with the branch that says so.
+    pub(crate) fn begin_end(&mut self, branch: BranchId, epoch: Epoch) {
+        self.ending.insert((branch, epoch));
+    }
+
+    /// Takes note that the snapshot of an epoch that was being ended is recorded, or that there will be none.
+    pub(crate) fn finish_end(&mut self, branch: BranchId, epoch: Epoch) {
+        self.ending.remove(&(branch, epoch));
+    }
+
+    /// Returns the first retained epoch after `epoch`, and whether operations may still write into it.
     pub(crate) fn retained_after(&self, branch: BranchId, epoch: Epoch) -> Option<(Epoch, bool)> {
         let after = (Bound::Excluded((branch, epoch)), Bound::Included((branch, Epoch(u64::MAX))));
         let snapshot = self.snapshots.range(after).next().map(|(&(_, epoch), _)| epoch);
@@ -331,9 +344,11 @@ impl Registry {
         let fork = self.forks.range(after).next().map(|&(_, epoch, _)| epoch);
         let after = (Bound::Excluded((branch, epoch)), Bound::Included((branch, Epoch(u64::MAX))));
         let unreadable = self.unreadable.snapshots.range(after).next().map(|&(_, epoch)| epoch);
-        match [snapshot, fork, unreadable].into_iter().flatten().min() {
-            Some(epoch) => Some((epoch, false)),
-            None => self.head_of(branch).and_then(|_| Some((self.branches.get(&branch)?.epoch, true))),
+        let ending = self.ending.range(after).next().map(|&(_, epoch)| epoch);
+        match ([snapshot, fork, unreadable].into_iter().flatten().min(), ending) {
+            (Some(epoch), ending) if ending.is_none_or(|ending| epoch < ending) => Some((epoch, false)),
+            (_, Some(ending)) => Some((ending, true)),
+            _ => self.head_of(branch).and_then(|_| Some((self.branches.get(&branch)?.epoch, true))),
         }
     }
 
@@ -363,6 +378,43 @@ pub(crate) fn check_name(name: &str) -> Result<(), FsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attr::Timestamp;
+    use crate::store::record::Usage;
+
+    #[test]
+    fn an_epoch_is_retained_while_a_cut_ends_it() {
+        let (branch, volume) = (BranchId(1), VolumeId(1));
+        let at = |epoch| Branch { tree: TreeId(1), volume, parent: None, epoch: Epoch(epoch) };
+        let mut registry = Registry::default();
+        registry.insert_volume(
+            volume,
+            Volume {
+                name: "v".into(),
+                tree: TreeId(1),
+                branch,
+                created: Timestamp::now(),
+                quota_bytes: None,
+                quota_inodes: None,
+                lowers: Vec::new(),
+                parent: None,
+            },
+        );
+        registry.insert_branch(branch, at(2));
+        assert_eq!(registry.retained_after(branch, Epoch(0)), Some((Epoch(2), true)));
+        registry.begin_end(branch, Epoch(2));
+        registry.insert_branch(branch, at(3));
+        assert_eq!(registry.retained_after(branch, Epoch(0)), Some((Epoch(2), true)));
+        assert_eq!(registry.retained_after(branch, Epoch(2)), Some((Epoch(3), true)));
+        let snapshot =
+            Snapshot { volume, name: None, created: Timestamp::now(), cut: 1, usage: Usage::default() };
+        registry.insert_snapshot((branch, Epoch(2)), snapshot);
+        registry.finish_end(branch, Epoch(2));
+        assert_eq!(registry.retained_after(branch, Epoch(0)), Some((Epoch(2), false)));
+        registry.begin_end(branch, Epoch(3));
+        registry.insert_branch(branch, at(4));
+        registry.finish_end(branch, Epoch(3));
+        assert_eq!(registry.retained_after(branch, Epoch(2)), Some((Epoch(4), true)));
+    }
 
     #[test]
     fn names_that_could_be_taken_for_something_else_are_refused() {

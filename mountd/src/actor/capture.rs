@@ -33,6 +33,7 @@ use super::manifest::{Contents, ImageFile, Manifest, RuntimeVersion};
 use super::record::{Capture, CaptureDocument, CaptureView, Checkpoint, Phases, captured};
 use super::registry::Actors;
 use super::state::{CaptureKind, CaptureStep, Capturing, Held, Operation, OperationKind, Standing};
+use super::thaw::Note;
 use super::world::limits;
 use crate::api::ApiError;
 use crate::runtime::AfterSave;
@@ -156,6 +157,11 @@ impl Driver<'_> {
         clock: &mut Clock,
     ) -> Result<String, ApiError> {
         let (runtime, sandbox) = (self.runtime()?, self.sandbox());
+        // A suspend ends the sandbox as a pause does; after a commit it goes on.
+        let manifest = self.actors.directory.of(&self.actor.id).capture(capturing.id).manifest();
+        let over_with = (capturing.kind != CaptureKind::Commit).then_some(manifest);
+        let note = Note::new(runtime.name(), sandbox.clone(), over_with);
+        note.write(&self.actors.directory.of(&self.actor.id))?;
         let helper = (capturing.scope > Scope::None).then(|| self.actors.world.prepare_drain()).flatten();
         clock.time("quiesce", || {
             let paused = runtime.pause(&sandbox, limits::quiesce());

@@ -3,6 +3,7 @@
 //! ```text
 //! STORE/actors/ID/volumes/VOLUME/               where the volume is mounted while the actor is not at rest
 //!                 sandbox/                      the runtime's own
+//!                 paused.json                   while it is paused for a capture: what lets it go on
 //!                 captures/CAPTURE/image/…      saved memory
 //!                                  manifest.json   what belongs together; its name is the last thing that appears
 //! ```
@@ -60,6 +61,10 @@ impl ActorDirectory {
 
     pub(crate) fn sandbox(&self) -> PathBuf {
         self.0.join("sandbox")
+    }
+
+    pub(crate) fn paused_note(&self) -> PathBuf {
+        self.0.join("paused.json")
     }
 
     pub(crate) fn capture(&self, id: CaptureId) -> CaptureDirectory {

@@ -19,6 +19,7 @@ use super::error::ActorError;
 use super::record::{Actor, Capture, CaptureView, DoneView, Phases};
 use super::registry::{Actors, Turn};
 use super::state::{Operation, OperationKind, Standing};
+use super::thaw::Note;
 use super::world::limits;
 use crate::api::ApiError;
 use crate::exit::one_line;
@@ -135,8 +136,20 @@ impl<'a> Driver<'a> {
             self.actors.show_capture(id, capture);
         }
         self.turn.show(&actor);
+        let is_over = self.actor.document.operation.is_some() && actor.document.operation.is_none();
         self.actor = actor;
+        if is_over {
+            self.forget_paused();
+        }
         Ok(())
+    }
+
+    /// Takes note that the sandbox is not paused for a capture any more.
+    pub(super) fn forget_paused(&self) {
+        if let Err(error) = Note::remove(&self.actors.directory.of(&self.actor.id)) {
+            // It leads to a sandbox that is not paused.
+            tracing::warn!(actor = self.actor.id, error = one_line(&error), "a note stays");
+        }
     }
 
     /// Stores the next step of an operation.

@@ -6,6 +6,7 @@
 //!                                                                  │ restore   start, resume
 //!                                                                  │ capture   pause, suspend, commit
 //!                                                                  └ recovery  what a worker left that died
+//!                                                                  │ thaw      what none comes to bring out of a pause
 //!        store: records, cuts, forks ◀── world: mounts, drain ──┤ ├── runtime: sandboxes
 //! ```
 //!
@@ -34,6 +35,7 @@ mod shutdown;
 mod state;
 #[cfg(test)]
 mod tests;
+mod thaw;
 mod watch;
 mod world;
 
@@ -42,5 +44,6 @@ pub(crate) use error::ActorError;
 pub(crate) use record::{Actor, CaptureView, Phases};
 pub(crate) use registry::Actors;
 pub(crate) use state::{CaptureKind, Standing};
+pub(crate) use thaw::{PATIENCE, thaw};
 pub(crate) use watch::Watch;
 pub(crate) use world::NodeWorld;

@@ -15,6 +15,8 @@
 //! | | anything else | it has ended: what is left is taken away |
 //! | nothing; it stands elsewhere | mounts | they are taken away |
 //!
+//! Where no worker gets to do this, [`super::thaw`] lets go on what is paused.
+//!
 //! A capture that goes back first lets the sandbox go on, and drops things after that: nobody waits for a disk.
 //!
 //! # Concurrency
@@ -181,6 +183,7 @@ impl Driver<'_> {
 
     /// Compares an actor that has nothing in hand with what is there.
     pub(super) fn reconcile(&mut self) -> Result<(), ApiError> {
+        self.forget_paused();
         if self.actor.document.standing != Standing::Running {
             let directory = self.actors.directory.of(&self.actor.id);
             return if directory.volumes().exists() { self.bring_down() } else { Ok(()) };

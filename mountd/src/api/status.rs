@@ -182,7 +182,7 @@ fn classify_runtime(error: &RuntimeError) -> ExitClass {
 fn classify_drain(error: &DrainError) -> ExitClass {
     match error {
         DrainError::TimedOut { .. } => ExitClass::TimedOut,
-        DrainError::List { .. } | DrainError::Helper { .. } | DrainError::Sync { .. } => ExitClass::Failed,
+        DrainError::List { .. } | DrainError::Helper { .. } | DrainError::Failed { .. } => ExitClass::Failed,
     }
 }
 

@@ -59,6 +59,9 @@ pub struct Arguments {
     /// Say whether this program could take over the store, and end
     #[arg(long, hide = true)]
     pub self_check: bool,
+    /// Let sandboxes go on that a mountd left paused which is dead since, and end; nothing while a mountd has the store
+    #[arg(long, hide = true)]
+    pub thaw: bool,
     /// Be the supervisor that another program was in this process; its state is in this descriptor
     #[arg(long, hide = true, value_name = "FD")]
     pub resume_supervisor: Option<i32>,
@@ -144,6 +147,7 @@ impl Arguments {
             ("detached", self.detached),
             ("private", self.private),
             ("self-check", self.self_check),
+            ("thaw", self.thaw),
         ];
         for (name, is_set) in flags {
             if is_set {
@@ -203,7 +207,7 @@ mod tests {
         line.insert(0, "mountd".into());
         let again = Arguments::try_parse_from(line).unwrap();
         assert_eq!(format!("{again:?}"), format!("{arguments:?}"));
-        for flag in ["--foreground", "--no-supervisor", "--detached", "--private", "--self-check"] {
+        for flag in ["--foreground", "--no-supervisor", "--detached", "--private", "--self-check", "--thaw"] {
             let arguments = Arguments::try_parse_from(["mountd", flag]).unwrap();
             assert!(arguments.to_command_line().iter().any(|word| word == flag), "{flag}");
         }

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use durdir_fs::store::StoreError;
+
 use super::arguments::{Arguments, Command};
 use super::store_directory::StoreDirectoryError;
 use super::{DetachError, READY, log, self_check, start_detached, store_directory, worker};
@@ -12,8 +14,8 @@ use crate::api::exit_class_of;
 use crate::config::{Config, ConfigError};
 use crate::exit::{ExitClass, one_line};
 use crate::keeper::{Inheritance, Keeper, Predecessor};
-use crate::paths::Endpoint;
-use crate::{supervisor, usage};
+use crate::paths::{self, Endpoint};
+use crate::{actor, supervisor, usage};
 
 /// A mountd that did not get to serve.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,9 @@ fn run(arguments: Arguments) -> Result<ExitCode, StartError> {
     if arguments.self_check {
         return self_check::run(&arguments);
     }
+    if arguments.thaw {
+        return thaw(&arguments);
+    }
     // Started through a descriptor, and then called after its number.
     nix::sys::prctl::set_name(c"mountd")
         .map_err(|errno| StartError::System { what: "take a name", source: errno.into() })?;
@@ -184,6 +189,21 @@ fn run(arguments: Arguments) -> Result<ExitCode, StartError> {
         inheritance,
     })
     .map(|()| ExitCode::SUCCESS)
+}
+
+/// Lets sandboxes go on that a dead mountd left paused.
+fn thaw(arguments: &Arguments) -> Result<ExitCode, StartError> {
+    log::start(&load_config(arguments).unwrap_or_else(|_| Config::default()));
+    let endpoint = Endpoint::resolve(arguments.store.as_deref(), None)
+        .map_err(|source| StartError::Endpoint { source })?;
+    if !paths::is_store(&endpoint.store) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let thawed = actor::thaw(&endpoint.store).map_err(|error| match error {
+        StoreError::Locked { dir, pid } => StartError::StoreInUse { dir, pid },
+        error => StartError::OpenStore { dir: endpoint.store.clone(), source: error.into() },
+    })?;
+    Ok(if thawed.failed == 0 { ExitCode::SUCCESS } else { ExitClass::Failed.into() })
 }
 
 fn resolve(path: &Path) -> PathBuf {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durdir_fs::FsError;
+use durdir_fs::failpoint;
 use durdir_fs::fuse::Death;
 use durdir_fs::store::{Store, StoreError, StoreOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -75,6 +76,8 @@ pub(super) fn run(mut assignment: Assignment) -> Result<(), StartError> {
         let _inside = runtime.enter();
         Signals::listen()?
     };
+    failpoint::fail("worker.open")
+        .map_err(|source| StartError::System { what: "open the store, as a test has it", source })?;
     let store = open_store(&assignment)?;
     // Before anything else: programs on the mounts are waiting.
     let mounts = Arc::new(take_over_mounts(&store, &mut assignment));

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// Everything a driver needs to know. Equal descriptions make equal sandboxes: it is derived from the stored actor, and so is the
 /// same after a restart.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Sandbox {
     /// Names it among the sandboxes of this host: letters, digits and `-`, at most 63.
     pub(crate) id: String,
@@ -28,7 +30,7 @@ impl Sandbox {
 }
 
 /// A program with a root file system and volumes.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Container {
     /// Its name in the template: a DNS label.
     pub(crate) name: String,
@@ -48,7 +50,7 @@ pub(crate) struct Container {
 }
 
 /// A volume inside a container.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct VolumeMount {
     /// The volume's name in the template. It may be in several containers, at different places.
     pub(crate) volume: String,
@@ -59,7 +61,7 @@ pub(crate) struct VolumeMount {
 }
 
 /// How programs of a sandbox reach others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) enum Network {
     /// A loopback device and nothing else. mountd still reaches its ports, for the readiness probe, where the runtime allows it.
     #[default]
@@ -71,7 +73,7 @@ pub(crate) enum Network {
 }
 
 /// What the machine around the containers is made of.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// Size of its memory in bytes; 0: the driver's default.
     pub(crate) memory_bytes: u64,
@@ -92,7 +94,7 @@ pub(crate) struct Machine {
 }
 
 /// What runs a guest's instructions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) enum Accelerator {
     /// KVM where it works, TCG otherwise.
     #[default]

@@ -17,6 +17,7 @@
 //! - Before the next is started, everything that the one before had sent is read: what a worker was promised to be kept
 //!   is handed on.
 //! - For lack of memory the worker is killed, not the supervisor.
+//! - Where workers die and none gets ready, no sandbox stays paused that one of them has paused.
 //! - A first worker that does not get ready ends the supervisor with its exit code; from then on a worker is replaced
 //!   whatever happens to it, unless it ends with 0 or mountd was asked to end.
 //!
@@ -35,6 +36,7 @@ mod oom;
 mod program;
 mod resumption;
 mod supervise;
+mod thawing;
 mod upgrade;
 mod worker;
 

@@ -21,6 +21,7 @@ use super::frame::{Answer, Death, Request, Status};
 use super::kept::Kept;
 use super::oom;
 use super::program::Program;
+use super::thawing::Thawing;
 use super::upgrade::Upgrade;
 use super::worker::{Start, Worker, unix_ms};
 use crate::daemon::arguments::Arguments;
@@ -45,6 +46,8 @@ pub(super) struct Supervisor {
     /// There is one from the moment that a worker is ready: from then on the store is ours.
     pub(super) control: Option<Control>,
     pub(super) upgrade: Option<Upgrade>,
+    /// There is one from the death of a worker until another is ready.
+    pub(super) thawing: Option<Thawing>,
     pub(super) takeovers: u64,
     pub(super) last_death: Option<Death>,
     pub(super) ever_ready: bool,
@@ -88,6 +91,7 @@ impl Supervisor {
             kept: Kept::default(),
             control: None,
             upgrade: None,
+            thawing: None,
             takeovers: 0,
             last_death: None,
             ever_ready: false,
@@ -112,6 +116,7 @@ impl Supervisor {
             }
             self.answer_clients();
             self.advance_upgrade();
+            self.advance_thawing();
             self.watch_time();
         };
         if let Some(control) = self.control.take() {
@@ -128,8 +133,10 @@ impl Supervisor {
         let worker = self.worker.iter().flat_map(Worker::events);
         let control = self.control.iter().flat_map(Control::events);
         let upgrade = self.upgrade.iter().filter_map(Upgrade::event);
+        let thawing = self.thawing.iter().filter_map(Thawing::event);
+        let signals = std::iter::once(self.signals.as_fd());
         let sources: Vec<BorrowedFd<'_>> =
-            std::iter::once(self.signals.as_fd()).chain(worker).chain(control).chain(upgrade).collect();
+            signals.chain(worker).chain(control).chain(upgrade).chain(thawing).collect();
         let mut watched: Vec<PollFd<'_>> =
             sources.iter().map(|source| PollFd::new(source, PollFlags::IN)).collect();
         let left = self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -147,7 +154,8 @@ impl Supervisor {
         let worker = self.worker.as_ref().and_then(|worker| worker.deadline(self.arguments.watchdog));
         let control = self.control.as_ref().and_then(Control::deadline);
         let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline);
-        [worker, control, upgrade, self.next_start].into_iter().flatten().min()
+        let thawing = self.thawing.as_ref().and_then(Thawing::deadline);
+        [worker, control, upgrade, thawing, self.next_start].into_iter().flatten().min()
     }
 
     fn hear_signals(&mut self) {
@@ -214,6 +222,7 @@ impl Supervisor {
 
     fn note_ready(&mut self) {
         self.backoff.reset();
+        self.thawing = None;
         if !self.ever_ready {
             self.ever_ready = true;
             self.tell_outer(Keeper::ready);
@@ -271,6 +280,7 @@ impl Supervisor {
         } else {
             tracing::warn!(pid, %end, kept = self.kept.len(), "the worker died; starting the next");
         }
+        self.thawing.get_or_insert_with(Thawing::begin);
         let delay = self.backoff.next(was_ready);
         self.next_start = Some(Instant::now() + delay);
         self.note_end(end);
