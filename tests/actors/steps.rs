@@ -135,6 +135,8 @@ struct Picture {
     captures: BTreeSet<String>,
     /// The commits.
     commits: BTreeSet<String>,
+    /// Whether there is a note how the sandbox of `a` is let go on.
+    is_noted: bool,
 }
 
 impl Mortal {
@@ -229,6 +231,7 @@ impl Mortal {
             snapshots,
             captures: listed(&store.path().join("actors/a/captures")),
             commits: listed(&self.agent.commits),
+            is_noted: store.path().join("actors/a/paused.json").exists(),
         }
     }
 
