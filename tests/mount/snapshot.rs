@@ -110,6 +110,24 @@ fn ten_snapshots_keep_ten_different_trees() {
     }
 }
 
+/// When a directory of a lower is gone for good, nothing in the store says any more where it was.
+#[test]
+fn diff_lists_what_was_in_a_removed_directory_of_the_lower() {
+    let mount = Mount::over(lower! { "a/b/file" => "x", "a/b/other" => "y", "stays/z" => "z" });
+    let store = mount.store().clone();
+    store.snapshot("v", "s");
+    fs::remove_dir_all(mount.path("a")).unwrap();
+    // The kernel forgets, and the store with it.
+    let mount = mount.remount();
+    let removed = ["a", "a/b", "a/b/file", "a/b/other"].map(|path| (path.into(), "removed".into(), None));
+    assert_eq!(changes(&store, &["v@s"]), removed);
+    store.snapshot("v", "t");
+    mount.write("a", "a file now");
+    assert_eq!(changes(&store, &["v@s", "v@t"]), removed);
+    let back = |(path, _, from)| (path, "added".to_owned(), from);
+    assert_eq!(changes(&store, &["v@t", "v@s"]), removed.map(back));
+}
+
 /// Between the end of an epoch and the record of its snapshot: what was written in it is the snapshot's already.
 #[test]
 fn snapshot_that_is_just_being_made_keeps_what_another_gives_up() {

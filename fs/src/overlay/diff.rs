@@ -9,14 +9,12 @@ use std::sync::Arc;
 
 use super::lowers::Lowers;
 use super::merged::{Looked, Merged};
+use super::sides::{Name, Side};
 use crate::attr::FileKind;
 use crate::error::FsError;
 use crate::ids::{Epoch, Ino};
 use crate::store::record::{GROUP_SIZE, Group, Inode, PAGE_SIZE, PAGES_PER_GROUP, Page};
 use crate::store::{Change, ChangeKind, PrefixOf, Store};
-
-/// A name: a directory and what it is called there.
-type Name = (Ino, Vec<u8>);
 
 /// What was found out about one inode.
 #[derive(Default)]
@@ -36,21 +34,26 @@ impl Store {
         let unrelated = || FsError::Unrelated { from: from.to_owned(), to: to.to_owned() };
         let records = self.changed_records(&old.view, &new.view)?.ok_or_else(unrelated)?;
         let mut inodes: BTreeMap<Ino, Found> = BTreeMap::new();
+        let (mut before, mut after) = (Side::new(&old, &new), Side::new(&new, &old));
+        let names = records.iter().filter_map(|prefix| match prefix.parse() {
+            Some(PrefixOf::Dentry { dir, name, .. }) => Some((dir, name.to_vec())),
+            _ => None,
+        });
+        let names: Vec<Name> = names.collect();
+        let (led, leads) = (before.bound(&names)?, after.bound(&names)?);
+        for (name, (led, leads)) in names.into_iter().zip(led.into_iter().zip(leads)) {
+            if led == leads {
+                continue;
+            }
+            if let Some(ino) = led {
+                inodes.entry(ino).or_default().names_gone.insert(name.clone());
+            }
+            if let Some(ino) = leads {
+                inodes.entry(ino).or_default().names_new.insert(name);
+            }
+        }
         for prefix in &records {
             match prefix.parse() {
-                Some(PrefixOf::Dentry { dir, name, .. }) => {
-                    let before = bound(&old, &new, dir, name)?;
-                    let after = bound(&new, &old, dir, name)?;
-                    if before == after {
-                        continue;
-                    }
-                    if let Some(ino) = before {
-                        inodes.entry(ino).or_default().names_gone.insert((dir, name.to_vec()));
-                    }
-                    if let Some(ino) = after {
-                        inodes.entry(ino).or_default().names_new.insert((dir, name.to_vec()));
-                    }
-                }
                 Some(PrefixOf::Inode { ino } | PrefixOf::Xattr { ino, .. }) => {
                     let found = inodes.entry(ino).or_default();
                     found.attributes = true;
@@ -58,7 +61,7 @@ impl Store {
                 Some(PrefixOf::Extent { ino, group }) => {
                     inodes.entry(ino).or_default().bytes += group_difference(&old, &new, ino, group)?;
                 }
-                None => {}
+                Some(PrefixOf::Dentry { .. }) | None => {}
             }
         }
         let xattrs: BTreeSet<Ino> = records
@@ -72,7 +75,7 @@ impl Store {
         // Of what changed under a name that nobody knows: its change, but for the path.
         let mut nameless: BTreeMap<Ino, Change> = BTreeMap::new();
         for (ino, found) in inodes {
-            let changed = describe(&old, &new, ino, &found, xattrs.contains(&ino), &mut changes)?;
+            let changed = describe(&before, &after, ino, &found, xattrs.contains(&ino), &mut changes)?;
             let Some((inode, mut change)) = changed else { continue };
             if inode.kind == FileKind::Directory || new.reaches(ino, &inode)? {
                 change.path = new.path(ino, &inode)?;
@@ -111,18 +114,6 @@ impl Store {
     }
 }
 
-/// Returns what a name leads to.
-fn bound(tree: &Merged, other: &Merged, dir: Ino, name: &[u8]) -> Result<Option<Ino>, FsError> {
-    if let Some(looked) = tree.stored(dir)? {
-        return Ok(tree.lookup(dir, &looked.inode, name)?.map(|found| found.ino));
-    }
-    // Without a record here it was not there yet, or was as the lowers have it: the other tree's record says where.
-    match other.stored(dir)? {
-        Some(looked) if dir.is_lower() => tree.lookup_in_lower(&looked, name),
-        _ => Ok(None),
-    }
-}
-
 fn group_difference(old: &Merged, new: &Merged, ino: Ino, group: u64) -> Result<u64, FsError> {
     let pages = |tree: &Merged| -> Result<Group, FsError> {
         let found = tree.view.group(&tree.store.db, ino, group)?;
@@ -158,13 +149,14 @@ fn group_difference(old: &Merged, new: &Merged, ino: Ino, group: u64) -> Result<
 /// Adds what became of the names of an inode. If they are as they were but the inode is not, returns it with its change, to
 /// which the path is to be added.
 fn describe(
-    old: &Merged,
-    new: &Merged,
+    old_side: &Side<'_>,
+    new_side: &Side<'_>,
     ino: Ino,
     found: &Found,
     xattrs_differ: bool,
     changes: &mut Vec<Change>,
 ) -> Result<Option<(Inode, Change)>, FsError> {
+    let (old, new) = (old_side.tree, new_side.tree);
     let (before, after) = match (old.stored(ino)?, new.stored(ino)?) {
         // Copied up on one side only: on the other it is as the lower has it.
         (None, Some(after)) if ino.is_lower() => (old.as_in_lower(&after)?, Some(after)),
@@ -174,8 +166,11 @@ fn describe(
         }
         both => both,
     };
-    let mut gone: Vec<Vec<u8>> = paths(old, new, &found.names_gone)?;
-    let mut added: Vec<Vec<u8>> = paths(new, old, &found.names_new)?;
+    let paths = |side: &Side<'_>, names: &BTreeSet<Name>| -> Result<Vec<Vec<u8>>, FsError> {
+        names.iter().map(|name| side.path(name)).collect()
+    };
+    let mut gone = paths(old_side, &found.names_gone)?;
+    let mut added = paths(new_side, &found.names_new)?;
     while !gone.is_empty() && !added.is_empty() {
         let (from, path) = (gone.remove(0), added.remove(0));
         changes.push(Change {
@@ -211,27 +206,6 @@ fn describe(
     };
     let change = Change { path: Vec::new(), change, from: None, bytes_changed: found.bytes };
     Ok(Some((after.inode, change)))
-}
-
-fn paths(tree: &Merged, other: &Merged, names: &BTreeSet<Name>) -> Result<Vec<Vec<u8>>, FsError> {
-    names
-        .iter()
-        .map(|(dir, name)| {
-            let mut path = match (tree.stored(*dir)?, other.stored(*dir)?) {
-                (Some(looked), _) => tree.path(*dir, &looked.inode)?,
-                (None, Some(looked)) => match tree.as_in_lower(&looked)? {
-                    Some(looked) => tree.path(*dir, &looked.inode)?,
-                    None => other.path(*dir, &looked.inode)?,
-                },
-                (None, None) => Vec::new(),
-            };
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name);
-            Ok(path)
-        })
-        .collect()
 }
 
 /// Tells whether anything differs that was set on purpose. Times of a directory follow from its names.

@@ -341,14 +341,6 @@ impl Merged {
         Ok(Some(Looked { ino, inode, version: None }))
     }
 
-    /// Looks a name up in a directory that this view has no record of: its lowers' word, if `other` saw where it is.
-    pub(crate) fn lookup_in_lower(&self, dir: &Looked, name: &[u8]) -> Result<Option<Ino>, FsError> {
-        match self.as_in_lower(dir)? {
-            Some(looked) => Ok(self.lookup(dir.ino, &looked.inode, name)?.map(|found| found.ino)),
-            None => Ok(None),
-        }
-    }
-
     /// Returns the parent `parent` of an inode that never moved, from the lowers.
     pub fn lower_parent_of(&self, parent: Ino, inode: &Inode) -> Result<Option<Looked>, FsError> {
         let found = self.lower_parent(inode)?;

@@ -13,3 +13,4 @@ pub mod stack;
 
 pub(crate) mod diff;
 mod names;
+mod sides;
