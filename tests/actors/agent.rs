@@ -1,4 +1,4 @@
-//! A program that notices itself when its memory and its volumes do not belong together.
+//! Programs that notice themselves when their memory and their volumes do not belong together.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,53 +7,31 @@ use std::time::Duration;
 use durdir_tests::support::*;
 use serde_json::{Value, json};
 
+use super::machines;
+
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Keeps a file open for append, one that it rewrites, one that has no name any more if it is told so, one that is mapped, a directory
-/// and a lock, in two volumes. Before it writes the next number it looks whether everything says the last one.
-pub(crate) const PROGRAM: &str = r#"
-import fcntl, mmap, os, time
-home, db = '/home/agent/', '/srv/db/'
-log = open(home + 'log', 'a')
-number = sum(1 for _ in open(home + 'log'))
-def number_file(path):
-    file = open(path, 'w+')
-    file.write('%012d' % number)
-    file.flush()
-    return file
-state = number_file(db + 'state')
-hidden = number_file(home + 'hidden')
-if os.environ['UNLINK'] == 'yes':
-    os.unlink(home + 'hidden')
-mapped_file = number_file(db + 'mapped')
-mapped = mmap.mmap(mapped_file.fileno(), 12)
-lock = open(home + 'lock', 'w')
-fcntl.flock(lock, fcntl.LOCK_EX)
-directory = os.open(home, os.O_RDONLY)
-def same(what, found):
-    if int(found) != number:
-        open(home + 'wrong', 'w').write('%s says %s, not %d' % (what, found, number))
-        raise SystemExit(17)
-def read(file):
-    file.seek(0)
-    return file.read(12)
-while True:
-    same('the log', len(open(home + 'log').read().splitlines()))
-    same('the state', open(db + 'state').read())
-    same('the open state', read(state))
-    same('the hidden file', read(hidden))
-    same('the mapping', mapped[0:12])
-    assert 'log' in os.listdir(directory)
-    number += 1
-    log.write('%d\n' % number)
-    log.flush()
-    for file in (state, hidden):
-        file.seek(0)
-        file.write('%012d' % number)
-        file.flush()
-    mapped[0:12] = b'%012d' % number
-    time.sleep(0.01)
-"#;
+/// What an actor runs in gVisor.
+const PROGRAM: &str = include_str!("agent.py");
+
+/// Where an actor runs, and so what it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Class {
+    /// `agent.py`, in gVisor.
+    Gvisor,
+    /// `guest.sh`, in QEMU.
+    Microvm,
+}
+
+impl Class {
+    /// Returns the template of an actor that is captured with these scopes.
+    pub(crate) fn template(self, commits: &Path, on_pause: &str, on_commit: &str) -> Value {
+        match self {
+            Class::Gvisor => template(commits, on_pause, on_commit),
+            Class::Microvm => machines::template(commits, on_pause, on_commit),
+        }
+    }
+}
 
 /// A store with an actor `a`.
 pub(crate) struct Agent {
@@ -65,12 +43,11 @@ pub(crate) struct Agent {
 impl Agent {
     /// Makes one in gVisor, and does not start it.
     pub(crate) fn created(on_pause: &str, on_commit: &str) -> Agent {
-        Agent::created_from(|commits| template(commits, on_pause, on_commit))
+        Agent::created_from(Store::new(), |commits| template(commits, on_pause, on_commit))
     }
 
     /// Makes one of a template, which is told where commits go, and does not start it.
-    pub(crate) fn created_from(template: impl FnOnce(&Path) -> Value) -> Agent {
-        let store = Store::new();
+    pub(crate) fn created_from(store: Store, template: impl FnOnce(&Path) -> Value) -> Agent {
         let commits = store.side_dir();
         let file = store.side_dir().join("agent.json");
         fs::write(&file, template(&commits).to_string()).unwrap();
@@ -78,12 +55,21 @@ impl Agent {
         Agent { store, commits, id: "a".to_owned() }
     }
 
-    /// Makes one that has done some work.
+    /// Makes one in gVisor that has done some work.
     pub(crate) fn running(on_pause: &str, on_commit: &str) -> Agent {
-        let agent = Agent::created(on_pause, on_commit);
-        agent.ask("start");
-        agent.works();
-        agent
+        Agent::running_in(Class::Gvisor, on_pause, on_commit)
+    }
+
+    /// Makes one that has done some work.
+    pub(crate) fn running_in(class: Class, on_pause: &str, on_commit: &str) -> Agent {
+        Agent::created_from(Store::new(), |commits| class.template(commits, on_pause, on_commit)).started()
+    }
+
+    /// Starts it, and waits until it has done some work.
+    pub(crate) fn started(self) -> Agent {
+        self.ask("start");
+        self.works();
+        self
     }
 
     /// Returns another actor of the same store.
@@ -120,6 +106,11 @@ impl Agent {
         fs::read_to_string(self.path("home", "log")).map_or(0, |log| log.lines().count())
     }
 
+    /// Returns how often the program was asked whether it is ready, and was.
+    pub(crate) fn answered(&self) -> u64 {
+        fs::metadata(self.path("home", "ready")).map_or(0, |file| file.len())
+    }
+
     /// Waits until the program has written some more, and found everything in order over that.
     #[track_caller]
     pub(crate) fn works(&self) {
@@ -147,7 +138,13 @@ impl Agent {
     }
 }
 
-/// The template of such an actor.
+/// Has the program of a template keep a file open that has no name any more.
+pub(crate) fn unlinking(mut template: Value) -> Value {
+    template["containers"][0]["env"][1]["value"] = "yes".into();
+    template
+}
+
+/// The template of such an actor in gVisor.
 pub(crate) fn template(commits: &Path, on_pause: &str, on_commit: &str) -> Value {
     json!({
         "volumes": [{"name": "home", "durableDir": {}}, {"name": "db", "durableDir": {}}],
@@ -155,6 +152,7 @@ pub(crate) fn template(commits: &Path, on_pause: &str, on_commit: &str) -> Value
             "name": "agent",
             "rootfs": "/",
             "command": ["/usr/bin/python3", "-c", PROGRAM],
+            "readyz": {"httpGet": {"port": 8080}},
             "env": [{"name": "PATH", "value": "/usr/bin:/bin"}, {"name": "UNLINK", "value": "no"}],
             "workingDir": "/",
             "volumeMounts": [

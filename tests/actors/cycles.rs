@@ -1,57 +1,89 @@
-use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
 
-use serde_json::Value;
+use durdir_tests::support::{MIB, Store, eventually};
 
-use super::agent::{Agent, template};
+use super::agent::{Agent, Class, LIMIT, template, unlinking};
+use super::ballast::{Ballast, tar};
+use super::times::Times;
 
-/// How long each phase took, in milliseconds.
-#[derive(Default)]
-struct Times(BTreeMap<String, Vec<f64>>);
-
-impl Times {
-    fn add(&mut self, operation: &str, answer: &Value) {
-        for (phase, took) in answer["phases_ms"].as_object().unwrap() {
-            self.0.entry(format!("{operation:12} {phase}")).or_default().push(took.as_f64().unwrap());
-        }
-        let of = |names: &[&str]| -> f64 {
-            names.iter().filter_map(|name| answer["phases_ms"][name].as_f64()).sum()
-        };
-        let shares = [
-            ("(the runtime's)", of(&["quiesce", "save", "tear_down", "resume", "ready"])),
-            ("(ours)", of(&["verify", "drain", "cut", "bind", "mount"])),
-        ];
-        for (share, took) in shares {
-            self.0.entry(format!("{operation:12} {share}")).or_default().push(took);
-        }
-    }
-
-    fn print(&mut self) {
-        println!("{:28} {:>9} {:>9}", "", "p50 ms", "p99 ms");
-        for (phase, times) in &mut self.0 {
-            times.sort_by(f64::total_cmp);
-            let at = |percent: usize| times[(times.len() * percent).div_ceil(100).saturating_sub(1)];
-            println!("{phase:28} {:9.2} {:9.2}", at(50), at(99));
-        }
+/// Pauses and resumes an actor, with its memory and without by turns. `DURDIR_CYCLES` says how often, `DURDIR_FILES` and `DURDIR_BYTES` what a
+/// volume is to hold for as many more; `scripts/actor-cycles` is the long form.
+fn take_turns(class: Class, cycles: usize) {
+    let cycles = std::env::var("DURDIR_CYCLES").map_or(cycles, |cycles| cycles.parse().unwrap());
+    let agent = Agent::running_in(class, "Full", "Full");
+    measure(&agent, cycles);
+    println!("{cycles} cycles in class {class:?}, {} numbers without a gap", agent.written());
+    let Some(ballast) = Ballast::of_environment() else { return };
+    let begun = Instant::now();
+    ballast.put(&agent.path("home", "ballast"));
+    println!("{ballast} put into a volume in {:.0?}", begun.elapsed());
+    let times = measure(&agent, cycles);
+    println!("{cycles} more cycles, {} numbers without a gap", agent.written());
+    if class == Class::Gvisor {
+        let tarred = tar(&agent, "home");
+        agent.works();
+        agent.check();
+        let seconds = (tarred.pause + tarred.tar + tarred.resume).as_secs_f64();
+        let ratio = |operation: &str| seconds * 1e3 / times.ours(operation);
+        println!(
+            "runsc pause {:.1?}, tar {:.1?} ({} MiB), runsc resume {:.1?}: {:.0} times what is ours of a pause Full, {:.0} of Data",
+            tarred.pause,
+            tarred.tar,
+            tarred.bytes / MIB,
+            tarred.resume,
+            ratio("pause Full"),
+            ratio("pause Data"),
+        );
+        // Whatever was looked at is let go of when the volume is unmounted.
+        println!("a pause after that, {}", agent.ask_with("pause", &["--scope", "Data"])["phases_ms"]);
     }
 }
 
-/// `scripts/actor-cycles` is the long form.
-#[test]
-fn captures_of_both_scopes_take_turns() {
-    let cycles = std::env::var("DURDIR_CYCLES").map_or(6, |cycles| cycles.parse().unwrap());
-    let agent = Agent::running("Full", "Full");
+/// Pauses and resumes an actor so many times, and prints how long that took.
+fn measure(agent: &Agent, cycles: usize) -> Times {
     let mut times = Times::default();
     for cycle in 0..cycles {
         let scope = ["Full", "Data"][cycle % 2];
         let paused = agent.ask_with("pause", &["--scope", scope]);
         assert_eq!(paused["scope"], scope);
         times.add(&format!("pause {scope}"), &paused);
+        if scope == "Full" {
+            times.add_image(&agent.capture_files());
+        }
         times.add(&format!("resume {scope}"), &agent.ask("resume"));
         agent.works();
         agent.check();
     }
-    println!("{cycles} cycles, {} numbers without a gap", agent.written());
     times.print();
+    times
+}
+
+#[test]
+fn captures_of_both_scopes_take_turns() {
+    take_turns(Class::Gvisor, 6);
+}
+
+#[test]
+fn captures_of_a_machine_take_turns() {
+    take_turns(Class::Microvm, 3);
+}
+
+#[test]
+fn start_and_resume_return_when_the_program_answers() {
+    let agent = Agent::created("Full", "Full");
+    agent.ask("start");
+    // It answers from its first number on, and says so before its answer leaves.
+    assert!(agent.written() > 0 && agent.answered() > 0);
+    for scope in ["Full", "Data"] {
+        let before = agent.answered();
+        agent.ask_with("pause", &["--scope", scope]);
+        let resumed = agent.ask("resume");
+        assert!(resumed["phases_ms"]["ready"].as_f64().is_some(), "{resumed}");
+        assert!(agent.answered() > before, "{scope}");
+    }
 }
 
 #[test]
@@ -74,16 +106,24 @@ fn a_paused_program_goes_on_where_it_was() {
     assert!(shown["pid"].as_u64().is_some(), "{shown}");
 }
 
+/// What all of these tests rest upon.
+#[test]
+fn a_program_notices_what_its_memory_does_not_know() {
+    for class in [Class::Gvisor, Class::Microvm] {
+        let agent = Agent::running_in(class, "Full", "Full");
+        agent.store.expect_alarm("an actor has ended");
+        let mut log = fs::File::options().append(true).open(agent.path("home", "log")).unwrap();
+        log.write_all(b"1\n").unwrap();
+        drop(log);
+        eventually("it gives up", LIMIT, || (agent.state() == "exited").then_some(()));
+    }
+}
+
 /// Not every version of gVisor can save a file that is open and has no name any more.
 #[test]
 fn a_program_that_cannot_be_saved_runs_on_as_before() {
-    let agent = Agent::created_from(|commits| {
-        let mut template = template(commits, "Full", "Full");
-        template["containers"][0]["env"][1]["value"] = "yes".into();
-        template
-    });
-    agent.ask("start");
-    agent.works();
+    let template = |commits: &Path| unlinking(template(commits, "Full", "Full"));
+    let agent = Agent::created_from(Store::new(), template).started();
     let paused = agent.store.durdir(["actor", "pause", "a"]);
     if paused.status.success() {
         agent.ask("resume");

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
 
 mod agent;
+mod ballast;
 mod cycles;
 mod deaths;
 mod forks;
@@ -12,3 +13,5 @@ mod machines;
 mod pairing;
 mod processes;
 mod refusals;
+mod steps;
+mod times;

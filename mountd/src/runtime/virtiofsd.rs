@@ -3,16 +3,18 @@
 //! # Invariants
 //! - One serves each volume. It keeps no data: with `--cache=auto` and without `--writeback`, a guest's write is a write on the host's
 //!   mount before the guest is answered.
-//! - What a guest has open is part of the machine's memory image: paths, found again in the volume when it is restored.
+//! - What a guest has open is part of the machine's memory image: paths, found again in the volume when it is restored. A save in which one
+//!   has no path is refused: it could not be restored, nor ever be made again.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use command_fds::{CommandFdExt, FdMapping};
 
 use super::files::{self, Shortcut, at};
-use super::program::{Tool, start_in_background};
+use super::program::{Tool, last_lines, start_in_background};
 use super::{Deadline, RuntimeError, Sandbox};
 
 pub(super) const VIRTIOFSD: Tool = Tool {
@@ -53,6 +55,50 @@ pub(super) fn shares(sandbox: &Sandbox) -> BTreeMap<&str, Share<'_>> {
     numbered.map(|(number, (volume, source))| (volume, Share { number, source })).collect()
 }
 
+fn log(sandbox: &Sandbox) -> PathBuf {
+    sandbox.directory.join("virtiofsd.log")
+}
+
+/// Returns what it printed; nothing, where there is no volume and so none of them.
+fn printed(sandbox: &Sandbox) -> Result<Vec<u8>, RuntimeError> {
+    let log = log(sandbox);
+    match std::fs::read(&log) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(at("read", &log)),
+    }
+}
+
+/// How many bytes virtiofsd had printed before memory was saved.
+pub(super) struct Printed(usize);
+
+/// What it says of each file that the guest knows and that has no path. Of one whose path went it looks for other links first.
+const WITHOUT_A_PATH: &str = "marking as invalid";
+
+impl Printed {
+    /// Looks how much that is now.
+    pub(super) fn so_far(sandbox: &Sandbox) -> Result<Printed, RuntimeError> {
+        printed(sandbox).map(|bytes| Printed(bytes.len()))
+    }
+
+    /// Refuses a save that could not be restored.
+    pub(super) fn check_saved(self, sandbox: &Sandbox, runtime: &'static str) -> Result<(), RuntimeError> {
+        let printed = printed(sandbox)?;
+        let since = printed.get(self.0..).unwrap_or_default();
+        if !String::from_utf8_lossy(since).contains(WITHOUT_A_PATH) {
+            return Ok(());
+        }
+        Err(RuntimeError::Unsupported {
+            runtime,
+            what: "save memory",
+            why: format!(
+                "the guest has a file of a volume open that was removed, or knows one whose name is not UTF-8, which \
+                 virtiofsd would not find again; capture with scope Data ({})",
+                last_lines(since)
+            ),
+        })
+    }
+}
+
 /// Starts one for each volume. Each ends by itself when its machine does.
 pub(super) fn start(sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
     let program = VIRTIOFSD.find()?;
@@ -66,7 +112,7 @@ pub(super) fn start(sandbox: &Sandbox, deadline: Deadline) -> Result<(), Runtime
         let mut mapped = Ok(());
         start_in_background(
             sandbox,
-            &sandbox.directory.join("virtiofsd.log"),
+            &log(sandbox),
             |command| {
                 command.arg(&program).arg(format!("--fd={SOCKET}")).arg("--shared-dir").arg(share.source);
                 command.args(["--cache=auto", "--xattr", "--sandbox=namespace", "--log-level=warn"]);

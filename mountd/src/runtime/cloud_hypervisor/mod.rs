@@ -191,7 +191,9 @@ impl Runtime for CloudHypervisor {
 
     fn save(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<AfterSave, RuntimeError> {
         let target = json!({ "destination_url": url(image) });
+        let printed = virtiofsd::Printed::so_far(sandbox)?;
         api::call(sandbox, "PUT", "vm.snapshot", Some(&target), deadline)?;
+        printed.check_saved(sandbox, NAME)?;
         Ok(AfterSave::Paused)
     }
 

@@ -65,6 +65,10 @@ const ACCELERATOR: &str = "accelerator";
 /// Between two questions whether memory has been written or read.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// How often memory is saved at most until virtiofsd knows a path of every file, and how long the guest may run in between.
+const SAVES: u32 = 3;
+const FORGETTING: Duration = Duration::from_millis(20);
+
 /// How long a process may take from closing its monitor to its end.
 const ENDING: Duration = Duration::from_secs(2);
 
@@ -135,12 +139,27 @@ impl Runtime for Qemu {
         let kind = stored_accelerator(&sandbox.directory)?;
         let mut qmp = Qmp::open(sandbox, MONITOR, deadline)?;
         let path = image.join(MEMORY);
-        let saved = qmp
-            .execute("migrate", json!({ "channels": [channel(&path)] }))
-            .and_then(|_| await_transfer(&mut qmp, "migrate", deadline));
-        if let Err(error) = saved {
-            cancel(sandbox);
-            return Err(error);
+        let mut tries = 1;
+        loop {
+            let printed = virtiofsd::Printed::so_far(sandbox)?;
+            let saved = qmp
+                .execute("migrate", json!({ "channels": [channel(&path)] }))
+                .and_then(|_| await_transfer(&mut qmp, "migrate", deadline));
+            if let Err(error) = saved {
+                cancel(sandbox);
+                return Err(error);
+            }
+            match printed.check_saved(sandbox, NAME) {
+                Ok(()) => break,
+                Err(error) if tries == SAVES => return Err(error),
+                // A file that was just removed is known until the guest has said that it forgets it. Its volumes are not cut yet.
+                Err(_) => {
+                    qmp.execute("cont", json!({}))?;
+                    thread::sleep(FORGETTING.min(deadline.left()));
+                    qmp.execute("stop", json!({}))?;
+                    tries += 1;
+                }
+            }
         }
         files::write(&image.join(ACCELERATOR), kind.name())?;
         Ok(AfterSave::Paused)
