@@ -59,8 +59,10 @@ impl Note {
     /// Writes it beside the sandbox, which is paused after that.
     pub(super) fn write(&self, directory: &ActorDirectory) -> Result<(), ActorError> {
         let path = directory.paused_note();
-        let bytes = serde_json::to_vec(self).expect("a description of strings, paths and numbers is JSON");
-        fs::write(&path, bytes).map_err(|error| failed("write", &path, error))
+        // A path that is not UTF-8 cannot be told in it: then nothing is paused.
+        let written =
+            serde_json::to_vec(self).map_err(io::Error::from).and_then(|bytes| fs::write(&path, bytes));
+        written.map_err(|error| failed("write", &path, error))
     }
 
     /// Removes it, if it is there.
