@@ -2,6 +2,7 @@
 
 The contract (docs/crash-consistency.md, "Loss of power"):
   names      are a prefix of the steps, over all writers and volumes; nothing that a sync made durable is missing
+  copies     of several pages are several operations, so the last of a prefix may be there in part
   pages      show the newest content that was synced, or a later one; never zeros or other bytes instead
   replaced   a file that was renamed over another has the content it had then
   snapshots  that were acknowledged are there, and are a prefix of the steps at the cut; those removed are gone
@@ -24,16 +25,32 @@ class Steps:
         tree = copy.deepcopy(base)
         self.tree = tree
         self.shapes, self.names = [tree.shape()], [dict(tree.names)]
+        # The shapes in the middle of a step that is several operations, by how many steps were done before it.
+        self.halfway = {}
 
     def add(self, position, step, words):
         self.told.append(position)
         self.numbers.append(step)
         try:
+            before = self.tree.names[words[3]].size if words[0] == "copy" else 0
             self.tree.apply(self.tag, step, words)
         except KeyError as missing:
             raise SystemExit(f"{self.writer} {step} {' '.join(words)}: the model has no {missing}") from missing
+        if words[0] == "copy":
+            self.halfway[len(self.shapes) - 1] = self._shapes_of_copy(words, before)
         self.shapes.append(self.tree.shape())
         self.names.append(dict(self.tree.names))
+
+    def _shapes_of_copy(self, words, before):
+        """What a copy that was done up to one of its pages leaves, where that is no shape from before or after it."""
+        file, start, length = self.tree.names[words[3]], int(words[4]), int(words[5])
+        after, shapes = file.size, []
+        for size in range(start + PAGE, start + length, PAGE):
+            if before < size < after:
+                file.size = size
+                shapes.append(self.tree.shape())
+        file.size = after
+        return shapes
 
     def begun_before(self, position):
         """How many steps had begun before a line was told."""
@@ -138,7 +155,7 @@ class Moment:
 
 
 class Verdict:
-    """Where one tree stands among the steps, or why nowhere."""
+    """Where one tree stands among the steps, or why nowhere: it shows a part of step `low`, and all up to `high`."""
 
     def __init__(self, low=None, high=None, problems=()):
         self.low, self.high, self.problems = low, high, list(problems)
@@ -188,6 +205,9 @@ def _place(steps, found, low, high, floor, newest, tears):
         return Verdict(problems=found.errors)
     matching = [count for count in range(low, high + 1) if steps.shapes[count] == found.shape]
     if not matching:
+        for done in range(low, high):
+            if found.shape in steps.halfway.get(done, []):
+                return Verdict(done + 1, done, _pages(steps, found, done + 1, floor, newest, tears))
         return Verdict(problems=[_no_prefix(steps, found, low, high)])
     failed = []
     for count in reversed(matching):
