@@ -7,7 +7,7 @@
 # What the build itself needs: RocksDB is C++, its bindings come from libclang, the API from protoc.
 BUILD_PACKAGES=(g++ pkg-config clang libclang-dev protobuf-compiler fuse3 git ca-certificates python3)
 # What the tests run on real mounts.
-TEST_PACKAGES=(acl attr busybox-static cpio e2fsprogs iproute2 mount postgresql procps sqlite3 tar util-linux)
+TEST_PACKAGES=(acl attr busybox-static cpio e2fsprogs gcc iproute2 libc6-dev libsqlite3-dev mount postgresql procps sqlite3 tar util-linux)
 
 package_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 

@@ -19,7 +19,7 @@ const PROGRAM: &str = include_str!("agent.py");
 pub(crate) enum Class {
     /// `agent.py`, in gVisor.
     Gvisor,
-    /// `guest.sh`, in QEMU.
+    /// `guest.c`, in QEMU.
     Microvm,
 }
 

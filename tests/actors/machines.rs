@@ -1,16 +1,16 @@
-//! MicroVMs in QEMU, emulated: no machine that runs tests is sure to have KVM. They need what `examples/microvm/build` makes, and
-//! virtiofsd in `PATH`; `scripts/test` provides both.
+//! MicroVMs in QEMU, emulated: no machine that runs tests is sure to have KVM. They need what `examples/microvm/build` makes,
+//! virtiofsd in `PATH`, and what it takes to compile a program for them; `scripts/test` provides all of it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
 use durdir_tests::support::Store;
 
 use super::agent::{Agent, Class, unlinking};
-
-/// What a machine runs.
-const PROGRAM: &str = include_str!("guest.sh");
 
 fn microvm() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
@@ -24,6 +24,35 @@ fn microvm() -> PathBuf {
     directory
 }
 
+/// Returns the initial file system with `guest.c` in it, as `/bin/guest`. The kernel takes several archives, one after the other.
+fn initramfs() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (root, made) = (directory.join("guest-root"), directory.join("guest-initramfs"));
+        let part = directory.join(format!("guest-initramfs.{}", std::process::id()));
+        fs::create_dir_all(root.join("bin")).unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/actors/guest.c");
+        let compiled = Command::new("gcc")
+            .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"])
+            .arg(root.join("bin/guest"))
+            .args([source, "-lsqlite3", "-lpthread", "-ldl", "-lm"])
+            .output()
+            .unwrap();
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        fs::copy(microvm().join("initramfs"), &part).unwrap();
+        let appended = Command::new("sh")
+            .args(["-c", "find bin | cpio --quiet -o -H newc >>\"$1\"", "sh"])
+            .arg(&part)
+            .current_dir(&root)
+            .status()
+            .unwrap();
+        assert!(appended.success());
+        fs::rename(&part, &made).unwrap();
+        made
+    })
+}
+
 /// The template of such an actor.
 pub(crate) fn template(commits: &Path, on_pause: &str, on_commit: &str) -> Value {
     let machine = microvm();
@@ -31,7 +60,7 @@ pub(crate) fn template(commits: &Path, on_pause: &str, on_commit: &str) -> Value
         "volumes": [{"name": "home", "durableDir": {}}, {"name": "db", "durableDir": {}}],
         "containers": [{
             "name": "guest",
-            "command": ["/bin/sh", "-c", PROGRAM],
+            "command": ["/bin/guest"],
             "env": [{"name": "PATH", "value": "/bin"}, {"name": "UNLINK", "value": "no"}],
             "readyz": {"httpGet": {"port": 8080}},
             "volumeMounts": [
@@ -41,7 +70,7 @@ pub(crate) fn template(commits: &Path, on_pause: &str, on_commit: &str) -> Value
         "sandboxClass": "microvm",
         "sandbox": {
             "runtime": "qemu", "memory": "256MiB", "cpus": 1, "accelerator": "tcg",
-            "kernel": machine.join("vmlinuz"), "initramfs": machine.join("initramfs"),
+            "kernel": machine.join("vmlinuz"), "initramfs": initramfs(),
         },
         "snapshotsConfig": {
             "location": format!("file://{}", commits.display()), "onPause": on_pause, "onCommit": on_commit,

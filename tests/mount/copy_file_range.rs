@@ -118,6 +118,26 @@ fn copied_holes_read_as_zeros() {
 }
 
 #[test]
+fn holes_are_not_stored_in_the_copy() {
+    on_both(lower! { "old" => vec![7; 1 << 20] }, |mount| {
+        let from = update(mount, "from");
+        from.set_len(64 << 20).unwrap();
+        for at in [0, 8192, 5 << 20, (64 << 20) - 4096] {
+            from.write_all_at(&noise(at, 0, 4096), at).unwrap();
+        }
+        // Over nothing, and over what a lower has.
+        let old = if mount.path("old").exists() { "old" } else { "new" };
+        for target in ["to", old] {
+            let to = update(mount, target);
+            copy_whole_range(&from, &to, 64 << 20).unwrap();
+            drop_cached_pages(&to).unwrap();
+            assert!(mount.read(target) == mount.read("from"), "{target}");
+        }
+        assert_eq!(mount.stat("to").blocks(), mount.stat("from").blocks());
+    });
+}
+
+#[test]
 fn what_is_just_written_is_in_the_copy() {
     let mount = Mount::empty();
     let (from, to) = (update(&mount, "from"), update(&mount, "to"));

@@ -1,11 +1,11 @@
-//! Copying between files of one volume: whole pages that lie in segments are shared, nothing else is copied than what must be.
+//! Copying between files of one volume: whole pages that lie in segments are shared, holes stay holes, nothing else is copied than what must be.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::attr::{MAX_FILE_SIZE, kill_set_ids, put_inode};
-use super::data::{Shared, split};
+use super::data::{Lent, Shared, split};
 use super::io::KillSuid;
 use super::locks::Locked;
 use super::node::NodeRef;
@@ -98,7 +98,7 @@ impl VolumeFs {
         Ok(())
     }
 
-    /// Makes pages of the target the same as pages of the source, as far as those lie in segments. Returns how many.
+    /// Makes pages of the target the same as pages of the source, as far as those lie in segments or nowhere. Returns how many.
     /// `copied` is how many bytes the request has copied before.
     #[expect(clippy::too_many_arguments, reason = "from where, to where, and what for")]
     fn share(
@@ -116,6 +116,9 @@ impl VolumeFs {
         let mut txn = Txn::begin(&self.store, head)?;
         let mut changes: BTreeMap<(crate::ids::Ino, u64), Shared> = BTreeMap::new();
         let mut done = 0;
+        // Up to where a lower shows through.
+        let [source_end, target_end] = [source, target]
+            .map(|node| locked.get(node.ino).inode.lower.as_ref().map_or(0, |lower| lower.readable));
         while done < pages {
             let (from_group, skip) = split((from + done) * PAGE);
             let (to_group, into) = split((to + done) * PAGE);
@@ -126,13 +129,16 @@ impl VolumeFs {
                 }
             }
             // Inline content has no pages to share, nor to put some among.
-            let Some(page) = changes.get_mut(&from_key).and_then(|group| group.lend(skip / PAGE_SIZE)) else {
-                break;
-            };
+            let below = (from + done) * PAGE < source_end;
+            let lender = changes.get_mut(&from_key);
+            let Some(lent) = lender.and_then(|group| group.lend(skip / PAGE_SIZE, below)) else { break };
             let Some(borrower) = changes.get_mut(&to_key).filter(|group| group.has_pages()) else { break };
-            let old = borrower.borrow(into / PAGE_SIZE, page);
+            let below = (to + done) * PAGE < target_end;
+            let old = borrower.borrow(into / PAGE_SIZE, lent, below);
             self.release(&mut txn, target.ino, to_group, old);
-            txn.put_tie((head.tree, source.ino, from_group), (head.tree, target.ino, to_group));
+            if matches!(lent, Lent::Page(_)) {
+                txn.put_tie((head.tree, source.ino, from_group), (head.tree, target.ino, to_group));
+            }
             done += 1;
         }
         if done == 0 {

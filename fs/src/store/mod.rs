@@ -53,6 +53,7 @@ mod seal;
 mod segment;
 mod sharing;
 mod space;
+mod sweep;
 mod transaction;
 mod view;
 mod volumes;

@@ -14,17 +14,22 @@
 //! # Invariants
 //! - Nothing is paused before everything was checked that can be.
 //! - The manifest is the last file that appears, with a rename: when it is there the capture is complete, before it there is none.
+//! - What the sandbox of an actor at rest has left behind, mounts above all, is taken away in the background. Whoever wants to do something with
+//!   the actor waits for that.
 //! - Up to there an error, or a death, leaves the actor running as before; from there on the capture is completed. A committed
 //!   capture that cannot be published is dropped again.
 //!
 //! # Crash consistency
 //! See [`super::recovery`], which does the same from each stored step.
 
+use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
+
 use durdir_fs::drain;
 use durdir_fs::ids::{CaptureId, RequestId};
 use durdir_fs::store::record::OutcomeV1;
 use durdir_fs::store::{CutReport, Durability, Known, Receipt, RequestKey};
-use durdir_snapshot::{Publication, sync_files, write_durably};
+use durdir_snapshot::{Publication, write_durably};
 
 use super::directory::{CaptureDirectory, failed};
 use super::driver::{Begun, CaptureChanges, Clock, Driver, Outcome, Request};
@@ -42,7 +47,7 @@ use crate::template::Scope;
 impl Actors {
     /// Captures an actor. `scope`: less than its template says.
     pub(crate) fn make_capture(
-        &self,
+        self: &Arc<Self>,
         id: &str,
         kind: CaptureKind,
         scope: Option<Scope>,
@@ -54,7 +59,7 @@ impl Actors {
             CaptureKind::Suspend => OperationKind::Suspend,
             CaptureKind::Commit | CaptureKind::Birth => OperationKind::Commit,
         };
-        let driver = match self.begin(id, asked, request)? {
+        let mut driver = match self.begin(id, asked, request)? {
             Begun::Before(driver, outcome) => return driver.answer(*outcome, receipt),
             Begun::Now(driver) => driver,
         };
@@ -65,7 +70,12 @@ impl Actors {
             Capturing { id, kind, scope, step: CaptureStep::Quiesce, from: None, cut: Vec::new() };
         if driver.actor.document.standing == Standing::Running {
             let runtime = driver.check_running(&capturing)?;
-            driver.capture_running(capturing, runtime, begin, receipt)
+            let outcome = driver.capture_running(capturing, runtime, begin, receipt)?;
+            if driver.actor.document.standing != Standing::Running {
+                // How long an unmount takes depends on what the kernel knows of the volume, and nothing of the capture does on it.
+                driver.tidy_later(self);
+            }
+            Ok(outcome)
         } else {
             driver.check_place(&capturing)?;
             driver.capture_at_rest(capturing, begin, receipt)
@@ -132,7 +142,7 @@ impl Driver<'_> {
     }
 
     fn capture_running(
-        mut self,
+        &mut self,
         mut capturing: Capturing,
         runtime: Option<RuntimeVersion>,
         begin: Receipt<'_, ()>,
@@ -163,6 +173,9 @@ impl Driver<'_> {
         let note = Note::new(runtime.name(), sandbox.clone(), over_with);
         note.write(&self.actors.directory.of(&self.actor.id))?;
         let helper = (capturing.scope > Scope::None).then(|| self.actors.world.prepare_drain()).flatten();
+        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+        directory.create()?;
+        let image = directory.image();
         clock.time("quiesce", || {
             let paused = runtime.pause(&sandbox, limits::quiesce());
             paused.map_err(|error| self.runtime_error(error))?;
@@ -176,23 +189,29 @@ impl Driver<'_> {
                 self.actors.world.drain(&self.actor.volumes, &programs, helper)
             })?;
         }
-        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
-        directory.create()?;
         if capturing.scope == Scope::Full {
             self.advance(capturing, CaptureStep::Save, "actor.save")?;
-            let saved = clock.time("save", || runtime.save(&sandbox, &directory.image(), limits::save()));
+            let saved = clock.time("save", || runtime.save(&sandbox, &image, limits::save()));
             match saved.map_err(|error| self.runtime_error(error))? {
                 // Both are fine: what comes next needs no sandbox.
                 AfterSave::Paused | AfterSave::Ended => self.actors.world.step("actor.saved"),
             }
         }
-        if capturing.scope > Scope::None && !self.actor.volumes.is_empty() {
-            self.advance(capturing, CaptureStep::Cut, "actor.cut")?;
-            let names = self.volume_names();
-            capturing.cut = clock.time("cut", || self.cut(capturing.id, &names))?;
-            self.actors.world.step("actor.was-cut");
-        }
-        clock.time("bind", || self.bind(capturing, saved_by, &directory))
+        std::thread::scope(|scope| {
+            // What was saved is hashed and brought to the disk while the volumes are cut.
+            let work = || ImageFile::all_durable(&image);
+            let files = (capturing.scope == Scope::Full).then(|| scope.spawn(work));
+            if capturing.scope > Scope::None && !self.actor.volumes.is_empty() {
+                self.advance(capturing, CaptureStep::Cut, "actor.cut")?;
+                let names = self.volume_names();
+                capturing.cut = clock.time("cut", || self.cut(capturing.id, &names))?;
+                self.actors.world.step("actor.was-cut");
+            }
+            clock.time("bind", || {
+                let files = files.map_or(Ok(Vec::new()), joined)?;
+                self.bind(capturing, saved_by, files, &directory)
+            })
+        })
     }
 
     /// Stores the next step of a capture.
@@ -247,22 +266,15 @@ impl Driver<'_> {
         Ok(held)
     }
 
-    /// Writes the manifest: from then on the capture is there.
+    /// Writes the manifest: from then on the capture is there. `files`: what is on the disk already.
     fn bind(
         &mut self,
         capturing: &mut Capturing,
         runtime: Option<RuntimeVersion>,
+        files: Vec<ImageFile>,
         directory: &CaptureDirectory,
     ) -> Result<String, ApiError> {
         self.advance(capturing, CaptureStep::Bind, "actor.bind")?;
-        let files = match capturing.scope {
-            Scope::Full => {
-                let image = directory.image();
-                sync_files(&image).map_err(|error| failed("sync", &image, error))?;
-                ImageFile::all(&image)?
-            }
-            Scope::Data | Scope::None => Vec::new(),
-        };
         let manifest = Manifest::of(Contents {
             id: capturing.id,
             actor: &self.actor.id,
@@ -307,7 +319,8 @@ impl Driver<'_> {
         };
         let operation = Operation::Capture(capturing.clone());
         let view = view_of(capturing, clock.phases());
-        self.change(vec![(capture.id, Some(capture))], Durability::Disk, Receipt::none(), |actor| {
+        // The manifest is on the disk. That is enough: whoever finds it there completes the capture.
+        self.change(vec![(capture.id, Some(capture))], Durability::Process, Receipt::none(), |actor| {
             actor.document.operation = Some(operation);
             // Its phases so far, should this worker not come to the end.
             actor.document.last_capture = Some(view);
@@ -346,7 +359,7 @@ impl Driver<'_> {
             }
         }
         if capturing.step == CaptureStep::TearDown && !at_rest {
-            clock.time("tear_down", || self.bring_down())?;
+            clock.time("tear_down", || self.end_sandbox())?;
         }
         let view = view_of(&capturing, clock.total());
         let outcome = self.captured(&capturing, &view, receipt)?;
@@ -356,7 +369,10 @@ impl Driver<'_> {
             let error = crate::exit::one_line(&error);
             tracing::warn!(actor = self.actor.id, error, "the local files of a committed capture stay");
         }
-        self.finish_dropping();
+        if at_rest || self.actor.document.standing == Standing::Running {
+            // Of one that was just brought to rest this is tidied up with the rest.
+            self.finish_dropping();
+        }
         match lost {
             None => Ok(outcome),
             Some(error) => {
@@ -419,7 +435,7 @@ impl Driver<'_> {
 
     /// Captures an actor that does not run: what it was stopped with, narrowed, or the volumes as they are.
     fn capture_at_rest(
-        mut self,
+        &mut self,
         mut capturing: Capturing,
         begin: Receipt<'_, ()>,
         receipt: Receipt<'_, Outcome>,
@@ -449,7 +465,7 @@ impl Driver<'_> {
         capturing.cut = clock.time("cut", || self.cut(capturing.id, &names))?;
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         directory.create()?;
-        clock.time("bind", || self.bind(capturing, None, &directory))
+        clock.time("bind", || self.bind(capturing, None, Vec::new(), &directory))
     }
 
     /// Makes a capture of a part of another one, or of all of it: the same volumes, and the same memory or none.
@@ -478,7 +494,11 @@ impl Driver<'_> {
                 Ok::<_, ApiError>(())
             })?;
         }
-        clock.time("bind", || self.bind(capturing, saved_by, &directory))
+        clock.time("bind", || {
+            let full = capturing.scope == Scope::Full;
+            let files = if full { ImageFile::all_durable(&directory.image())? } else { Vec::new() };
+            self.bind(capturing, saved_by, files, &directory)
+        })
     }
 
     /// Brings a bound capture to its permanent place. Safe to be done again.
@@ -579,6 +599,11 @@ fn standing_after(kind: CaptureKind) -> Option<Standing> {
         CaptureKind::Suspend => Some(Standing::Suspended),
         CaptureKind::Commit | CaptureKind::Birth => None,
     }
+}
+
+/// Returns what a thread has come to.
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, ActorError>>) -> Result<T, ActorError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn view_of(capturing: &Capturing, phases: Phases) -> CaptureView {

@@ -246,13 +246,13 @@ impl<'a> Driver<'a> {
 
     /// Ends the sandbox, if there is one, unmounts the volumes and removes what was made for them. Safe to be done again.
     pub(super) fn bring_down(&self) -> Result<(), ApiError> {
+        self.end_sandbox()?;
+        self.take_volumes_away()
+    }
+
+    /// Unmounts the volumes of a sandbox that was ended, and removes what was made for them. Safe to be done again.
+    pub(super) fn take_volumes_away(&self) -> Result<(), ApiError> {
         let directory = self.actors.directory.of(&self.actor.id);
-        let sandbox = self.sandbox();
-        if sandbox.directory.exists() {
-            let killed = self.runtime()?.kill(&sandbox, limits::kill());
-            killed.map_err(|error| self.runtime_error(error))?;
-        }
-        self.actors.world.step("actor.killed");
         for volume in &self.actor.recipe.volumes {
             self.actors.world.unmount(&directory.volume(&volume.name))?;
         }
@@ -261,10 +261,41 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Makes sure that the sandbox runs: goes on if it is paused, and comes back from `image` if the runtime ended it.
+    /// Ends the sandbox, if there is one. Safe to be done again.
+    pub(super) fn end_sandbox(&self) -> Result<(), ApiError> {
+        let sandbox = self.sandbox();
+        if sandbox.directory.exists() {
+            let killed = self.runtime()?.kill(&sandbox, limits::kill());
+            killed.map_err(|error| self.runtime_error(error))?;
+        }
+        self.actors.world.step("actor.killed");
+        Ok(())
+    }
+
+    /// Gives up the turn, and takes away in the background what an actor that was brought to rest has left behind.
+    pub(super) fn tidy_later(self, actors: &Arc<Actors>) {
+        let (id, turn) = (self.actor.id, self.turn);
+        turn.keep_to_tidy();
+        let all = Arc::clone(actors);
+        actors.world.in_background(&id, Box::new(move || all.tidy_one(turn)));
+    }
+
+    /// Returns a volume that is not mounted, or not served.
+    pub(super) fn unmounted(&self) -> Option<&str> {
+        let directory = self.actors.directory.of(&self.actor.id);
+        let is_mounted = |name: &str, volume| self.actors.world.is_mounted(volume, &directory.volume(name));
+        let mut volumes = self.actor.named_volumes();
+        volumes.find(|(name, volume)| !is_mounted(name, *volume)).map(|(name, _)| name)
+    }
+
+    /// Makes sure that the sandbox runs: goes on if it is paused, and comes back from `image` if the runtime ended it. Its volumes
+    /// have to be there still: without them it would write into empty directories.
     pub(super) fn keep_running(&self, image: Option<&Path>) -> Result<(), ApiError> {
         let (runtime, sandbox) = (self.runtime()?, self.sandbox());
         let id = self.actor.id.clone();
+        if let Some(volume) = self.unmounted() {
+            return Err(ActorError::Unmounted { id, volume: volume.to_owned() }.into());
+        }
         match self.sandbox_state()? {
             SandboxState::Running => Ok(()),
             SandboxState::Paused => self.persist(|| runtime.resume(&sandbox, limits::resume())),

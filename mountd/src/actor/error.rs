@@ -134,6 +134,14 @@ pub(crate) enum ActorError {
         /// Its exit status, if known.
         status: Option<i32>,
     },
+    /// A volume is not there any more, for which it ran.
+    #[error("actor {id}: its volume {volume} is not mounted any more: the daemon that served it is gone")]
+    Unmounted {
+        /// The actor.
+        id: String,
+        /// The volume.
+        volume: String,
+    },
     /// There is no sandbox where there must be one.
     #[error("actor {id}: its sandbox is gone; `durdir actor start` starts it anew")]
     Gone {

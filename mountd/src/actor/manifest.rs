@@ -9,6 +9,7 @@ use std::fs::File;
 use std::path::Path;
 
 use durdir_fs::ids::CaptureId;
+use durdir_snapshot::sync_files;
 use serde::{Deserialize, Serialize};
 
 use super::error::ActorError;
@@ -107,6 +108,18 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Reads a manifest whose hash is not on record yet, and returns that too; `None` if there is none.
+    pub(crate) fn found(id: CaptureId, path: &Path) -> Result<Option<(Manifest, String)>, ActorError> {
+        match std::fs::read(path) {
+            Ok(bytes) => {
+                let hash = hash_of(&bytes);
+                Ok(Some((Manifest::decode(id, &bytes, &hash)?, hash)))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ActorError::Io { action: "read", path: path.to_owned(), source }),
+        }
+    }
+
     /// Checks that the files in `image` are those that were saved: all of them, nothing else, byte for byte.
     pub(crate) fn check_files(&self, image: &Path) -> Result<(), ActorError> {
         let damaged = |what: String| Err(ActorError::Damaged { id: self.id, what });
@@ -142,18 +155,20 @@ impl ImageFile {
         Ok(ImageFile { name: name.to_owned(), bytes, blake3 })
     }
 
+    /// Describes all files of an image, and brings them to the disk meanwhile.
+    pub(crate) fn all_durable(image: &Path) -> Result<Vec<ImageFile>, ActorError> {
+        std::thread::scope(|scope| {
+            let synced = scope.spawn(|| sync_files(image));
+            let files = ImageFile::all(image);
+            let synced = synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            synced.map_err(|source| ActorError::Io { action: "sync", path: image.to_owned(), source })?;
+            files
+        })
+    }
+
     /// Describes all files of an image.
     pub(crate) fn all(image: &Path) -> Result<Vec<ImageFile>, ActorError> {
         names_in(image)?.iter().map(|name| ImageFile::of(image, name)).collect()
-    }
-}
-
-/// Returns the hash of a manifest; `None` if there is none.
-pub(crate) fn manifest_hash(path: &Path) -> Result<Option<String>, ActorError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(hash_of(&bytes))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ActorError::Io { action: "read", path: path.to_owned(), source }),
     }
 }
 

@@ -4,16 +4,16 @@
 //! |---|---|---|
 //! | birth | | the volumes are cut, again |
 //! | start, resume | | back: the sandbox is ended, the volumes are unmounted; the actor stands where it stood, its checkpoint as it was |
-//! | capture: quiesce, save, cut | a sandbox | back: it goes on; the cut and the files are dropped |
-//! | | none, and it was being saved | back: it is restored from what was saved |
-//! | capture: bind | no manifest | the same |
-//! | | the manifest | forth: the capture is there |
+//! | capture: quiesce, save, cut, bind | the manifest | forth: the capture is there |
+//! | | no manifest, a sandbox | back: it goes on; the cut and the files are dropped |
+//! | | neither, and it was being saved | back: it is restored from what was saved |
+//! | | its volumes are not mounted | back, and it has ended |
 //! | capture: resume, publish, tear down | | forth; one that cannot be published is dropped, and its actor goes on |
 //! | removal | | forth |
 //! | nothing; it stands at running | it runs, its volumes are mounted | nothing |
 //! | | it is paused | it goes on |
 //! | | anything else | it has ended: what is left is taken away |
-//! | nothing; it stands elsewhere | mounts | they are taken away |
+//! | nothing; it stands elsewhere | mounts | they are taken away: every pause leaves that to this |
 //!
 //! Where no worker gets to do this, [`super::thaw`] lets go on what is paused.
 //!
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use durdir_fs::store::Receipt;
 
 use super::driver::{Clock, Driver};
-use super::manifest::manifest_hash;
+use super::manifest::Manifest;
 use super::record::Actor;
 use super::registry::{Actors, Turn};
 use super::state::{CaptureKind, CaptureStep, Capturing, Operation, Standing};
@@ -51,13 +51,7 @@ impl Actors {
         for actor in self.all() {
             let Some(turn) = self.try_take_own(&actor.id) else { continue };
             let actors = Arc::clone(self);
-            let id = actor.id.clone();
-            let work = move || actors.recover_one(turn);
-            let spawned = std::thread::Builder::new().name(format!("actor-{}", short(&id))).spawn(work);
-            if let Err(error) = spawned {
-                // Its turn went with the closure: the next who asks for it recovers it.
-                tracing::error!(actor = id, %error, "an actor is not recovered before somebody asks for it");
-            }
+            self.world.in_background(&actor.id, Box::new(move || actors.recover_one(turn)));
         }
     }
 
@@ -70,12 +64,26 @@ impl Actors {
             driver.take_away(Receipt::none())
         } else {
             let mut driver = driver;
-            driver.recover().inspect(|()| driver.finish_dropping())
+            driver.recover().and_then(|()| driver.tidy())
         };
-        if let Err(error) = recovered {
-            tracing::error!(actor = id, error = one_line(&error), "an actor is not recovered yet");
+        self.tidied(&id, recovered);
+    }
+
+    /// Takes away what an actor has left behind that was just brought to rest.
+    pub(super) fn tidy_one(&self, turn: Turn) {
+        let mut driver = Driver::new(self, turn);
+        let id = driver.actor.id.clone();
+        self.tidied(&id, driver.tidy());
+    }
+
+    fn tidied(&self, id: &str, done: Result<(), ApiError>) {
+        match done {
+            Ok(()) => self.is_tidy(id),
+            Err(error) => {
+                tracing::error!(actor = id, error = one_line(&error), "an actor is not where it belongs yet");
+            }
         }
-        if let Err(error) = self.sweep_captures_of(&id) {
+        if let Err(error) = self.sweep_captures_of(id) {
             tracing::warn!(actor = id, error = one_line(&error), "what was left of a capture stays");
         }
     }
@@ -95,13 +103,10 @@ impl Actors {
             .collect()
     }
 
-    /// Looks after actors that nobody works on: whether sandboxes that should run still do, and whether anything could not be undone
-    /// or completed before. `wants` tells which are worth a closer look.
+    /// Looks after actors that nobody works on: whether sandboxes that should run still do, and whether anything could not be undone,
+    /// completed or taken away before. `wants` tells which are worth a closer look.
     pub(crate) fn look(&self, wants: impl Fn(&Actor) -> bool) {
-        let is_of_interest = |actor: &Actor| {
-            actor.document.operation.is_some() || actor.document.standing == Standing::Running
-        };
-        for actor in self.select(is_of_interest) {
+        for actor in self.to_be_looked_after() {
             if !wants(&actor) {
                 continue;
             }
@@ -133,13 +138,14 @@ impl Driver<'_> {
 
     fn recover_capture(&mut self, mut capturing: Capturing) -> Result<(), ApiError> {
         match capturing.step {
-            CaptureStep::Quiesce | CaptureStep::Save | CaptureStep::Cut => self.abort(&capturing),
-            CaptureStep::Bind => {
+            // Which of these the record says does not matter: a host that lost power may remember an earlier one.
+            CaptureStep::Quiesce | CaptureStep::Save | CaptureStep::Cut | CaptureStep::Bind => {
                 let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
-                match manifest_hash(&directory.manifest())? {
+                match Manifest::found(capturing.id, &directory.manifest())? {
                     None => self.abort(&capturing),
-                    Some(manifest) => {
-                        self.bound(&mut capturing, manifest, &Clock::start())?;
+                    Some((manifest, hash)) => {
+                        capturing.cut = manifest.volumes;
+                        self.bound(&mut capturing, hash, &Clock::start())?;
                         self.complete_of_itself(capturing)
                     }
                 }
@@ -159,7 +165,11 @@ impl Driver<'_> {
         match self.complete(capturing, Clock::start(), Receipt::none()) {
             Ok(_) => Ok(()),
             Err(error) if self.actor.document.operation.is_none() => {
-                tracing::warn!(actor = self.actor.id, error = one_line(&error), "a capture was dropped");
+                tracing::warn!(
+                    actor = self.actor.id,
+                    error = one_line(&error),
+                    "a capture did not end as it should"
+                );
                 Ok(())
             }
             Err(error) => Err(error),
@@ -181,19 +191,24 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// Takes away what an actor has left behind that is at rest, and what nobody needs any more.
+    fn tidy(&mut self) -> Result<(), ApiError> {
+        let at_rest = self.actor.document.standing != Standing::Running;
+        if at_rest && self.actors.directory.of(&self.actor.id).volumes().exists() {
+            self.take_volumes_away()?;
+        }
+        self.finish_dropping();
+        Ok(())
+    }
+
     /// Compares an actor that has nothing in hand with what is there.
     pub(super) fn reconcile(&mut self) -> Result<(), ApiError> {
         self.forget_paused();
         if self.actor.document.standing != Standing::Running {
-            let directory = self.actors.directory.of(&self.actor.id);
-            return if directory.volumes().exists() { self.bring_down() } else { Ok(()) };
+            let left = self.actors.directory.of(&self.actor.id).volumes().exists();
+            return if left { self.end_sandbox() } else { Ok(()) };
         }
-        let directory = self.actors.directory.of(&self.actor.id);
-        let unmounted = self
-            .actor
-            .named_volumes()
-            .find(|(name, volume)| !self.actors.world.is_mounted(*volume, &directory.volume(name)));
-        if let Some((name, _)) = unmounted {
+        if let Some(name) = self.unmounted() {
             let reason =
                 format!("its volume {name} is not mounted any more: the daemon that served it is gone");
             return self.lose(&reason);
@@ -211,9 +226,4 @@ impl Driver<'_> {
             SandboxState::Absent | SandboxState::Created => self.lose("its sandbox is gone"),
         }
     }
-}
-
-/// Thread names are short.
-fn short(id: &str) -> &str {
-    id.get(..9).unwrap_or(id)
 }

@@ -43,6 +43,14 @@ struct Inner {
     actor: Actor,
     in_hand: Option<InHand>,
     removed: bool,
+    /// It is at rest, and what its sandbox needed is not taken away yet.
+    untidy: bool,
+}
+
+impl Inner {
+    fn new(actor: Actor, in_hand: Option<InHand>) -> Inner {
+        Inner { actor, in_hand, removed: false, untidy: false }
+    }
 }
 
 /// The right to work on an actor.
@@ -56,6 +64,13 @@ impl Turn {
     /// Shows the actor as it was just stored.
     pub(super) fn show(&self, actor: &Actor) {
         self.0.inner.lock().actor = actor.clone();
+    }
+
+    /// Makes the turn one of mountd's own, to take away what was left behind: whoever asks for something waits for that.
+    pub(super) fn keep_to_tidy(&self) {
+        let mut inner = self.0.inner.lock();
+        inner.in_hand = Some(InHand::Own);
+        inner.untidy = true;
     }
 }
 
@@ -75,8 +90,8 @@ impl Actors {
         for (id, record) in records {
             match Actor::decode(&id, &record) {
                 Ok(actor) => {
-                    let inner = Inner { actor, in_hand: None, removed: false };
-                    slots.insert(id, Arc::new(Slot { inner: Mutex::new(inner), ended: Condvar::new() }));
+                    let inner = Mutex::new(Inner::new(actor, None));
+                    slots.insert(id, Arc::new(Slot { inner, ended: Condvar::new() }));
                 }
                 Err(error) => {
                     tracing::error!(
@@ -117,12 +132,30 @@ impl Actors {
 
     /// Returns those for which `wanted` holds.
     pub(super) fn select(&self, wanted: impl Fn(&Actor) -> bool) -> Vec<Actor> {
+        self.select_slots(|inner| wanted(&inner.actor))
+    }
+
+    fn select_slots(&self, wanted: impl Fn(&Inner) -> bool) -> Vec<Actor> {
         let slots: Vec<_> = self.slots.lock().values().cloned().collect();
         let chosen = slots.iter().filter_map(|slot| {
             let inner = slot.inner.lock();
-            wanted(&inner.actor).then(|| inner.actor.clone())
+            wanted(&inner).then(|| inner.actor.clone())
         });
         chosen.collect()
+    }
+
+    /// Returns those that something may have to be done about, though nobody asks.
+    pub(super) fn to_be_looked_after(&self) -> Vec<Actor> {
+        self.select_slots(|Inner { actor, untidy, .. }| {
+            *untidy || actor.document.operation.is_some() || actor.document.standing == Standing::Running
+        })
+    }
+
+    /// Takes note that nothing is left behind of an actor at rest.
+    pub(super) fn is_tidy(&self, id: &str) {
+        if let Ok(slot) = self.slot(id) {
+            slot.inner.lock().untidy = false;
+        }
     }
 
     /// Returns one.
@@ -230,8 +263,8 @@ impl Actors {
     /// Makes an actor known that was just stored. Whoever made it works on it.
     pub(super) fn insert(&self, actor: Actor) -> Turn {
         let id = actor.id.clone();
-        let inner = Inner { actor, in_hand: Some(InHand::Asked(OperationKind::Create)), removed: false };
-        let slot = Arc::new(Slot { inner: Mutex::new(inner), ended: Condvar::new() });
+        let inner = Mutex::new(Inner::new(actor, Some(InHand::Asked(OperationKind::Create))));
+        let slot = Arc::new(Slot { inner, ended: Condvar::new() });
         self.slots.lock().insert(id, Arc::clone(&slot));
         Turn(slot)
     }

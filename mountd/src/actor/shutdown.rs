@@ -1,5 +1,7 @@
 //! The end of the daemon: actors that run are paused, since their volumes are about to be unmounted.
 
+use std::sync::Arc;
+
 use durdir_fs::store::Receipt;
 
 use super::driver::Request;
@@ -10,22 +12,18 @@ use crate::template::Scope;
 
 impl Actors {
     /// Pauses every actor that runs, all at the same time. One that cannot be paused ends; its volumes stay as it leaves them.
-    pub(crate) fn shut_down(&self) {
+    pub(crate) fn shut_down(self: &Arc<Self>) {
         std::thread::scope(|scope| {
-            for actor in self.all() {
-                if actor.document.standing == Standing::Running || actor.document.operation.is_some() {
-                    scope.spawn(move || self.stop(&actor.id));
-                }
+            for actor in self.to_be_looked_after() {
+                scope.spawn(move || self.stop(&actor.id));
             }
         });
     }
 
-    fn stop(&self, id: &str) {
+    fn stop(self: &Arc<Self>, id: &str) {
         let begin = |_: &str| Receipt::none();
         let request = Request { begin: &begin, begun: None };
-        // What is in hand ends first, or is undone.
-        let turn = self.take(id, OperationKind::Remove, true);
-        drop(turn);
+        self.await_end(id);
         let running = self.get(id).is_ok_and(|actor| actor.document.standing == Standing::Running);
         if !running {
             return;
@@ -37,7 +35,10 @@ impl Actors {
             pause(Some(Scope::Data))
         });
         match paused {
-            Ok(_) => tracing::info!(actor = id, "paused, since mountd ends"),
+            Ok(_) => {
+                tracing::info!(actor = id, "paused, since mountd ends");
+                self.await_end(id);
+            }
             Err(error) => {
                 tracing::error!(
                     actor = id,
@@ -51,5 +52,10 @@ impl Actors {
                 }
             }
         }
+    }
+
+    /// Waits until what is in hand has ended, or is undone.
+    fn await_end(&self, id: &str) {
+        drop(self.take(id, OperationKind::Remove, true));
     }
 }

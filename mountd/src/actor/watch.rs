@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 
 use super::record::Actor;
 use super::registry::Actors;
+use super::state::Standing;
 
-/// Between two attempts to bring an actor out of an operation that nobody works on.
+/// Between two attempts to bring an actor where it belongs, with nobody at work on it.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What is known of actors from looks before.
@@ -19,7 +20,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Watch {
     /// The process that stood for each sandbox when it was looked at first.
     processes: Mutex<HashMap<String, Seen>>,
-    /// When an operation was seen first, or tried again.
+    /// When something that is to be done was seen first, or tried again.
     left: Mutex<HashMap<String, Instant>>,
 }
 
@@ -33,16 +34,17 @@ struct Seen {
 impl Watch {
     /// Looks after every actor.
     pub(crate) fn tick(&self, actors: &Actors) {
-        actors.look(|actor| match actor.document.operation {
-            Some(_) => self.is_left(actor),
-            None => {
-                self.left.lock().remove(&actor.id);
-                self.looks_dead(actors, actor)
+        actors.look(|actor| {
+            let runs = actor.document.operation.is_none() && actor.document.standing == Standing::Running;
+            if !runs {
+                return self.is_left(actor);
             }
+            self.left.lock().remove(&actor.id);
+            self.looks_dead(actors, actor)
         });
     }
 
-    /// Tells whether an operation has been there for so long that it is worth asking whether anybody works on it.
+    /// Tells whether something has been left to be done for so long that it is worth asking whether anybody works on it.
     fn is_left(&self, actor: &Actor) -> bool {
         let mut left = self.left.lock();
         let since = left.entry(actor.id.clone()).or_insert_with(Instant::now);

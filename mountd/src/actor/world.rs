@@ -54,6 +54,9 @@ pub(crate) trait World: Send + Sync {
     /// Returns the place for commits that a URL stands for.
     fn target(&self, location: &str) -> Result<Box<dyn Target>, ActorError>;
 
+    /// Does something for an actor while others go on.
+    fn in_background(&self, actor: &str, work: Box<dyn FnOnce() + Send>);
+
     /// Returns an id that nothing else has.
     fn new_id(&self) -> Uuid;
 
@@ -142,6 +145,15 @@ impl World for NodeWorld {
 
     fn target(&self, location: &str) -> Result<Box<dyn Target>, ActorError> {
         target_at(location)
+    }
+
+    fn in_background(&self, actor: &str, work: Box<dyn FnOnce() + Send>) {
+        // Names of threads are short.
+        let name = format!("actor-{}", actor.get(..9).unwrap_or(actor));
+        if let Err(error) = std::thread::Builder::new().name(name).spawn(work) {
+            // What it was to do goes with it; the watch, or the next who asks, finds that it was not done.
+            tracing::error!(actor, %error, "nothing can be done for an actor in the background");
+        }
     }
 
     fn new_id(&self) -> Uuid {

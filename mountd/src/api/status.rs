@@ -154,6 +154,7 @@ fn classify_actor(error: &ActorError) -> ExitClass {
         | ActorError::NoTarget { .. }
         // Found out before anything was paused.
         | ActorError::Exited { .. }
+        | ActorError::Unmounted { .. }
         | ActorError::Gone { .. } => ExitClass::Refused,
         ActorError::Damaged { .. } | ActorError::Unreadable { .. } => ExitClass::Integrity,
         ActorError::Runtime { source, .. } => classify_runtime(source),

@@ -31,12 +31,14 @@ mod guest;
 mod gvisor;
 mod http;
 mod link;
+mod machine;
 mod preflight;
 mod process;
 mod processes;
 mod program;
 mod qemu;
 pub(crate) mod readiness;
+mod remembered;
 mod sandbox;
 mod virtiofsd;
 
@@ -96,7 +98,7 @@ pub(crate) trait Runtime: Send + Sync {
     /// Returns its name, as templates and manifests write it: `gvisor`, `qemu`, `cloud-hypervisor`, `process`.
     fn name(&self) -> &'static str;
 
-    /// Asks the runtime what it can do here. Costs a process or two; the caller remembers the answer.
+    /// Asks the runtime what it can do here. Costs a process or two, the first time.
     fn probe(&self, deadline: Deadline) -> Result<Abilities, RuntimeError>;
 
     /// Checks everything about a sandbox that can be checked before it is made or paused: programs and files that are needed,

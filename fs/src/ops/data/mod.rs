@@ -25,7 +25,7 @@ use crate::store::record::{GROUP_SIZE, Group, Page, PageRef};
 use crate::store::{Txn, Versioned};
 
 use plan::InPlace;
-pub(super) use shared::Shared;
+pub(super) use shared::{Lent, Shared};
 
 /// A file of up to this many bytes lies in its record.
 pub(super) const INLINE_MAX: u64 = 2048;

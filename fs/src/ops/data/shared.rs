@@ -33,6 +33,15 @@ impl VolumeFs {
     }
 }
 
+/// What one file lends to another.
+#[derive(Clone, Copy)]
+pub(in crate::ops) enum Lent {
+    /// A page of a segment.
+    Page(PageRef),
+    /// A page of zeros that is not stored.
+    Zeros,
+}
+
 /// A group that lends pages to another file, or borrows some.
 pub(in crate::ops) struct Shared {
     before: Cached,
@@ -41,16 +50,18 @@ pub(in crate::ops) struct Shared {
 }
 
 impl Shared {
-    /// Marks a page as shared and returns it; `None` if it is not in a segment.
-    pub(in crate::ops) fn lend(&mut self, position: usize) -> Option<PageRef> {
+    /// Returns what another file may have of a page: one in a segment, which is marked as shared, or zeros that are nowhere. `None` if
+    /// its bytes have to be copied. `below`: whether a lower shows through where nothing is stored.
+    pub(in crate::ops) fn lend(&mut self, position: usize, below: bool) -> Option<Lent> {
         let Group::Pages(pages) = &mut self.group else { return None };
-        match pages.get_mut(position) {
-            Some(Page::Data(data)) => {
+        match pages.get_mut(position)? {
+            Page::Data(data) => {
                 self.changed |= !data.shared;
                 data.shared = true;
-                Some(*data)
+                Some(Lent::Page(*data))
             }
-            _ => None,
+            Page::Base if below => None,
+            Page::Base | Page::Hole => Some(Lent::Zeros),
         }
     }
 
@@ -59,11 +70,17 @@ impl Shared {
         matches!(self.group, Group::Pages(_))
     }
 
-    /// Takes a page of another group in. Returns the one it replaces.
-    pub(in crate::ops) fn borrow(&mut self, position: usize, page: PageRef) -> Page {
+    /// Takes in what another group lends. Returns the page that it replaces.
+    pub(in crate::ops) fn borrow(&mut self, position: usize, lent: Lent, below: bool) -> Page {
         let Group::Pages(pages) = &mut self.group else { return Page::Base };
-        self.changed = true;
-        pages.get_mut(position).map_or(Page::Base, |old| std::mem::replace(old, Page::Data(page)))
+        let Some(page) = pages.get_mut(position) else { return Page::Base };
+        let new = match lent {
+            Lent::Page(data) => Page::Data(data),
+            Lent::Zeros if below => Page::Hole,
+            Lent::Zeros => Page::Base,
+        };
+        self.changed |= *page != new;
+        std::mem::replace(page, new)
     }
 
     /// Returns by how many stored bytes the group grows.

@@ -390,6 +390,11 @@ impl World for Host {
         Ok(Box::new(FakeTarget { host: self.clone(), inner: target_at(location)? }))
     }
 
+    /// At once: so its events belong to what asked for it.
+    fn in_background(&self, _: &str, work: Box<dyn FnOnce() + Send>) {
+        work();
+    }
+
     fn new_id(&self) -> Uuid {
         let mut state = self.0.state.lock();
         state.ids += 1;

@@ -5,6 +5,7 @@ mod protocol;
 mod refusals;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use durdir_fs::ids::RequestId;
@@ -39,9 +40,13 @@ enum Ask {
 
 impl Node {
     fn new() -> Node {
+        Node::with_store("store".as_ref())
+    }
+
+    fn with_store(name: &OsStr) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions { background: false, ..StoreOptions::default() };
-        let store = Store::open(&dir.path().join("store"), &options).unwrap();
+        let store = Store::open(&dir.path().join(name), &options).unwrap();
         let host = Host::new(&store);
         let actors = load(&store, &host);
         Node { dir, store, host, actors }
@@ -49,11 +54,14 @@ impl Node {
 
     /// A node with an actor `a` with two volumes that runs and has done some work.
     fn running(on_pause: Scope, on_commit: Scope) -> Node {
-        let node = Node::new();
-        node.create("a", on_pause, on_commit);
-        node.ask("a", Ask::Start).unwrap();
-        node.work(3);
-        node
+        Node::new().running_one(on_pause, on_commit)
+    }
+
+    fn running_one(self, on_pause: Scope, on_commit: Scope) -> Node {
+        self.create("a", on_pause, on_commit);
+        self.ask("a", Ask::Start).unwrap();
+        self.work(3);
+        self
     }
 
     fn template(&self, on_pause: Scope, on_commit: Scope, class: &str) -> Template {

@@ -1,7 +1,10 @@
 use std::panic::AssertUnwindSafe;
 
+use durdir_fs::store::{ActorChange, Durability};
+
 use super::fake::{Death, Fault, count};
 use super::*;
+use crate::actor::state::{CaptureStep, Operation};
 
 const PAUSE: Ask = Ask::Capture(CaptureKind::Pause, None);
 const SUSPEND: Ask = Ask::Capture(CaptureKind::Suspend, None);
@@ -72,10 +75,8 @@ fn at_every_failure(prepare: impl Fn() -> Node, ask: Ask, expected: Option<Stand
         let when =
             format!("{ask:?}, failure {at} of {all}, {:?}: {:?}", events.get(at - 1), done.as_ref().err());
         node.host.calm();
-        if done.is_err() {
-            // What could not even be undone is undone when somebody looks next.
-            node.actors.look(|_| true);
-        }
+        // What could not even be undone, or taken away, is when somebody looks next.
+        node.actors.look(|_| true);
         let Ok(actor) = node.actors.get("a") else {
             assert_eq!(expected, None, "{when}");
             continue;
@@ -371,4 +372,74 @@ fn a_daemon_that_ends_pauses_what_runs() {
     node.restart();
     node.ask("a", Ask::Resume).unwrap();
     assert_eq!(node.host.counters(), [3]);
+}
+
+/// Returns the number of an event among those of an operation.
+fn number_of(prepare: impl Fn() -> Node, ask: Ask, event: &str) -> usize {
+    let node = prepare();
+    node.host.calm();
+    node.ask("a", ask).unwrap();
+    1 + node.host.events().iter().position(|name| *name == event).unwrap()
+}
+
+#[test]
+fn a_host_that_lost_power_after_the_manifest_has_the_capture() {
+    for ask in [PAUSE, SUSPEND, COMMIT] {
+        let mut node = full();
+        node.host.plan(Fault::DieAt(number_of(full, ask, "actor.manifest")));
+        assert!(dies(&node, ask));
+        // The record as it was when the log was synced last: by the cut.
+        let mut actor = node.actor();
+        let Some(Operation::Capture(capturing)) = &mut actor.document.operation else { panic!("{actor:?}") };
+        assert_eq!(capturing.step, CaptureStep::Bind);
+        let cut = std::mem::take(&mut capturing.cut);
+        capturing.step = CaptureStep::Cut;
+        let record = actor.encode();
+        let change = ActorChange { actors: vec![("a", Some(&record))], captures: Vec::new() };
+        node.store.change_actors(&change, Durability::Disk, Receipt::none(), &()).unwrap();
+        node.host.reboot();
+        node.restart();
+        node.check("after the loss of power");
+        let standing = node.standing();
+        if ask == COMMIT {
+            // What ran is lost with the host, and the commit is not.
+            assert!(matches!(standing, Standing::Exited { .. }), "{standing:?}");
+            let commit = node.actor().document.last_capture.unwrap().id;
+            node.fork(&commit, "f", None).unwrap();
+            node.ask("f", Ask::Resume).unwrap();
+        } else {
+            assert!(matches!(standing, Standing::Paused | Standing::Suspended), "{standing:?}");
+            assert_eq!(node.actor().document.checkpoint.unwrap().volumes, cut);
+            node.ask("a", Ask::Resume).unwrap();
+        }
+        assert_eq!(node.host.counters(), [3], "{ask:?}");
+        node.check("gone on");
+    }
+}
+
+#[test]
+fn nothing_is_restored_on_volumes_that_are_gone() {
+    for event in ["actor.paused", "actor.saved", "actor.was-cut"] {
+        let mut node = ending();
+        node.host.plan(Fault::DieAt(number_of(ending, PAUSE, event)));
+        assert!(dies(&node, PAUSE));
+        node.host.reboot();
+        node.restart();
+        node.check(event);
+        assert!(matches!(node.standing(), Standing::Exited { .. }), "{event}: {:?}", node.standing());
+        bring_back(&node, event);
+    }
+}
+
+#[test]
+fn what_could_not_be_taken_away_after_a_pause_is_taken_away_later() {
+    let node = full();
+    node.host.plan(Fault::FailAt(number_of(full, PAUSE, "unmount")));
+    node.ask("a", PAUSE).unwrap();
+    let directory = node.actors.directory.of("a");
+    assert!(directory.volumes().exists());
+    node.host.calm();
+    node.actors.look(|_| true);
+    node.check("later");
+    assert_eq!(node.standing(), Standing::Paused);
 }

@@ -1,7 +1,9 @@
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::*;
 use crate::actor::ActorError;
+use crate::exit::one_line;
 
 const PAUSE: Ask = Ask::Capture(CaptureKind::Pause, None);
 const COMMIT: Ask = Ask::Capture(CaptureKind::Commit, None);
@@ -206,4 +208,16 @@ fn one_actor_that_cannot_be_read_harms_no_other() {
     let request = Request { begin: &begin, begun: None };
     let template = node.template(Scope::Full, Scope::Full, "gvisor");
     assert!(node.actors.create(template, Some("b".to_owned()), &request, Receipt::none()).is_err());
+}
+
+/// What lets a paused sandbox go on without the store is a note in JSON.
+#[test]
+fn nothing_is_paused_whose_place_cannot_be_noted() {
+    let node = Node::with_store(OsStr::from_bytes(b"st\xffore")).running_one(Scope::Data, Scope::Data);
+    node.host.calm();
+    let refused = node.ask("a", Ask::Capture(CaptureKind::Pause, None)).unwrap_err();
+    assert!(one_line(&refused).contains("UTF-8"), "{refused:?}");
+    assert!(!node.host.events().contains(&"pause"));
+    node.work(1);
+    node.check("refused");
 }

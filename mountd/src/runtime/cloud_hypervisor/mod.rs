@@ -27,12 +27,13 @@ use command_fds::{CommandFdExt, FdMapping};
 use serde_json::{Value, json};
 
 use super::files::{self, Shortcut, at};
+use super::machine::{self, console, kernel, only_container};
 use super::preflight::{self, refused};
 use super::processes::{self, Mark};
 use super::program::{Tool, start_in_background};
 use super::{
-    Abilities, Accelerator, AfterSave, Connection, Container, Deadline, Network, Runtime, RuntimeError,
-    Sandbox, SandboxState, guest, virtiofsd,
+    Abilities, Accelerator, AfterSave, Connection, Deadline, Network, Runtime, RuntimeError, Sandbox,
+    SandboxState, guest, virtiofsd,
 };
 
 /// The driver.
@@ -57,8 +58,6 @@ const SOCKET: i32 = 3;
 const DESCRIPTION: &str = "config.json";
 const OTHER_FILES: [&str; 2] = ["state.json", "memory-ranges"];
 
-/// How long what is to be cleaned up after a failure may take, whatever was left of the call's own time.
-const CLEAN_UP: Duration = Duration::from_secs(10);
 /// How long a question may take that has no deadline of its own.
 const QUESTION: Duration = Duration::from_secs(2);
 
@@ -99,7 +98,7 @@ impl CloudHypervisor {
         mapped.map_err(|error| failed("start", error.to_string()))?;
         // It answers once it is there.
         api::call(sandbox, "GET", "vmm.ping", None, deadline)?;
-        files::write(&sandbox.directory.join("boot"), files::this_boot()?)
+        machine::is_made(sandbox)
     }
 
     fn load(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
@@ -198,35 +197,16 @@ impl Runtime for CloudHypervisor {
     }
 
     fn restore(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
-        self.kill(sandbox, deadline)?;
-        files::write(&restoring(sandbox), "")?;
-        match self.load(sandbox, image, deadline) {
-            Ok(()) => files::remove(&restoring(sandbox)),
-            Err(error) => {
-                // The error that is told is the first one.
-                if let Err(also) = self.kill(sandbox, deadline.at_least(CLEAN_UP)) {
-                    tracing::warn!(error = %also, sandbox = sandbox.id, "a sandbox that could not be restored leaves remains");
-                }
-                Err(error)
-            }
-        }
+        machine::restore(self, sandbox, deadline, || self.load(sandbox, image, deadline))
     }
 
     fn kill(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
-        processes::end(&Mark::of(sandbox), deadline)?;
-        for share in virtiofsd::shares(sandbox).into_values() {
-            files::remove(&sandbox.directory.join(share.socket()))?;
-        }
-        [MONITOR, INITRAMFS, "boot"]
-            .iter()
-            .try_for_each(|name| files::remove(&sandbox.directory.join(name)))?;
-        files::remove_tree(&sandbox.directory.join("restore"))?;
-        files::remove(&restoring(sandbox))
+        machine::end(sandbox, &[MONITOR, INITRAMFS], deadline)?;
+        files::remove_tree(&sandbox.directory.join("restore"))
     }
 
     fn state(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<SandboxState, RuntimeError> {
-        let boot = files::read(&sandbox.directory.join("boot"))?;
-        if boot != Some(files::this_boot()?) || restoring(sandbox).exists() {
+        if !machine::was_made(sandbox)? {
             return Ok(SandboxState::Absent);
         }
         let info = match api::call(sandbox, "GET", "vm.info", None, deadline) {
@@ -299,23 +279,6 @@ fn failed(action: &str, detail: String) -> RuntimeError {
 
 fn url(directory: &Path) -> String {
     format!("file://{}", directory.display())
-}
-
-fn restoring(sandbox: &Sandbox) -> PathBuf {
-    sandbox.directory.join("restoring")
-}
-
-fn kernel(sandbox: &Sandbox) -> Result<PathBuf, RuntimeError> {
-    sandbox.machine.kernel.clone().ok_or_else(|| refused("kernel", "a machine needs one"))
-}
-
-fn only_container(sandbox: &Sandbox) -> Result<&Container, RuntimeError> {
-    sandbox.containers.first().ok_or_else(|| refused("containers", "one is needed"))
-}
-
-fn console(sandbox: &Sandbox) -> Result<String, RuntimeError> {
-    let output = sandbox.output(&only_container(sandbox)?.name);
-    Ok(output.file_name().unwrap_or_default().to_string_lossy().into_owned())
 }
 
 /// The machine ended; how its command did is not told.

@@ -42,6 +42,7 @@ use super::files::{self, Shortcut, at};
 use super::link::{self, IP, Link, Reach};
 use super::preflight::{self, refused};
 use super::program::{await_one, readable};
+use super::remembered::Remembered;
 use super::{
     Abilities, AfterSave, Connection, Container, Deadline, Network, Runtime, RuntimeError, Sandbox,
     SandboxState, processes,
@@ -59,24 +60,8 @@ impl Runtime for GVisor {
     }
 
     fn probe(&self, deadline: Deadline) -> Result<Abilities, RuntimeError> {
-        let mut command = std::process::Command::new(RUNSC.name);
-        let printed = RUNSC.output(command.arg("--version"), "--version", deadline)?;
-        let printed = String::from_utf8_lossy(&printed);
-        let version = printed.lines().next().unwrap_or_default();
-        let version = version.strip_prefix("runsc version ").unwrap_or(version).trim().to_owned();
-        let mut command = std::process::Command::new(RUNSC.name);
-        command.arg("flags").stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Told on the one or on the other, and with any status.
-        let told = RUNSC.finish(&mut command, "flags", deadline)?;
-        if ![told.stdout, told.stderr].iter().any(|told| String::from_utf8_lossy(told).contains("-overlay2"))
-        {
-            return Err(RuntimeError::Unsupported {
-                runtime: NAME,
-                what: "run sandboxes",
-                why: format!("runsc {version} is too old: it has no setting overlay2; {}", RUNSC.remedy),
-            });
-        }
-        Ok(Abilities { version, memory: true, several_containers: true })
+        static ABILITIES: Remembered<Abilities> = Remembered::nothing();
+        ABILITIES.or_ask(&RUNSC, || ask(deadline))
     }
 
     fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
@@ -236,6 +221,27 @@ impl Runtime for GVisor {
         };
         Connection::tcp(NAME, address.into(), deadline)
     }
+}
+
+/// Asks runsc what it can do.
+fn ask(deadline: Deadline) -> Result<Abilities, RuntimeError> {
+    let mut command = std::process::Command::new(RUNSC.name);
+    let printed = RUNSC.output(command.arg("--version"), "--version", deadline)?;
+    let printed = String::from_utf8_lossy(&printed);
+    let version = printed.lines().next().unwrap_or_default();
+    let version = version.strip_prefix("runsc version ").unwrap_or(version).trim().to_owned();
+    let mut command = std::process::Command::new(RUNSC.name);
+    command.arg("flags").stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Told on the one or on the other, and with any status.
+    let told = RUNSC.finish(&mut command, "flags", deadline)?;
+    if ![told.stdout, told.stderr].iter().any(|told| String::from_utf8_lossy(told).contains("-overlay2")) {
+        return Err(RuntimeError::Unsupported {
+            runtime: NAME,
+            what: "run sandboxes",
+            why: format!("runsc {version} is too old: it has no setting overlay2; {}", RUNSC.remedy),
+        });
+    }
+    Ok(Abilities { version, memory: true, several_containers: true })
 }
 
 /// What gVisor says where it meets such a file. The sandbox stays as it was.

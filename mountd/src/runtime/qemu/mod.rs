@@ -26,7 +26,7 @@ mod command_line;
 mod qmp;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -36,12 +36,14 @@ use self::accelerator::Kind;
 use self::command_line::{Begin, INITRAMFS, MONITOR, PID, SECOND_MONITOR, STATUS};
 use self::qmp::{Qmp, failed};
 use super::files::{self, at};
+use super::machine::{self, CLEAN_UP, console, kernel, only_container};
 use super::preflight::{self, refused};
 use super::processes::{self, Mark};
 use super::program::{Tool, append_to, last_lines};
+use super::remembered::Remembered;
 use super::{
-    Abilities, AfterSave, Connection, Container, Deadline, Network, Runtime, RuntimeError, Sandbox,
-    SandboxState, guest, virtiofsd,
+    Abilities, AfterSave, Connection, Deadline, Network, Runtime, RuntimeError, Sandbox, SandboxState, guest,
+    virtiofsd,
 };
 
 /// The driver.
@@ -72,8 +74,14 @@ const FORGETTING: Duration = Duration::from_millis(20);
 /// How long a process may take from closing its monitor to its end.
 const ENDING: Duration = Duration::from_secs(2);
 
-/// How long what is to be cleaned up after a failure may take, whatever was left of the call's own time.
-const CLEAN_UP: Duration = Duration::from_secs(10);
+fn ask_version(deadline: Deadline) -> Result<String, RuntimeError> {
+    let mut command = std::process::Command::new(QEMU.name);
+    let printed = QEMU.output(command.arg("--version"), "--version", deadline)?;
+    let printed = String::from_utf8_lossy(&printed);
+    let first = printed.lines().next().unwrap_or_default();
+    let version = first.strip_prefix("QEMU emulator version ").unwrap_or(first);
+    Ok(version.split(' ').next().unwrap_or_default().to_owned())
+}
 
 impl Runtime for Qemu {
     fn name(&self) -> &'static str {
@@ -81,12 +89,8 @@ impl Runtime for Qemu {
     }
 
     fn probe(&self, deadline: Deadline) -> Result<Abilities, RuntimeError> {
-        let mut command = std::process::Command::new(QEMU.name);
-        let printed = QEMU.output(command.arg("--version"), "--version", deadline)?;
-        let printed = String::from_utf8_lossy(&printed);
-        let first = printed.lines().next().unwrap_or_default();
-        let version = first.strip_prefix("QEMU emulator version ").unwrap_or(first);
-        let version = version.split(' ').next().unwrap_or_default().to_owned();
+        static VERSION: Remembered<String> = Remembered::nothing();
+        let version = VERSION.or_ask(&QEMU, || ask_version(deadline))?;
         let major = version.split('.').next().and_then(|major| major.parse().ok());
         if major.is_none_or(|major: u32| major < OLDEST) {
             return Err(RuntimeError::Unsupported {
@@ -166,37 +170,19 @@ impl Runtime for Qemu {
     }
 
     fn restore(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
-        self.kill(sandbox, deadline)?;
-        files::write(&restoring(sandbox), "")?;
-        let restored = stored_accelerator(image)
-            .and_then(|kind| launch(sandbox, kind, Begin::Memory, deadline))
-            .and_then(|()| load(sandbox, image, deadline));
-        match restored {
-            Ok(()) => files::remove(&restoring(sandbox)),
-            Err(error) => {
-                // The error that is told is the first one.
-                if let Err(also) = self.kill(sandbox, deadline.at_least(CLEAN_UP)) {
-                    tracing::warn!(error = %also, sandbox = sandbox.id, "a sandbox that could not be restored leaves remains");
-                }
-                Err(error)
-            }
-        }
+        machine::restore(self, sandbox, deadline, || {
+            launch(sandbox, stored_accelerator(image)?, Begin::Memory, deadline)?;
+            load(sandbox, image, deadline)
+        })
     }
 
     fn kill(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
-        processes::end(&Mark::of(sandbox), deadline)?;
-        for share in virtiofsd::shares(sandbox).into_values() {
-            files::remove(&sandbox.directory.join(share.socket()))?;
-        }
-        let own = [MONITOR, SECOND_MONITOR, STATUS, PID, INITRAMFS, ACCELERATOR, "boot"];
-        own.iter().try_for_each(|name| files::remove(&sandbox.directory.join(name)))?;
-        files::remove(&restoring(sandbox))
+        let own = [MONITOR, SECOND_MONITOR, STATUS, PID, INITRAMFS, ACCELERATOR];
+        machine::end(sandbox, &own, deadline)
     }
 
     fn state(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<SandboxState, RuntimeError> {
-        // Written last by what makes a machine. After the host was started anew there is none.
-        let boot = files::read(&sandbox.directory.join("boot"))?;
-        if boot != Some(files::this_boot()?) || restoring(sandbox).exists() {
+        if !machine::was_made(sandbox)? {
             return Ok(SandboxState::Absent);
         }
         let Some(pid) = self.pid(sandbox)? else { return exited(sandbox) };
@@ -248,18 +234,6 @@ impl Runtime for Qemu {
     }
 }
 
-fn kernel(sandbox: &Sandbox) -> Result<PathBuf, RuntimeError> {
-    sandbox.machine.kernel.clone().ok_or_else(|| refused("kernel", "a machine needs one"))
-}
-
-fn restoring(sandbox: &Sandbox) -> PathBuf {
-    sandbox.directory.join("restoring")
-}
-
-fn only_container(sandbox: &Sandbox) -> Result<&Container, RuntimeError> {
-    sandbox.containers.first().ok_or_else(|| refused("containers", "one is needed"))
-}
-
 /// Starts virtiofsd and QEMU. It waits for the monitor's word before anything of the guest runs.
 fn launch(sandbox: &Sandbox, kind: Kind, begin: Begin, deadline: Deadline) -> Result<(), RuntimeError> {
     let container = only_container(sandbox)?;
@@ -271,10 +245,8 @@ fn launch(sandbox: &Sandbox, kind: Kind, begin: Begin, deadline: Deadline) -> Re
     files::write(&sandbox.directory.join(ACCELERATOR), kind.name())?;
     virtiofsd::start(sandbox, deadline)?;
 
-    let output = sandbox.output(&container.name);
-    let console = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut command = QEMU.command(sandbox);
-    command_line::add_to(&mut command, sandbox, &kernel(sandbox)?, &console, kind, begin);
+    command_line::add_to(&mut command, sandbox, &kernel(sandbox)?, &console(sandbox)?, kind, begin);
     let log = sandbox.directory.join("qemu.log");
     let said = append_to(&log)?;
     let begin = said.metadata().map_err(at("read", &log))?.len();
@@ -285,7 +257,7 @@ fn launch(sandbox: &Sandbox, kind: Kind, begin: Begin, deadline: Deadline) -> Re
         let said = usize::try_from(begin).ok().and_then(|begin| said.get(begin..)).unwrap_or_default();
         return Err(QEMU.failed("start", last_lines(said).as_bytes(), finished.status));
     }
-    files::write(&sandbox.directory.join("boot"), files::this_boot()?)
+    machine::is_made(sandbox)
 }
 
 fn stored_accelerator(directory: &Path) -> Result<Kind, RuntimeError> {

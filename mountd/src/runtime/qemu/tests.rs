@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::runtime::contract::{self, Fixture, eventually, microvm, soon};
-use crate::runtime::{Accelerator, Machine};
+use crate::runtime::{Accelerator, Container, Machine};
 
 fn machine() -> Machine {
     let directory = microvm();

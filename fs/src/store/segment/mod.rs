@@ -9,25 +9,27 @@
 //! host a page at or above the segment's synced mark may hold zeros: [`Segments::is_suspect`]. One below it may
 //! have been rewritten in place by an operation whose record was lost: [`Segments::is_loose`].
 
+mod allocation;
+mod file;
+
 use std::fs::File;
-use std::io::IoSlice;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
+pub(crate) use self::allocation::Allocated;
+use self::allocation::{Allocation, Underway};
+pub(crate) use self::file::Segment;
+use self::file::io;
 use super::error::StoreError;
 use super::group_sync::GroupSync;
 use super::record::{PAGE_SIZE, PageRun, SegmentMark};
 use crate::failpoint;
 use crate::ids::{BranchId, Epoch};
 
-/// Bytes that one call writes. A host filesystem may keep them in one large folio, and ext4 walks all blocks of a folio for each
-/// later write of a page in it: 15 us in one of 1 MiB.
-const PIECE: usize = 64 << 10;
 /// Pages of a full segment: 1 GiB.
 const SEGMENT_PAGES: u32 = 1 << 18;
 
@@ -56,60 +58,11 @@ pub(crate) enum Flush {
     Shared,
 }
 
-/// One segment file.
-pub(crate) struct Segment {
-    id: u32,
-    path: PathBuf,
-    file: File,
-    /// Written since the last sync.
-    dirty: AtomicBool,
-    sync: GroupSync,
-    /// What the stored mark says, or is about to.
-    marked_pages: AtomicU32,
-    /// What it says at least.
-    stored_mark: AtomicU32,
-    /// The directory entry was synced.
-    linked: AtomicBool,
-    synced_pages: AtomicU32,
-    boot: u128,
-    branch: BranchId,
-    loose_from: OnceLock<Epoch>,
-    /// Being appended to, so not to be unlinked however empty it looks.
-    active: AtomicBool,
-    allocation: Mutex<Allocation>,
-}
-
-#[derive(Default)]
-struct Allocation {
-    next: u32,
-    /// Runs that were handed out, by their first page, and whose operation is not done.
-    underway: Vec<Underway>,
-}
-
-struct Underway {
-    page: u32,
-    written: bool,
-}
-
-impl Allocation {
-    /// Every page below this one was written.
-    fn written_up_to(&self) -> u32 {
-        let unwritten = self.underway.iter().filter(|run| !run.written).map(|run| run.page);
-        unwritten.min().unwrap_or(self.next)
-    }
-}
-
 /// The place where one head appends, and what it wrote since its last sync.
 #[derive(Default)]
 pub(crate) struct Appender {
     current: Mutex<Option<Arc<Segment>>>,
     dirty: Mutex<Vec<Arc<Segment>>>,
-}
-
-/// Pages that were handed out, to be written once.
-pub(crate) struct Allocated {
-    segment: Arc<Segment>,
-    pub(crate) run: PageRun,
 }
 
 impl Segments {
@@ -450,150 +403,14 @@ impl Appender {
     }
 }
 
-impl Allocated {
-    /// Writes the pages, one slice after the other.
-    pub(crate) fn write<'b>(&self, pages: impl IntoIterator<Item = &'b [u8]>) -> Result<(), StoreError> {
-        let mut piece = Vec::new();
-        let (mut length, mut done) = (0, 0);
-        for mut bytes in pages {
-            while !bytes.is_empty() {
-                let (now, later) = bytes.split_at(bytes.len().min(PIECE - length));
-                piece.push(IoSlice::new(now));
-                (length, bytes) = (length + now.len(), later);
-                if length == PIECE {
-                    self.write_piece(&piece, done, length)?;
-                    (length, done) = (0, done + length);
-                    piece.clear();
-                }
-            }
-        }
-        if length > 0 {
-            self.write_piece(&piece, done, length)?;
-        }
-        debug_assert!(done + length <= self.run.count as usize * PAGE_SIZE);
-        let mut allocation = self.segment.allocation.lock();
-        if let Some(run) = allocation.underway.iter_mut().find(|run| run.page == self.run.page) {
-            run.written = true;
-        }
-        Ok(())
-    }
-
-    /// Writes `length` bytes in all, `skip` bytes after the beginning of the run.
-    fn write_piece(&self, slices: &[IoSlice<'_>], skip: usize, length: usize) -> Result<(), StoreError> {
-        let offset = i64::from(self.run.page) * PAGE_SIZE as i64 + skip as i64;
-        let written = nix::sys::uio::pwritev(&self.segment.file, slices, offset)
-            .map_err(|errno| io("write", &self.segment.path, errno.into()))?;
-        self.segment.dirty.store(true, Ordering::SeqCst);
-        if written < length {
-            // Rare: a signal, or a disk that just filled up, which the second attempt then tells.
-            let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>();
-            self.segment.write(self.run.page, skip + written, bytes.get(written..).unwrap_or_default())?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Allocated {
-    fn drop(&mut self) {
-        let mut allocation = self.segment.allocation.lock();
-        let page = self.run.page;
-        allocation.underway.retain(|run| run.page != page);
-    }
-}
-
-impl Segment {
-    fn mark(&self) -> SegmentMark {
-        SegmentMark {
-            synced_pages: self.synced_pages.load(Ordering::SeqCst),
-            branch: self.branch,
-            loose_from: self.loose_from.get().copied(),
-            boot: self.boot,
-        }
-    }
-
-    /// Reads from a page on.
-    pub(crate) fn read(&self, page: u32, skip: usize, buffer: &mut [u8]) -> Result<(), StoreError> {
-        let offset = u64::from(page) * PAGE_SIZE as u64 + skip as u64;
-        let mut done = 0;
-        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, offset + done as u64) {
-                // Beyond the end of the file: pages that were handed out and lost with the power.
-                Ok(0) => {
-                    rest.fill(0);
-                    return Ok(());
-                }
-                Ok(count) => done += count,
-                Err(source) if source.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(io("read", &self.path, source)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells whether the host has on its disk where every page lies that was handed out, and the log that it has.
-    fn is_settled(&self) -> bool {
-        // What was handed out before is in `next`, and pages are below the mark only when their sync is over.
-        let next = self.allocation.lock().next;
-        self.stored_mark.load(Ordering::SeqCst) >= next
-    }
-
-    /// Has the host write to the disk what it has in memory, which may then still be in the disk's own cache.
-    fn write_out(&self) -> Result<(), StoreError> {
-        use std::os::fd::AsRawFd;
-        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-            | libc::SYNC_FILE_RANGE_WRITE
-            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-        failpoint::fail("segment.sync").map_err(|source| io("write out", &self.path, source))?;
-        // SAFETY: the call takes no pointers, and the descriptor is open as long as `self.file`.
-        let done = unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, flags) };
-        match done {
-            0 => Ok(()),
-            _ => Err(io("write out", &self.path, std::io::Error::last_os_error())),
-        }
-    }
-
-    /// Tells whether nobody appends to it any more and nothing that was handed out is on its way.
-    pub(crate) fn is_quiet(&self) -> bool {
-        !self.active.load(Ordering::SeqCst) && self.allocation.lock().underway.is_empty()
-    }
-
-    /// Returns the next run of pages, from `page` on, for which the host stores anything.
-    pub(crate) fn next_data(&self, page: u32) -> Result<Option<PageRun>, StoreError> {
-        use nix::errno::Errno;
-        use nix::unistd::{Whence, lseek};
-        let failed = |errno: Errno| io("seek in", &self.path, errno.into());
-        // Nobody uses the file's position: reads and writes name theirs.
-        let start = match lseek(&self.file, i64::from(page) * PAGE_SIZE as i64, Whence::SeekData) {
-            Ok(start) => start as u64 / PAGE_SIZE as u64,
-            Err(Errno::ENXIO) => return Ok(None),
-            Err(errno) => return Err(failed(errno)),
-        };
-        let end =
-            lseek(&self.file, (start * PAGE_SIZE as u64) as i64, Whence::SeekHole).map_err(failed)? as u64;
-        let number = |pages: u64| u32::try_from(pages).unwrap_or(u32::MAX);
-        let count = number(end.div_ceil(PAGE_SIZE as u64).saturating_sub(start));
-        Ok((count > 0).then_some(PageRun { segment: self.id, page: number(start), count }))
-    }
-
-    /// Writes into a page and those after it.
-    pub(crate) fn write(&self, page: u32, skip: usize, bytes: &[u8]) -> Result<(), StoreError> {
-        let offset = u64::from(page) * PAGE_SIZE as u64 + skip as u64;
-        self.file.write_all_at(bytes, offset).map_err(|source| io("write", &self.path, source))?;
-        self.dirty.store(true, Ordering::SeqCst);
-        Ok(())
-    }
-}
-
 fn segment_id(name: &std::ffi::OsStr) -> Option<u32> {
     u32::from_str_radix(name.to_str()?.strip_suffix(".seg")?, 16).ok()
 }
 
-fn io(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
-    StoreError::Io { action, path: path.to_owned(), source }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// Numbers as the store's counter gives them.
