@@ -2,7 +2,8 @@
 //!
 //! # Overview
 //! The daemon starts its own program again with [`HELPER_ARGUMENT`], writes one line per inode to
-//! it, and reads one line per failure. The helper does nothing else, and ends.
+//! it, and reads one line per failure, and a last one when all is done. The helper does nothing else, and ends: nobody waits for
+//! that, which takes a program of this size longer than most drains.
 //!
 //! ```text
 //!  4711 map_files/7f31c6a00000-7f31c6a08000 0:51 17 /srv/home/db.sqlite-shm
@@ -20,7 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ use crate::fuse::DeviceId;
 
 /// The first argument that makes a program a helper. Not for people.
 pub const HELPER_ARGUMENT: &str = "__write-out-mapped-files";
+
+/// What the helper says last, on a line of its own.
+const DONE: &[u8] = b"done\n";
 
 /// Files are written out this many at a time.
 const PARALLEL: usize = 8;
@@ -68,14 +72,25 @@ impl Helper {
     ) -> Result<(), DrainError> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         match talk(&mut child, deadline, started, files) {
-            Ok(failures) => {
-                // It has closed its output, which it does by ending.
-                let code = child.wait().map_err(|source| DrainError::Helper { step: "collect", source })?;
-                if failures.is_empty() && code.success() {
-                    return Ok(());
+            Ok(said) => match before_done(&said) {
+                Some(b"") => {
+                    collect(child);
+                    Ok(())
                 }
-                Err(DrainError::Failed { failures: summarize(&failures, code) })
-            }
+                Some(failures) => {
+                    collect(child);
+                    Err(DrainError::Failed { failures: summarize(failures) })
+                }
+                // It has closed its output, which it does by ending.
+                None => {
+                    let code =
+                        child.wait().map_err(|source| DrainError::Helper { step: "collect", source })?;
+                    let told = Some(summarize(&said)).filter(|told| !told.is_empty());
+                    let failures: Vec<_> =
+                        told.into_iter().chain([format!("the helper ended with {code}")]).collect();
+                    Err(DrainError::Failed { failures: failures.join("; ") })
+                }
+            },
             Err(error) => {
                 abandon(child);
                 Err(error)
@@ -92,13 +107,13 @@ impl Drop for Helper {
     }
 }
 
-/// Sends the list and returns the failures, one per line.
+/// Sends the list and returns what the helper says, up to [`DONE`] or to its end.
 fn talk(
     child: &mut Child,
     deadline: Duration,
     started: Instant,
     files: &[MaybeDirty],
-) -> Result<String, DrainError> {
+) -> Result<Vec<u8>, DrainError> {
     let failed = |step| move |source| DrainError::Helper { step, source };
     let mut list = Vec::new();
     for file in files {
@@ -109,9 +124,9 @@ fn talk(
     let sent = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(&list));
     sent.map_err(failed("write to"))?;
     let Some(mut output) = child.stdout.take() else {
-        return Ok(String::new());
+        return Ok(Vec::new());
     };
-    let mut failures = Vec::new();
+    let mut said = Vec::new();
     loop {
         let left = deadline.saturating_sub(started.elapsed());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -123,31 +138,42 @@ fn talk(
         }
         let mut chunk = [0; 4096];
         match output.read(&mut chunk) {
-            Ok(0) => return Ok(String::from_utf8_lossy(&failures).into_owned()),
-            Ok(length) => failures.extend_from_slice(&chunk[..length]),
+            Ok(0) => break,
+            Ok(length) => said.extend_from_slice(&chunk[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(failed("read from")(error)),
         }
+        if before_done(&said).is_some() {
+            break;
+        }
     }
+    Ok(said)
 }
 
-/// Kills the helper, and leaves it to a thread to collect it: it may hang in a call that cannot be
-/// broken off.
+/// Returns the failures, if the helper has told all of them.
+fn before_done(said: &[u8]) -> Option<&[u8]> {
+    said.strip_suffix(DONE).filter(|before| before.last().is_none_or(|byte| *byte == b'\n'))
+}
+
+/// Kills the helper, and waits for nothing: it may hang in a call that cannot be broken off.
 fn abandon(mut child: Child) {
     if let Err(error) = child.kill() {
         tracing::warn!(%error, "cannot stop the helper that writes mapped files out");
     }
+    collect(child);
+}
+
+/// Leaves it to a thread to take note that the helper has ended.
+fn collect(mut child: Child) {
     let reaper = std::thread::Builder::new().name("durdir-reaper".into()).spawn(move || child.wait());
     if let Err(error) = reaper {
-        tracing::warn!(%error, "an abandoned helper stays a zombie");
+        tracing::warn!(%error, "a helper stays a zombie");
     }
 }
 
-fn summarize(failures: &str, code: ExitStatus) -> String {
+fn summarize(failures: &[u8]) -> String {
+    let failures = String::from_utf8_lossy(failures);
     let count = failures.lines().count();
-    if count == 0 {
-        return format!("the helper ended with {code}");
-    }
     let mut summary = failures.lines().take(LISTED_FAILURES).collect::<Vec<_>>().join("; ");
     if count > LISTED_FAILURES {
         summary.push_str(&format!("; and {} more", count - LISTED_FAILURES));
@@ -202,6 +228,8 @@ pub fn helper_main() -> ExitCode {
             });
         }
     });
+    // The daemon goes on from here, if it is still there.
+    io::stdout().lock().write_all(DONE).ok();
     match failed.into_inner() {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
@@ -280,8 +308,6 @@ fn open_if_same(path: &Path, wanted: &MaybeDirty) -> io::Result<Option<File>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
-
     use super::*;
 
     #[test]
@@ -315,12 +341,39 @@ mod tests {
         }
     }
 
+    /// Hands work to a helper that takes it, says this, and does something else then. Returns what came of it, and how long that took.
+    fn saying(said: &str, then: &str) -> (Result<(), DrainError>, Duration) {
+        let script = format!("cat >/dev/null; printf '{said}'; exec >&-; {then}");
+        let mut command = Command::new("sh");
+        let child =
+            command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let begun = Instant::now();
+        let written = Helper { child: Some(child) }.write_out(Duration::from_secs(20), begun, &[]);
+        (written, begun.elapsed())
+    }
+
+    #[test]
+    fn a_helper_is_not_waited_for_once_it_has_said_that_it_is_done() {
+        let (written, took) = saying("done\\n", "sleep 30");
+        assert!(written.is_ok() && took < Duration::from_secs(10), "{written:?} after {took:?}");
+        let (written, took) = saying("/a: no\\ndone\\n", "sleep 30");
+        assert_eq!(written.unwrap_err().to_string(), "write mapped files out: /a: no");
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+
+    #[test]
+    fn a_helper_that_ends_before_it_is_done_has_failed() {
+        for said in ["", "/a/un", "/a/undone\\n", "done"] {
+            let (written, _) = saying(said, "exit 3");
+            let told = written.unwrap_err().to_string();
+            assert!(told.ends_with("the helper ended with exit status: 3"), "{said}: {told}");
+        }
+    }
+
     #[test]
     fn many_failures_are_counted() {
-        let failures = "a\nb\nc\nd\ne\nf\ng\n";
-        let code = ExitStatus::from_raw(256);
-        assert_eq!(summarize(failures, code), "a; b; c; d; e; and 2 more");
-        assert_eq!(summarize("", code), "the helper ended with exit status: 1");
+        let failures = b"a\nb\nc\nd\ne\nf\ng\n";
+        assert_eq!(summarize(failures), "a; b; c; d; e; and 2 more");
     }
 
     #[test]
