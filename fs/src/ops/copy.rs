@@ -1,4 +1,5 @@
-//! Copying between files of one volume: whole pages that lie in segments are shared, holes stay holes, nothing else is copied than what must be.
+//! Copying between files of one volume: whole pages that lie in segments are shared, holes stay holes, nothing else is copied than what
+//! must be. Pages that were rewritten in place and not sealed since are copied.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

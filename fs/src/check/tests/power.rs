@@ -102,6 +102,27 @@ fn page_that_a_lost_copy_replaced_is_not_lost_with_it() {
 }
 
 #[test]
+fn copy_of_a_page_that_was_rewritten_never_shows_what_that_page_was_before() {
+    let fixture = Fixture::empty().changing(|fs| {
+        let b = synced(fs, "b", &[3; 2 * PAGE_SIZE]);
+        let a = synced(fs, "a", &[1; 2 * PAGE_SIZE]);
+        fs.write(a, 0, &[2; PAGE_SIZE], KillSuid::No).unwrap();
+        assert_eq!(
+            fs.copy_file_range(&ROOT, a, 0, b, 0, 2 * PAGE_SIZE as u64).unwrap(),
+            2 * PAGE_SIZE as u64
+        );
+        let mut bytes = Vec::new();
+        fs.read(b, 0, 2 * PAGE_SIZE, &mut bytes).unwrap();
+        assert!(bytes[..PAGE_SIZE] == [2; PAGE_SIZE] && bytes[PAGE_SIZE..] == [1; PAGE_SIZE]);
+    });
+    // The rewrite has not reached the disk.
+    rewrite_behind(&fixture, 1);
+    let fixture = fixture.without_power();
+    let bytes = fixture.read("b", PAGE_SIZE);
+    assert!(bytes == [3; PAGE_SIZE] || bytes == [2; PAGE_SIZE], "{:?}", bytes.first());
+}
+
+#[test]
 fn what_a_synced_truncation_removed_does_not_come_back() {
     let fixture = Fixture::empty().changing(|fs| {
         synced(fs, "a", &[1; 2 * PAGE_SIZE]);
@@ -146,11 +167,11 @@ fn growing_file_that_nobody_synced_waits_for_no_disk() {
 }
 
 /// Rewrites the first page of `a` on the disk, as an operation does whose record is lost.
-fn rewrite_behind(fixture: &Fixture) {
+fn rewrite_behind(fixture: &Fixture, byte: u8) {
     let page = fixture.group(fixture.ino("a")).refs().next().unwrap();
     let path = fixture.dir.path().join(format!("store/segments/{:08x}.seg", page.segment));
     let segment = std::fs::File::options().write(true).open(path).unwrap();
-    segment.write_all_at(&[9; PAGE_SIZE], u64::from(page.page) * PAGE_SIZE as u64).unwrap();
+    segment.write_all_at(&[byte; PAGE_SIZE], u64::from(page.page) * PAGE_SIZE as u64).unwrap();
 }
 
 #[test]
@@ -158,7 +179,7 @@ fn page_that_was_rewritten_before_its_record_was_on_the_disk_is_readable() {
     let fixture = Fixture::empty().changing(|fs| {
         synced(fs, "a", &[1; 3 * PAGE_SIZE]);
     });
-    rewrite_behind(&fixture);
+    rewrite_behind(&fixture, 9);
     let fixture = fixture.without_power();
     fixture.assert_clean();
     assert_eq!(fixture.read("a", PAGE_SIZE), [9; PAGE_SIZE]);
@@ -173,7 +194,7 @@ fn page_of_a_sealed_epoch_that_changed_is_damage() {
         synced(fs, "a", &[1; 3 * PAGE_SIZE]);
     });
     fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
-    rewrite_behind(&fixture);
+    rewrite_behind(&fixture, 9);
     let fixture = fixture.without_power();
     assert_eq!(fixture.kinds(), ["wrong-checksum"]);
     assert!(fixture.try_read("a", PAGE_SIZE).is_err());

@@ -55,6 +55,8 @@ impl Shared {
     pub(in crate::ops) fn lend(&mut self, position: usize, below: bool) -> Option<Lent> {
         let Group::Pages(pages) = &mut self.group else { return None };
         match pages.get_mut(position)? {
+            // Rewritten in place, so that the disk may have what it was before: that must not come to be seen in another file.
+            Page::Data(PageRef { crc: None, .. }) => None,
             Page::Data(data) => {
                 self.changed |= !data.shared;
                 data.shared = true;
