@@ -66,7 +66,8 @@ def make_disk(scratch):
     image = os.path.join(scratch, "fresh.img")
     with open(image, "wb") as file:
         file.truncate(DISK_BYTES + AREA_BYTES)
-    run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-d", source, image, f"{DISK_BYTES >> 10}k")
+    # Blocks of a page, or it could be torn between them. On a disk as small as this they would be smaller.
+    run("mkfs.ext4", "-q", "-F", "-b", str(PAGE), "-E", "lazy_itable_init=0,lazy_journal_init=0", "-d", source, image, str(DISK_BYTES // PAGE))
     return image
 
 
