@@ -172,15 +172,19 @@ impl Driver<'_> {
         let over_with = (capturing.kind != CaptureKind::Commit).then_some(manifest);
         let note = Note::new(runtime.name(), sandbox.clone(), over_with);
         note.write(&self.actors.directory.of(&self.actor.id))?;
-        let helper = (capturing.scope > Scope::None).then(|| self.actors.world.prepare_drain()).flatten();
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         directory.create()?;
         let image = directory.image();
-        clock.time("quiesce", || {
-            let paused = runtime.pause(&sandbox, limits::quiesce());
-            paused.map_err(|error| self.runtime_error(error))?;
-            self.actors.world.step("actor.paused");
-            self.check_alive()
+        let helper = clock.time("quiesce", || {
+            std::thread::scope(|scope| {
+                let prepare = || self.actors.world.prepare_drain();
+                let prepared = (capturing.scope > Scope::None).then(|| scope.spawn(prepare));
+                let paused = runtime.pause(&sandbox, limits::quiesce());
+                paused.map_err(|error| self.runtime_error(error))?;
+                self.actors.world.step("actor.paused");
+                self.check_alive()?;
+                Ok::<_, ApiError>(prepared.and_then(joined))
+            })
         })?;
         if capturing.scope > Scope::None {
             clock.time("drain", || {
@@ -392,6 +396,7 @@ impl Driver<'_> {
     ) -> Result<Outcome, ApiError> {
         let mut captures = CaptureChanges::new();
         let mut actor = self.actor.clone();
+        let was_running = actor.document.standing == Standing::Running;
         if let Some(standing) = standing_after(capturing.kind) {
             let volumes = match capturing.scope {
                 Scope::None => self.birth_volumes(),
@@ -406,7 +411,11 @@ impl Driver<'_> {
         actor.document.last_capture = Some(view.clone());
         let (capture, phases) = (Some(view.clone()), view.phases.clone());
         let outcome = Outcome { actor: actor.clone(), capture, phases };
-        self.change(captures, Durability::Disk, receipt.of(outcome.clone()), |stored| *stored = actor)?;
+        // Of a pause the cut has brought to the disk what was begun, and the manifest is there: whoever finds the two completes it to the
+        // same. A committed capture gives its manifest up after this.
+        let is_found = was_running && !capturing.kind.is_committed() && !capturing.cut.is_empty();
+        let durability = if is_found { Durability::Process } else { Durability::Disk };
+        self.change(captures, durability, receipt.of(outcome.clone()), |stored| *stored = actor)?;
         Ok(outcome)
     }
 
@@ -602,7 +611,7 @@ fn standing_after(kind: CaptureKind) -> Option<Standing> {
 }
 
 /// Returns what a thread has come to.
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, ActorError>>) -> Result<T, ActorError> {
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

@@ -418,6 +418,29 @@ fn a_host_that_lost_power_after_the_manifest_has_the_capture() {
 }
 
 #[test]
+fn a_pause_that_returned_is_there_after_a_loss_of_power_that_takes_its_record() {
+    let early = full();
+    early.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.was-cut")));
+    assert!(dies(&early, PAUSE));
+    let mut node = full();
+    node.ask("a", PAUSE).unwrap();
+    // What is in the log up to the sync of the cut.
+    let mut actor = node.actor();
+    let capture = actor.document.checkpoint.take().unwrap().capture;
+    (actor.document.standing, actor.document.last_capture) = (Standing::Running, None);
+    actor.document.operation = early.actor().document.operation;
+    let record = actor.encode();
+    let change = ActorChange { actors: vec![("a", Some(&record))], captures: vec![(capture, None)] };
+    node.store.change_actors(&change, Durability::Disk, Receipt::none(), &()).unwrap();
+    node.host.reboot();
+    node.restart();
+    node.check("after the loss of power");
+    assert_eq!(node.standing(), Standing::Paused);
+    node.ask("a", Ask::Resume).unwrap();
+    assert_eq!(node.host.counters(), [3]);
+}
+
+#[test]
 fn nothing_is_restored_on_volumes_that_are_gone() {
     for event in ["actor.paused", "actor.saved", "actor.was-cut"] {
         let mut node = ending();
