@@ -34,6 +34,9 @@ impl VolumeFs {
         let mut locked = Locked::all(&[&node]);
         let state = locked.get(node.ino);
         let now = Timestamp::now();
+        if state.inode.kind == FileKind::Regular && set.size.is_some_and(|size| size > state.inode.size) {
+            self.wipe_tail(&node, head, state)?;
+        }
         let mut inode = state.inode.clone();
         let mut txn = Txn::begin(&self.store, head)?;
 

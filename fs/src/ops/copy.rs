@@ -114,6 +114,9 @@ impl VolumeFs {
     ) -> Result<u64, FsError> {
         let head = self.writable(target)?;
         let mut locked = Locked::all(&[source, target]);
+        if to * PAGE > locked.get(target.ino).inode.size {
+            self.wipe_tail(target, head, locked.get(target.ino))?;
+        }
         let mut txn = Txn::begin(&self.store, head)?;
         let mut changes: BTreeMap<(crate::ids::Ino, u64), Shared> = BTreeMap::new();
         let mut done = 0;

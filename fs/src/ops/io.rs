@@ -85,6 +85,9 @@ impl VolumeFs {
         if data.is_empty() {
             return Ok(());
         }
+        if offset > state.inode.size {
+            self.wipe_tail(&node, head, state)?;
+        }
         let mut inode = state.inode.clone();
         let mut txn = Txn::begin(&self.store, head)?;
         let mut staged = self.stage_fill(&mut txn, &node, state, &mut inode, offset, Fill::Bytes(data))?;

@@ -54,6 +54,9 @@ impl VolumeFs {
             FileKind::Directory => return Err(FsError::IsDirectory { ino: node.ino }),
             _ => return Err(FsError::Unsupported { what: "fallocate of what is not a regular file" }),
         }
+        if !keep_size && end > state.inode.size {
+            self.wipe_tail(&node, head, state)?;
+        }
         let mut inode = state.inode.clone();
         let mut txn = Txn::begin(&self.store, head)?;
         let mut staged = None;

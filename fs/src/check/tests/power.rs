@@ -168,10 +168,58 @@ fn growing_file_that_nobody_synced_waits_for_no_disk() {
 
 /// Rewrites the first page of `a` on the disk, as an operation does whose record is lost.
 fn rewrite_behind(fixture: &Fixture, byte: u8) {
+    rewrite_from(fixture, 0, byte);
+}
+
+/// The same from some byte of the page on.
+fn rewrite_from(fixture: &Fixture, skip: usize, byte: u8) {
     let page = fixture.group(fixture.ino("a")).refs().next().unwrap();
     let path = fixture.dir.path().join(format!("store/segments/{:08x}.seg", page.segment));
     let segment = std::fs::File::options().write(true).open(path).unwrap();
-    segment.write_all_at(&[byte; PAGE_SIZE], u64::from(page.page) * PAGE_SIZE as u64).unwrap();
+    let bytes = vec![byte; PAGE_SIZE - skip];
+    segment.write_all_at(&bytes, u64::from(page.page) * PAGE_SIZE as u64 + skip as u64).unwrap();
+}
+
+#[test]
+fn bytes_of_an_append_whose_record_was_lost_do_not_come_back() {
+    const END: usize = 3000;
+    const LONG: u64 = 3 * PAGE_SIZE as u64;
+    type Grow = fn(&VolumeFs, NodeId);
+    let ways: [(&str, Grow); 4] = [
+        ("write", |fs, node| fs.write(node, LONG - 1, &[2], KillSuid::No).unwrap()),
+        ("truncate", |fs, node| resize(fs, node, LONG)),
+        ("fallocate", |fs, node| fs.fallocate(&ROOT, node, 0, LONG - 1, 1).unwrap()),
+        ("copy", |fs, node| {
+            let page = PAGE_SIZE as u64;
+            let other = file(fs, NodeId::ROOT, "other", &[2; PAGE_SIZE]);
+            assert_eq!(fs.copy_file_range(&ROOT, other, 0, node, 2 * page, page).unwrap(), page);
+        }),
+    ];
+    for with_snapshot in [false, true] {
+        for (way, grow) in ways {
+            let fixture = Fixture::empty().changing(|fs| {
+                let node = synced(fs, "a", &[1; END]);
+                // In place: the record says from now on that nobody knows the page's checksum.
+                fs.write(node, 0, &[1], KillSuid::No).unwrap();
+            });
+            rewrite_from(&fixture, END, 9);
+            if with_snapshot {
+                fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
+            }
+            let fixture = fixture.changing(|fs| {
+                let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
+                grow(fs, node);
+            });
+            fixture.assert_clean();
+            let bytes = fixture.read("a", LONG as usize);
+            assert_eq!(bytes.len() as u64, LONG, "{way}");
+            assert!(bytes[..END].iter().all(|&byte| byte == 1), "{way}");
+            assert!(
+                bytes[END..2 * PAGE_SIZE].iter().all(|&byte| byte == 0),
+                "{way}, snapshot: {with_snapshot}"
+            );
+        }
+    }
 }
 
 #[test]

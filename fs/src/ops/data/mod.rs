@@ -6,12 +6,14 @@
 //! # Invariants
 //! - Only a page that the current epoch allocated is rewritten in place, only with bytes that a program wrote, and only after a record without its checksum
 //!   is in the log. Whoever dies in between leaves old bytes or new ones, never a page that fails its checksum.
-//! - Bytes of a page beyond the end of the file are zero, and so are those of an inline group.
+//! - Bytes of a page beyond the end of the file are zero, and so are those of an inline group. What a crash leaves there goes before the file
+//!   grows over it: `tail.rs`.
 //! - A freed page was seen by nobody but this head: it was allocated after the newest retained epoch.
 
 mod plan;
 mod read;
 mod shared;
+mod tail;
 mod truncate;
 mod version;
 mod write;
