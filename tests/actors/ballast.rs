@@ -31,7 +31,7 @@ impl Ballast {
         (ballast.files > 0 || ballast.bytes > 0).then_some(ballast)
     }
 
-    /// Puts it into a directory.
+    /// Puts it into a directory, and has it on the disk: whoever pauses an actor before that waits for the disk.
     pub(crate) fn put(&self, directory: &Path) {
         fs::create_dir(directory).unwrap();
         for number in 0..self.files {
@@ -46,6 +46,7 @@ impl Ballast {
         for _ in 0..self.bytes / MIB {
             file.write_all(&block).unwrap();
         }
+        nix::unistd::sync();
     }
 }
 
