@@ -277,22 +277,23 @@ impl Store {
     /// Makes durable what a head wrote so far: file data first, then the log.
     pub(crate) fn sync_head(&self, head: &Head) -> Result<(), FsError> {
         self.db.note_sync();
-        let marks = self.segments.sync_ahead_of_log(&head.appender).map_err(|error| self.db.poison(error))?;
-        self.write_marks(&marks)?;
+        let behind =
+            self.segments.sync_ahead_of_log(&head.appender).map_err(|error| self.db.poison(error))?;
+        self.store_marks(&behind)?;
         Ok(self.db.sync_log()?)
     }
 
     /// Makes durable what an appender wrote, but not the records.
     pub(crate) fn sync_data(&self, appender: &Appender) -> Result<(), FsError> {
-        let marks = self.segments.sync(appender).map_err(|error| self.db.poison(error))?;
-        Ok(self.write_marks(&marks)?)
+        let behind = self.segments.sync(appender).map_err(|error| self.db.poison(error))?;
+        Ok(self.store_marks(&behind)?)
     }
 
     /// Makes everything durable.
     pub(crate) fn sync_all(&self) -> Result<(), FsError> {
         self.db.note_sync();
-        let marks = self.segments.sync_all().map_err(|error| self.db.poison(error))?;
-        self.write_marks(&marks)?;
+        let behind = self.segments.sync_all().map_err(|error| self.db.poison(error))?;
+        self.store_marks(&behind)?;
         Ok(self.db.sync_log()?)
     }
 
@@ -312,6 +313,15 @@ impl Store {
         let marks = self.segments.loosen(sealed);
         drop(registry);
         self.write_marks(&marks)
+    }
+
+    /// Has the marks of segments in the log that were synced. On return they are, whoever has written them.
+    fn store_marks(&self, segments: &[u32]) -> Result<(), StoreError> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.segments.marking.lock();
+        self.write_marks(&self.segments.unstored_marks(segments))
     }
 
     fn write_marks(&self, marks: &[(u32, SegmentMark)]) -> Result<(), StoreError> {

@@ -63,6 +63,8 @@ impl Allocated {
         if let Some(run) = allocation.underway.iter_mut().find(|run| run.page == self.run.page) {
             run.written = true;
         }
+        drop(allocation);
+        self.segment.written.notify_all();
         Ok(())
     }
 
@@ -86,5 +88,7 @@ impl Drop for Allocated {
         let mut allocation = self.segment.allocation.lock();
         let page = self.run.page;
         allocation.underway.retain(|run| run.page != page);
+        drop(allocation);
+        self.segment.written.notify_all();
     }
 }

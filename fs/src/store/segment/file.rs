@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::allocation::Allocation;
 use crate::failpoint;
@@ -23,9 +23,7 @@ pub(crate) struct Segment {
     /// Written since the last sync.
     pub(super) dirty: AtomicBool,
     pub(super) sync: GroupSync,
-    /// What the stored mark says, or is about to.
-    pub(super) marked_pages: AtomicU32,
-    /// What it says at least.
+    /// What the stored mark says at least.
     pub(super) stored_mark: AtomicU32,
     /// The directory entry was synced.
     pub(super) linked: AtomicBool,
@@ -36,6 +34,8 @@ pub(crate) struct Segment {
     /// Being appended to, so not to be unlinked however empty it looks.
     pub(super) active: AtomicBool,
     pub(super) allocation: Mutex<Allocation>,
+    /// A run was written, or given up.
+    pub(super) written: Condvar,
 }
 
 impl Segment {
@@ -65,6 +65,24 @@ impl Segment {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether the stored mark says less than what was synced.
+    pub(super) fn is_behind(&self) -> bool {
+        self.synced_pages.load(Ordering::SeqCst) > self.stored_mark.load(Ordering::SeqCst)
+    }
+
+    /// Waits until every page is written that was handed out so far, and returns how many those are.
+    ///
+    /// Otherwise one that is being written just now would keep the mark below others that are synced: those would be suspect, though they
+    /// are on the disk, and count as lost once they were rewritten in place.
+    pub(super) fn await_written(&self) -> u32 {
+        let mut allocation = self.allocation.lock();
+        let handed_out = allocation.next;
+        while allocation.written_up_to() < handed_out {
+            self.written.wait(&mut allocation);
+        }
+        allocation.written_up_to()
     }
 
     /// Tells whether the host has on its disk where every page lies that was handed out, and the log that it has.

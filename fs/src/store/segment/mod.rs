@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 pub(crate) use self::allocation::Allocated;
 use self::allocation::{Allocation, Underway};
@@ -46,6 +46,8 @@ pub(crate) struct Segments {
     open: RwLock<HashMap<u32, Arc<Segment>>>,
     /// Larger than the number of every segment file that was found.
     after_found: u32,
+    /// Held while marks are written, so that an older one never follows a newer.
+    pub(crate) marking: Mutex<()>,
 }
 
 /// What makes durable what the host has written to the disk.
@@ -110,7 +112,6 @@ impl Segments {
                 // Pages that were synced once may have been rewritten in place since.
                 dirty: AtomicBool::new(true),
                 sync: GroupSync::default(),
-                marked_pages: AtomicU32::new(synced_pages),
                 stored_mark: AtomicU32::new(synced_pages),
                 linked: AtomicBool::new(synced_pages > 0),
                 synced_pages: AtomicU32::new(synced_pages),
@@ -119,11 +120,20 @@ impl Segments {
                 loose_from: mark.loose_from.map_or_else(OnceLock::new, OnceLock::from),
                 active: AtomicBool::new(false),
                 allocation: Mutex::new(Allocation { next: pages, underway: Vec::new() }),
+                written: Condvar::new(),
             };
             open.insert(id, Arc::new(segment));
         }
         let entries = File::open(&dir).map_err(|source| io("open", &dir, source))?;
-        Ok(Segments { dir, entries, boot, flush, open: RwLock::new(open), after_found })
+        Ok(Segments {
+            dir,
+            entries,
+            boot,
+            flush,
+            open: RwLock::new(open),
+            after_found,
+            marking: Mutex::default(),
+        })
     }
 
     /// Hands out `count` pages in a row, at most 256, to the head of `branch`. A new segment gets the number that `number`
@@ -167,7 +177,6 @@ impl Segments {
             file,
             dirty: AtomicBool::new(false),
             sync: GroupSync::default(),
-            marked_pages: AtomicU32::new(0),
             stored_mark: AtomicU32::new(0),
             linked: AtomicBool::new(false),
             synced_pages: AtomicU32::new(0),
@@ -176,6 +185,7 @@ impl Segments {
             loose_from: OnceLock::new(),
             active: AtomicBool::new(true),
             allocation: Mutex::default(),
+            written: Condvar::new(),
         });
         self.open.write().insert(id, segment.clone());
         Ok(segment)
@@ -232,12 +242,12 @@ impl Segments {
         marks
     }
 
-    /// Syncs what was written through an appender. Returns the marks that became true.
-    pub(crate) fn sync(&self, appender: &Appender) -> Result<Vec<(u32, SegmentMark)>, StoreError> {
+    /// Syncs what was written through an appender. Returns the segments whose stored marks are behind that, whoever moved them on.
+    pub(crate) fn sync(&self, appender: &Appender) -> Result<Vec<u32>, StoreError> {
         let dirty = appender.dirty.lock().clone();
-        let mut marks = Vec::new();
+        let mut behind = Vec::new();
         for segment in &dirty {
-            marks.extend(self.sync_segment(segment)?);
+            behind.extend(self.sync_segment(segment)?);
         }
         // Only what cannot be written any more through this appender without being noted again.
         appender.dirty.lock().retain(|segment| {
@@ -245,15 +255,12 @@ impl Segments {
                 || segment.dirty.load(Ordering::SeqCst)
                 || !segment.allocation.lock().underway.is_empty()
         });
-        Ok(marks)
+        Ok(behind)
     }
 
     /// As [`Segments::sync`], for who syncs the log next: what was only rewritten in place is written to the disk, and
     /// durable with the flush that the log's sync ends with.
-    pub(crate) fn sync_ahead_of_log(
-        &self,
-        appender: &Appender,
-    ) -> Result<Vec<(u32, SegmentMark)>, StoreError> {
+    pub(crate) fn sync_ahead_of_log(&self, appender: &Appender) -> Result<Vec<u32>, StoreError> {
         if self.flush == Flush::Own {
             return self.sync(appender);
         }
@@ -290,14 +297,21 @@ impl Segments {
         Ok(())
     }
 
-    /// Syncs every segment that was written since its last sync. Returns the marks that became true.
-    pub(crate) fn sync_all(&self) -> Result<Vec<(u32, SegmentMark)>, StoreError> {
+    /// Syncs every segment that was written since its last sync. Returns what [`Segments::sync`] does.
+    pub(crate) fn sync_all(&self) -> Result<Vec<u32>, StoreError> {
         let all: Vec<_> = self.open.read().values().cloned().collect();
-        let mut marks = Vec::new();
+        let mut behind = Vec::new();
         for segment in all {
-            marks.extend(self.sync_segment(&segment)?);
+            behind.extend(self.sync_segment(&segment)?);
         }
-        Ok(marks)
+        Ok(behind)
+    }
+
+    /// Returns the marks of those of `segments` that are to be stored.
+    pub(crate) fn unstored_marks(&self, segments: &[u32]) -> Vec<(u32, SegmentMark)> {
+        let open = self.open.read();
+        let found = segments.iter().filter_map(|id| open.get(id));
+        found.filter(|segment| segment.is_behind()).map(|segment| (segment.id, segment.mark())).collect()
     }
 
     /// Takes note that marks are in the log.
@@ -310,13 +324,13 @@ impl Segments {
         }
     }
 
-    /// Syncs one segment if it is dirty. Concurrent callers share a sync.
-    fn sync_segment(&self, segment: &Segment) -> Result<Option<(u32, SegmentMark)>, StoreError> {
+    /// Syncs one segment if it is dirty. Concurrent callers share a sync. Returns it if its stored mark is behind.
+    fn sync_segment(&self, segment: &Segment) -> Result<Option<u32>, StoreError> {
         segment.sync.run::<StoreError>(|| {
             if !segment.dirty.swap(false, Ordering::SeqCst) {
                 return Ok(());
             }
-            let safe = segment.allocation.lock().written_up_to();
+            let safe = segment.await_written();
             failpoint::fail("segment.sync").and_then(|()| segment.file.sync_data()).map_err(|source| {
                 segment.dirty.store(true, Ordering::SeqCst);
                 io("sync", &segment.path, source)
@@ -331,9 +345,7 @@ impl Segments {
             }
             Ok(())
         })?;
-        let synced = segment.synced_pages.load(Ordering::SeqCst);
-        let before = segment.marked_pages.fetch_max(synced, Ordering::SeqCst);
-        Ok((synced > before).then(|| (segment.id, segment.mark())))
+        Ok(segment.is_behind().then_some(segment.id))
     }
 
     /// Gives the pages of a run back to the host. Doing it twice is harmless: pages are never handed out again.
@@ -446,18 +458,47 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_never_covers_pages_that_are_being_written() {
+    fn a_sync_waits_for_pages_that_are_being_written_and_its_mark_covers_them() {
         let dir = tempfile::tempdir().unwrap();
         let segments = segments(dir.path(), 1, &HashMap::new());
         let appender = Appender::default();
-        let slow = segments.allocate(&appender, BRANCH, 1, number).unwrap();
-        let quick = segments.allocate(&appender, BRANCH, 1, number).unwrap();
-        quick.write([&[1; PAGE_SIZE][..]]).unwrap();
-        drop(quick);
+        for gives_up in [false, true] {
+            let slow = segments.allocate(&appender, BRANCH, 1, number).unwrap();
+            let quick = segments.allocate(&appender, BRANCH, 1, number).unwrap();
+            quick.write([&[1; PAGE_SIZE][..]]).unwrap();
+            let (id, pages) = (quick.run.segment, quick.run.page + 1);
+            drop(quick);
+            std::thread::scope(|scope| {
+                let sync = scope.spawn(|| segments.sync(&appender).unwrap());
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                assert!(!sync.is_finished());
+                if gives_up {
+                    drop(slow);
+                } else {
+                    slow.write([&[2; PAGE_SIZE][..]]).unwrap();
+                }
+                assert_eq!(sync.join().unwrap(), [id]);
+            });
+            assert_eq!(segments.unstored_marks(&[id]), [(id, mark(pages))]);
+        }
+    }
+
+    #[test]
+    fn a_mark_is_everybodys_to_store_until_it_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = segments(dir.path(), 1, &HashMap::new());
+        let appender = Appender::default();
+        let pages = segments.allocate(&appender, BRANCH, 2, number).unwrap();
+        pages.write([&[1; 2 * PAGE_SIZE][..]]).unwrap();
+        let id = pages.run.segment;
+        // Whoever syncs next finds nothing to sync, and must not go on before the mark is in the log all the same.
+        assert_eq!(
+            (segments.sync(&appender).unwrap(), segments.sync(&appender).unwrap()),
+            (vec![id], vec![id])
+        );
+        segments.marks_are_stored(&segments.unstored_marks(&[id]));
         assert_eq!(segments.sync(&appender).unwrap(), []);
-        slow.write([&[2; PAGE_SIZE][..]]).unwrap();
-        let id = slow.run.segment;
-        assert_eq!(segments.sync(&appender).unwrap(), [(id, mark(2))]);
+        assert_eq!(segments.unstored_marks(&[id]), []);
     }
 
     #[test]
@@ -470,7 +511,7 @@ mod tests {
         let id = pages.run.segment;
         drop(pages);
         let segment = segments.get(id).unwrap();
-        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [(id, mark(2))]);
+        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [id]);
         // Not before the log knows: else the page would be suspect after a loss of power.
         assert!(!segment.is_settled());
         segments.marks_are_stored(&[(id, mark(2))]);
@@ -483,7 +524,8 @@ mod tests {
         assert!(!segment.is_settled());
         more.write([&[3; PAGE_SIZE][..]]).unwrap();
         drop(more);
-        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [(id, mark(3))]);
+        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [id]);
+        assert_eq!(segments.unstored_marks(&[id]), [(id, mark(3))]);
     }
 
     #[test]
