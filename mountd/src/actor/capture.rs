@@ -14,10 +14,10 @@
 //! # Invariants
 //! - Nothing is paused before everything was checked that can be.
 //! - The manifest is the last file that appears, with a rename: when it is there the capture is complete, before it there is none.
-//! - What the sandbox of an actor at rest has left behind, mounts above all, is taken away in the background. Whoever wants to do something with
-//!   the actor waits for that.
 //! - Up to there an error, or a death, leaves the actor running as before; from there on the capture is completed. A committed
 //!   capture that cannot be published is dropped again.
+//! - What the sandbox of an actor at rest has left behind, mounts above all, is taken away in the background. Whoever wants to do something with
+//!   the actor waits for that.
 //!
 //! # Crash consistency
 //! See [`super::recovery`], which does the same from each stored step.
