@@ -15,7 +15,8 @@ impl VolumeFs {
     /// Makes sure that the rest of the last page is zero, before the end of the file moves beyond it.
     ///
     /// # Crash consistency
-    /// A batch of its own, ahead of the one that moves the end: nobody sees a difference.
+    /// A batch of its own, ahead of the one that moves the end: nobody sees a difference. The zeros are on the disk before that one, or they
+    /// could be lost, and it not.
     pub(in crate::ops) fn wipe_tail(
         &self,
         node: &NodeRef<'_>,
@@ -47,6 +48,6 @@ impl VolumeFs {
         let admission = txn.commit(Answer::Done)?;
         staged.apply(state);
         drop(admission);
-        Ok(())
+        self.store.sync_data(&head.appender)
     }
 }
