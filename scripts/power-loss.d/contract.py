@@ -27,6 +27,8 @@ class Steps:
         self.shapes, self.names = [tree.shape()], [dict(tree.names)]
         # The shapes in the middle of a step that is several operations, by how many steps were done before it.
         self.halfway = {}
+        # The file that the next step copies into, likewise.
+        self.copied = {}
 
     def add(self, position, step, words):
         self.told.append(position)
@@ -37,7 +39,9 @@ class Steps:
         except KeyError as missing:
             raise SystemExit(f"{self.writer} {step} {' '.join(words)}: the model has no {missing}") from missing
         if words[0] == "copy":
-            self.halfway[len(self.shapes) - 1] = self._shapes_of_copy(words, before)
+            done = len(self.shapes) - 1
+            self.halfway[done] = self._shapes_of_copy(words, before)
+            self.copied[done] = self.tree.names[words[3]]
         self.shapes.append(self.tree.shape())
         self.names.append(dict(self.tree.names))
 
@@ -242,9 +246,13 @@ def _pages(steps, found, count, floor, newest, tears):
         synced = max([steps.numbers[floor]] + [step for step in file.synced_by_rename if step <= last])
         if newest is None:
             synced = min(synced, last)
+        until = newest or last
+        if steps.copied.get(count) is file:
+            # A part of the copy may be there that leaves the size as it is.
+            until = max(until, steps.numbers[count + 1])
         for number, page in enumerate(pages):
             history = file.pages.get(number, [(0, ZEROS)])
-            allowed = _allowed(history, synced, newest or last)
+            allowed = _allowed(history, synced, until)
             if any(data[:len(page)] == page for _, data in allowed):
                 continue
             if tears and _is_torn(page, allowed):
