@@ -16,7 +16,10 @@ const LIMIT: u64 = 256 * MIB;
 struct Hog(PathBuf);
 
 impl Hog {
+    /// Fills a group that nobody else is in: who fills it could be short of memory itself, and then the kernel chooses
+    /// among all that are there.
     fn in_group(limit: &MemoryLimit, bytes: u64) -> Hog {
+        assert_eq!(fs::read_to_string(limit.members()).unwrap(), "");
         const FILL: &str = "echo 0 > \"$1\" && exec head -c \"$3\" /dev/zero > \"$2\"";
         let hog = Hog(PathBuf::from(format!("/dev/shm/durdir-hog-{}", std::process::id())));
         let mut command = Command::new("sh");
@@ -65,10 +68,8 @@ fn workers_that_are_killed_for_lack_of_memory_are_replaced_and_nobody_sees_an_er
     let mount = store.mount("v");
     mount.write("kept", noise(1, 0, 1 << 20));
     let limit = MemoryLimit::new(LIMIT);
-    // With its first worker under the limit all that it has counts.
-    limit.take_in(store.supervisor_pid());
-    store.kill_worker(Signal::SIGKILL);
-    store.ok(["volume", "ls"]);
+    // Room for the supervisor, but for no worker.
+    let hog = Hog::in_group(&limit, LIMIT - 6 * MIB);
     let stop = AtomicBool::new(false);
     let (done, workers, held) = std::thread::scope(|scope| {
         let working = scope.spawn(|| {
@@ -83,9 +84,14 @@ fn workers_that_are_killed_for_lack_of_memory_are_replaced_and_nobody_sees_an_er
         });
         let stopping = StopOnDrop(&stop);
         let before = store.takeovers();
-        let hog = Hog::in_group(&limit, LIMIT - 6 * MIB);
         let begun = Instant::now();
-        // There is too little for any worker: one after the other is killed, with pauses that grow.
+        // The next workers begin in there. This one has its memory elsewhere, and is killed for more of it.
+        limit.take_in(store.supervisor_pid());
+        limit.take_in(store.worker_pid());
+        eventually("a worker is killed at work", Duration::from_secs(60), || {
+            (limit.kills() >= 1).then_some(())
+        });
+        // One after the other is killed, with pauses that grow.
         eventually("several workers were killed", Duration::from_secs(60), || {
             (limit.kills() >= 7).then_some(())
         });
