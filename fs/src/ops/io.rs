@@ -85,7 +85,7 @@ impl VolumeFs {
         if data.is_empty() {
             return Ok(());
         }
-        if offset > state.inode.size {
+        if end > state.inode.size {
             self.wipe_tail(&node, head, state)?;
         }
         let mut inode = state.inode.clone();
@@ -106,9 +106,11 @@ impl VolumeFs {
         } else {
             put_inode(&mut txn, &node, state, &inode)?;
         }
+        let tail_is_zero = std::mem::take(&mut state.tail_is_zero);
         self.rewrite(&mut txn, node.ino, state, &mut staged, data)?;
         let epoch = txn.epoch();
         let admission = txn.commit(answer)?;
+        state.tail_is_zero = tail_is_zero;
         staged.apply(state);
         drop(admission);
         state.accept(inode, (head.branch, epoch));

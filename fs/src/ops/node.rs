@@ -49,6 +49,8 @@ pub(crate) struct NodeState {
     /// What the lowers have in a directory; they do not change.
     pub(crate) below: Mutex<Option<Arc<Vec<MergedEntry>>>>,
     pub(crate) groups: Mutex<Option<Box<GroupCache>>>,
+    /// Whether it is known that a file's last page is zero behind the end.
+    pub(super) tail_is_zero: bool,
 }
 
 /// A node that is in use.
@@ -87,6 +89,7 @@ impl NodeState {
             names: Mutex::default(),
             below: Mutex::default(),
             groups: Mutex::default(),
+            tail_is_zero: false,
         }
     }
 

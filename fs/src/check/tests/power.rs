@@ -1,6 +1,7 @@
 //! What a volume shows after the log reached the disk and no data but what was synced.
 
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use super::*;
 use crate::attr::SetAttr;
@@ -166,6 +167,21 @@ fn growing_file_that_nobody_synced_waits_for_no_disk() {
     }
 }
 
+/// Reads the first page of `a` from the disk.
+fn page_behind(fixture: &Fixture) -> Vec<u8> {
+    let (segment, at) = first_page(fixture);
+    let mut bytes = vec![0; PAGE_SIZE];
+    std::fs::File::open(segment).unwrap().read_exact_at(&mut bytes, at).unwrap();
+    bytes
+}
+
+/// Returns in which file the first page of `a` is, and where.
+fn first_page(fixture: &Fixture) -> (PathBuf, u64) {
+    let page = fixture.group(fixture.ino("a")).refs().next().unwrap();
+    let path = fixture.dir.path().join(format!("store/segments/{:08x}.seg", page.segment));
+    (path, u64::from(page.page) * PAGE_SIZE as u64)
+}
+
 /// Rewrites the first page of `a` on the disk, as an operation does whose record is lost.
 fn rewrite_behind(fixture: &Fixture, byte: u8) {
     rewrite_from(fixture, 0, byte);
@@ -173,11 +189,9 @@ fn rewrite_behind(fixture: &Fixture, byte: u8) {
 
 /// The same from some byte of the page on.
 fn rewrite_from(fixture: &Fixture, skip: usize, byte: u8) {
-    let page = fixture.group(fixture.ino("a")).refs().next().unwrap();
-    let path = fixture.dir.path().join(format!("store/segments/{:08x}.seg", page.segment));
-    let segment = std::fs::File::options().write(true).open(path).unwrap();
-    let bytes = vec![byte; PAGE_SIZE - skip];
-    segment.write_all_at(&bytes, u64::from(page.page) * PAGE_SIZE as u64 + skip as u64).unwrap();
+    let (segment, at) = first_page(fixture);
+    let segment = std::fs::File::options().write(true).open(segment).unwrap();
+    segment.write_all_at(&vec![byte; PAGE_SIZE - skip], at + skip as u64).unwrap();
 }
 
 #[test]
@@ -219,6 +233,30 @@ fn bytes_of_an_append_whose_record_was_lost_do_not_come_back() {
                 "{way}, snapshot: {with_snapshot}"
             );
         }
+    }
+}
+
+#[test]
+fn append_finds_no_bytes_of_one_whose_record_was_lost() {
+    const END: usize = 3000;
+    for with_snapshot in [false, true] {
+        let fixture = Fixture::empty().changing(|fs| {
+            let node = synced(fs, "a", &[1; END]);
+            fs.write(node, 0, &[1], KillSuid::No).unwrap();
+        });
+        rewrite_from(&fixture, END, 9);
+        if with_snapshot {
+            fixture.store.snapshot(&["v"], None, Receipt::none()).unwrap();
+        }
+        let fixture = fixture.changing(|fs| {
+            let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
+            fs.write(node, END as u64, &[2], KillSuid::No).unwrap();
+        });
+        // Whether the byte reaches the disk or not, nobody sees a 9 where it belongs.
+        let page = page_behind(&fixture);
+        assert!(page[..END].iter().all(|&byte| byte == 1) && page[END] == 2);
+        assert!(page[END + 1..].iter().all(|&byte| byte == 0), "snapshot: {with_snapshot}");
+        fixture.assert_clean();
     }
 }
 

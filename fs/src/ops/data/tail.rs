@@ -1,7 +1,8 @@
 //! What lies behind the end of a file in its last page.
 //!
 //! It is zero, but for one case: a write went behind the end in place, and its record, which would have moved the end, was lost with
-//! the process or with the power. Nobody sees such bytes until the file grows over them without writing there.
+//! the process or with the power, or could not be stored. Nobody sees such bytes until the file grows over them: without writing
+//! there, or by a write of which the record is kept and the bytes are lost, as the first time the other way round.
 
 use super::{Fill, split};
 use crate::error::FsError;
@@ -12,7 +13,8 @@ use crate::store::record::{Group, PAGE_SIZE, Page};
 use crate::store::{Head, Txn};
 
 impl VolumeFs {
-    /// Makes sure that the rest of the last page is zero, before the end of the file moves beyond it.
+    /// Makes sure that the rest of the last page is zero, before the end of the file moves over it. This takes a look at the page
+    /// the first time since the node is known.
     ///
     /// # Crash consistency
     /// A batch of its own, ahead of the one that moves the end: nobody sees a difference. The zeros are on the disk before that one, or they
@@ -23,21 +25,26 @@ impl VolumeFs {
         head: &Head,
         state: &mut NodeState,
     ) -> Result<(), FsError> {
+        if state.tail_is_zero {
+            return Ok(());
+        }
         let size = state.inode.size;
         let (index, skip) = split(size);
         let mut page = [0; PAGE_SIZE];
         let Some(tail) = page.get_mut(skip % PAGE_SIZE..).filter(|tail| tail.len() < PAGE_SIZE) else {
+            state.tail_is_zero = true;
             return Ok(());
         };
         let is_stored = match &self.group(node, state, index)?.group {
             Group::Pages(pages) => matches!(pages.get(skip / PAGE_SIZE), Some(Page::Data(_))),
             Group::Removed | Group::Inline(_) => false,
         };
-        // That a page cannot be read is for those to know who read it.
-        if !is_stored
-            || self.read_data(node, state, size, tail).is_err()
-            || tail.iter().all(|&byte| byte == 0)
-        {
+        if is_stored && self.read_data(node, state, size, tail).is_err() {
+            // For those to know who read it.
+            return Ok(());
+        }
+        if tail.iter().all(|&byte| byte == 0) {
+            state.tail_is_zero = true;
             return Ok(());
         }
         tail.fill(0);
@@ -48,6 +55,8 @@ impl VolumeFs {
         let admission = txn.commit(Answer::Done)?;
         staged.apply(state);
         drop(admission);
-        self.store.sync_data(&head.appender)
+        self.store.sync_data(&head.appender)?;
+        state.tail_is_zero = true;
+        Ok(())
     }
 }
