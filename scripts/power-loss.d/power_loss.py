@@ -36,7 +36,10 @@ MOST_SECONDS = 25
 
 
 def run(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit code {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def unmount(mountpoint, deadline=10):
