@@ -7,31 +7,63 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+
+/// How many files are brought to the disk at once.
+const AT_ONCE: usize = 8;
 
 /// Writes a file, for this user only. It has its name, and is on the disk, on return.
 pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let mut name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?.to_owned();
-    name.push(".new");
-    let temporary = directory.join(name);
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
+    Draft::write(path, content)?.publish()
+}
+
+/// A file that is on the disk, and has not its name yet.
+#[derive(Debug)]
+pub struct Draft {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Writes what is to be the file `path`, for this user only.
+    pub fn write(path: &Path, content: &[u8]) -> io::Result<Draft> {
+        let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut temporary = name.to_owned();
+        temporary.push(".new");
+        let temporary = path.with_file_name(temporary);
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        Ok(Draft { temporary, path: path.to_owned() })
     }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    sync_directory(directory)
+
+    /// Gives it its name, which is on the disk on return.
+    pub fn publish(self) -> io::Result<()> {
+        std::fs::rename(&self.temporary, &self.path)?;
+        sync_directory(self.path.parent().unwrap_or(Path::new("/")))
+    }
 }
 
 /// Brings the files of a directory to the disk, and their names. It has no directories in it.
 pub fn sync_files(directory: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        File::open(entry?.path())?.sync_all()?;
+    let entries: io::Result<Vec<_>> = std::fs::read_dir(directory)?.collect();
+    let mut paths: Vec<PathBuf> = entries?.iter().map(std::fs::DirEntry::path).collect();
+    paths.push(directory.to_owned());
+    // Who syncs at the same time shares a commit of the journal.
+    for some in paths.chunks(AT_ONCE) {
+        std::thread::scope(|scope| {
+            let syncs: Vec<_> =
+                some.iter().map(|path| scope.spawn(move || File::open(path)?.sync_all())).collect();
+            let done = syncs.into_iter().map(|sync| sync.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            done.collect::<Vec<_>>().into_iter().collect::<io::Result<()>>()
+        })?;
     }
-    sync_directory(directory)
+    Ok(())
 }
 
 pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {

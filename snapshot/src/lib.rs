@@ -9,6 +9,6 @@ mod durable;
 mod local;
 mod target;
 
-pub use durable::{sync_files, write_durably};
+pub use durable::{Draft, sync_files, write_durably};
 pub use local::LocalDirectory;
 pub use target::{Opened, Publication, Target, TargetError};

@@ -5,14 +5,13 @@
 //! without one does not exist. Its own BLAKE3 is in the capture's record, so that one which was edited, or comes from elsewhere, is
 //! noticed.
 
-use std::fs::File;
 use std::path::Path;
 
 use durdir_fs::ids::CaptureId;
-use durdir_snapshot::sync_files;
 use serde::{Deserialize, Serialize};
 
 use super::error::ActorError;
+use super::image::{ImageFile, names_in};
 use super::names;
 use super::state::Held;
 use crate::template::Scope;
@@ -48,14 +47,6 @@ pub(crate) struct Manifest {
 pub(crate) struct RuntimeVersion {
     pub(crate) name: String,
     pub(crate) version: String,
-}
-
-/// A file of a memory image.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct ImageFile {
-    pub(crate) name: String,
-    pub(crate) bytes: u64,
-    pub(crate) blake3: String,
 }
 
 /// What a manifest is made of.
@@ -141,46 +132,6 @@ impl Manifest {
         }
         Ok(())
     }
-}
-
-impl ImageFile {
-    /// Reads and hashes a file.
-    fn of(image: &Path, name: &str) -> Result<ImageFile, ActorError> {
-        let path = image.join(name);
-        let failed = |source| ActorError::Io { action: "read", path: path.clone(), source };
-        let file = File::open(&path).map_err(failed)?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(file).map_err(failed)?;
-        let (bytes, blake3) = (hasher.count(), hasher.finalize().to_hex().to_string());
-        Ok(ImageFile { name: name.to_owned(), bytes, blake3 })
-    }
-
-    /// Describes all files of an image, and brings them to the disk meanwhile.
-    pub(crate) fn all_durable(image: &Path) -> Result<Vec<ImageFile>, ActorError> {
-        std::thread::scope(|scope| {
-            let synced = scope.spawn(|| sync_files(image));
-            let files = ImageFile::all(image);
-            let synced = synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            synced.map_err(|source| ActorError::Io { action: "sync", path: image.to_owned(), source })?;
-            files
-        })
-    }
-
-    /// Describes all files of an image.
-    pub(crate) fn all(image: &Path) -> Result<Vec<ImageFile>, ActorError> {
-        names_in(image)?.iter().map(|name| ImageFile::of(image, name)).collect()
-    }
-}
-
-fn names_in(image: &Path) -> Result<Vec<String>, ActorError> {
-    let failed = |source| ActorError::Io { action: "list", path: image.to_owned(), source };
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(image).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        names.push(entry.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
 }
 
 fn hash_of(bytes: &[u8]) -> String {

@@ -22,6 +22,7 @@ mod directory;
 mod driver;
 mod dropping;
 mod error;
+mod image;
 mod making;
 mod manifest;
 mod names;

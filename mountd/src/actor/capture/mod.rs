@@ -1,0 +1,345 @@
+//! Captures: pause, suspend, commit.
+//!
+//! # Overview
+//! ```text
+//!   everything is checked ─▶ quiesce ─▶ save ─▶ cut ─▶ bind ─┬─▶ tear down                    pause
+//!                               │        │       │      │    ├─▶ publish ─▶ tear down         suspend
+//!                               └────────┴───┬───┘      │    └─▶ resume ─▶ publish            commit
+//!                                            ▼          ▼
+//!                              the actor runs on     the capture is there
+//! ```
+//! Of a *Full* capture memory is saved before the cut: saving makes the runtime write out files through our mounts. Nothing runs between
+//! the two. A *Data* capture has no memory to save, and one of *None* no volumes either.
+//!
+//! # Invariants
+//! - Nothing is paused before everything was checked that can be.
+//! - The manifest is the last file that appears, with a rename: when it is there the capture is complete, before it there is none.
+//! - Up to there an error, or a death, leaves the actor running as before; from there on the capture is completed. A committed
+//!   capture that cannot be published is dropped again.
+//! - What the sandbox of an actor at rest has left behind, mounts above all, is taken away in the background. Whoever wants to do something with
+//!   the actor waits for that.
+//!
+//! # Crash consistency
+//! See [`super::recovery`], which does the same from each stored step.
+
+mod at_rest;
+mod cut;
+mod publish;
+mod running;
+
+use std::sync::Arc;
+
+use durdir_fs::ids::CaptureId;
+use durdir_fs::store::{Durability, Receipt};
+use durdir_snapshot::Draft;
+
+use super::directory::{CaptureDirectory, failed};
+use super::driver::{Begun, CaptureChanges, Clock, Driver, Outcome, Request};
+use super::error::ActorError;
+use super::image::{Storing, joined};
+use super::manifest::{Contents, Manifest, RuntimeVersion};
+use super::record::{Capture, CaptureDocument, CaptureView, Checkpoint, Phases, captured};
+use super::registry::Actors;
+use super::state::{CaptureKind, CaptureStep, Capturing, Operation, OperationKind, Standing};
+use super::world::limits;
+use crate::api::ApiError;
+use crate::template::Scope;
+
+impl Actors {
+    /// Captures an actor. `scope`: less than its template says.
+    pub(crate) fn make_capture(
+        self: &Arc<Self>,
+        id: &str,
+        kind: CaptureKind,
+        scope: Option<Scope>,
+        request: &Request<'_>,
+        receipt: Receipt<'_, Outcome>,
+    ) -> Result<Outcome, ApiError> {
+        let asked = match kind {
+            CaptureKind::Pause => OperationKind::Pause,
+            CaptureKind::Suspend => OperationKind::Suspend,
+            CaptureKind::Commit | CaptureKind::Birth => OperationKind::Commit,
+        };
+        let mut driver = match self.begin(id, asked, request)? {
+            Begun::Before(driver, outcome) => return driver.answer(*outcome, receipt),
+            Begun::Now(driver) => driver,
+        };
+        let scope = driver.check_scope(kind, scope)?;
+        let id = CaptureId(self.world.new_id().into_bytes());
+        let begin = (request.begin)(&id.to_string());
+        let capturing =
+            Capturing { id, kind, scope, step: CaptureStep::Quiesce, from: None, cut: Vec::new() };
+        if driver.actor.document.standing == Standing::Running {
+            let runtime = driver.check_running(&capturing)?;
+            let outcome = driver.capture_running(capturing, runtime, begin, receipt)?;
+            if driver.actor.document.standing != Standing::Running {
+                // How long an unmount takes depends on what the kernel knows of the volume, and nothing of the capture does on it.
+                driver.tidy_later(self);
+            }
+            Ok(outcome)
+        } else {
+            driver.check_place(&capturing)?;
+            driver.capture_at_rest(capturing, begin, receipt)
+        }
+    }
+}
+
+impl Driver<'_> {
+    /// Returns what a capture is to hold, if it can.
+    fn check_scope(&self, kind: CaptureKind, asked: Option<Scope>) -> Result<Scope, ActorError> {
+        let recipe = &self.actor.recipe;
+        let (setting, most) = match kind {
+            CaptureKind::Pause | CaptureKind::Birth => ("onPause", recipe.on_pause),
+            CaptureKind::Suspend | CaptureKind::Commit => ("onCommit", recipe.on_commit),
+        };
+        let scope = asked.unwrap_or(most);
+        let id = || self.actor.id.clone();
+        if scope > most {
+            let what = format!("{setting} of actor {}", self.actor.id);
+            return Err(ActorError::Widened { what, has: most, asked: scope });
+        }
+        if kind == CaptureKind::Commit && scope == Scope::None {
+            let why = "a commit of scope None would hold nothing";
+            return Err(ActorError::NothingToCapture { id: id(), why });
+        }
+        if scope == Scope::Data && recipe.volumes.is_empty() {
+            let why = "it has no volumes, so that a capture of scope Data would hold nothing";
+            return Err(ActorError::NothingToCapture { id: id(), why });
+        }
+        match (&self.actor.document.standing, &self.actor.document.checkpoint) {
+            (Standing::Paused | Standing::Suspended, Some(checkpoint)) if scope > checkpoint.scope => {
+                let what = format!("the capture that actor {} is paused with", self.actor.id);
+                Err(ActorError::Widened { what, has: checkpoint.scope, asked: scope })
+            }
+            (Standing::Created | Standing::Exited { .. }, _) if scope == Scope::Full => {
+                let why = "it does not run, so that there is no memory; `--scope Data` captures its volumes";
+                Err(ActorError::NothingToCapture { id: id(), why })
+            }
+            _ => Ok(scope),
+        }
+    }
+
+    /// Checks what can be checked before the sandbox is paused. Returns what is going to save its memory, if anything is.
+    fn check_running(&self, capturing: &Capturing) -> Result<Option<RuntimeVersion>, ApiError> {
+        let (runtime, sandbox) = (self.runtime()?, self.sandbox());
+        let mut version = None;
+        if capturing.scope == Scope::Full {
+            runtime.check_save(&sandbox).map_err(|error| self.runtime_error(error))?;
+            version = Some(self.runtime_version()?);
+        }
+        self.check_place(capturing)?;
+        self.check_alive()?;
+        Ok(version)
+    }
+
+    /// Checks that a committed capture can go where it is to go.
+    fn check_place(&self, capturing: &Capturing) -> Result<(), ApiError> {
+        if capturing.kind.is_committed() && capturing.scope > Scope::None {
+            let target = self.actors.world.target(&self.actor.recipe.location)?;
+            let id = capturing.id;
+            target.check().map_err(|source| ActorError::Publish { id, source })?;
+        }
+        Ok(())
+    }
+
+    /// Stores the next step of a capture.
+    fn advance(
+        &mut self,
+        capturing: &mut Capturing,
+        step: CaptureStep,
+        name: &'static str,
+    ) -> Result<(), ApiError> {
+        capturing.step = step;
+        self.journal(Operation::Capture(capturing.clone()), name)
+    }
+
+    /// Writes the manifest: from then on the capture is there. `image`: the memory, on its way to the disk.
+    fn bind(
+        &mut self,
+        capturing: &mut Capturing,
+        runtime: Option<RuntimeVersion>,
+        image: Option<Storing<'_>>,
+        directory: &CaptureDirectory,
+    ) -> Result<String, ApiError> {
+        self.advance(capturing, CaptureStep::Bind, "actor.bind")?;
+        let (files, synced) = match image {
+            None => (Vec::new(), None),
+            Some(image) => image.files().map(|(files, synced)| (files, Some(synced)))?,
+        };
+        let manifest = Manifest::of(Contents {
+            id: capturing.id,
+            actor: &self.actor.id,
+            scope: capturing.scope,
+            sandbox_class: self.actor.recipe.sandbox_class,
+            runtime,
+            template: &self.actor.recipe.hash,
+            volumes: &capturing.cut,
+            files,
+        });
+        let (bytes, hash) = manifest.encode();
+        let path = directory.manifest();
+        let draft = Draft::write(&path, &bytes).map_err(|error| failed("write", &path, error))?;
+        synced.map_or(Ok(()), joined)?;
+        draft.publish().map_err(|error| failed("write", &path, error))?;
+        self.actors.world.step("actor.manifest");
+        Ok(hash)
+    }
+
+    pub(in crate::actor) fn runtime_version(&self) -> Result<RuntimeVersion, ApiError> {
+        let runtime = self.runtime()?;
+        let abilities = runtime.probe(limits::probe()).map_err(|error| self.runtime_error(error))?;
+        Ok(RuntimeVersion { name: runtime.name().to_owned(), version: abilities.version })
+    }
+
+    /// Takes note that the capture is bound, and of what is done next.
+    pub(in crate::actor) fn bound(
+        &mut self,
+        capturing: &mut Capturing,
+        manifest: String,
+        clock: &Clock,
+    ) -> Result<(), ApiError> {
+        let (kind, scope) = (capturing.kind, capturing.scope);
+        let capture = Capture {
+            id: capturing.id,
+            created: durdir_fs::attr::Timestamp::now(),
+            snapshots: captured(&capturing.cut),
+            document: CaptureDocument::new(&self.actor, kind, scope, manifest),
+        };
+        capturing.step = match kind {
+            CaptureKind::Pause | CaptureKind::Birth => CaptureStep::TearDown,
+            CaptureKind::Suspend => CaptureStep::Publish,
+            CaptureKind::Commit => CaptureStep::Resume,
+        };
+        let operation = Operation::Capture(capturing.clone());
+        let view = view_of(capturing, clock.phases());
+        // The manifest is on the disk. That is enough: whoever finds it there completes the capture.
+        self.change(vec![(capture.id, Some(capture))], Durability::Process, Receipt::none(), |actor| {
+            actor.document.operation = Some(operation);
+            // Its phases so far, should this worker not come to the end.
+            actor.document.last_capture = Some(view);
+        })?;
+        self.actors.world.step("actor.bound");
+        Ok(())
+    }
+
+    /// Completes a capture that is bound.
+    pub(in crate::actor) fn complete(
+        &mut self,
+        mut capturing: Capturing,
+        mut clock: Clock,
+        receipt: Receipt<'_, Outcome>,
+    ) -> Result<Outcome, ApiError> {
+        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+        let at_rest = self.actor.document.standing != Standing::Running;
+        let mut lost = None;
+        if capturing.step == CaptureStep::Resume {
+            if !at_rest {
+                let image = (capturing.scope == Scope::Full).then(|| directory.image());
+                let resumed = clock.time("resume", || self.keep_running(image.as_deref()));
+                self.actors.world.step("actor.resumed");
+                lost = resumed.err();
+            }
+            self.advance(&mut capturing, CaptureStep::Publish, "actor.publish")?;
+        }
+        if capturing.step == CaptureStep::Publish {
+            let published = clock.time("publish", || self.publish(&capturing));
+            if let Err(error) = published {
+                return Err(self.undone(error, |driver| driver.unpublish(&capturing)));
+            }
+            self.actors.world.step("actor.published");
+            if capturing.kind == CaptureKind::Suspend {
+                self.advance(&mut capturing, CaptureStep::TearDown, "actor.tear-down")?;
+            }
+        }
+        if capturing.step == CaptureStep::TearDown && !at_rest {
+            clock.time("tear_down", || self.end_sandbox())?;
+        }
+        let view = view_of(&capturing, clock.total());
+        let outcome = self.captured(&capturing, &view, receipt)?;
+        if capturing.kind.is_committed()
+            && let Err(error) = directory.remove()
+        {
+            let error = crate::exit::one_line(&error);
+            tracing::warn!(actor = self.actor.id, error, "the local files of a committed capture stay");
+        }
+        if at_rest || self.actor.document.standing == Standing::Running {
+            // Of one that was just brought to rest this is tidied up with the rest.
+            self.finish_dropping();
+        }
+        match lost {
+            None => Ok(outcome),
+            Some(error) => {
+                let id = self.actor.id.clone();
+                self.lose("it could not go on after a commit")?;
+                Err(ActorError::Lost { id, source: Box::new(error) }.into())
+            }
+        }
+    }
+
+    /// Stores that a capture is complete, and that the one it replaces goes.
+    fn captured(
+        &mut self,
+        capturing: &Capturing,
+        view: &CaptureView,
+        receipt: Receipt<'_, Outcome>,
+    ) -> Result<Outcome, ApiError> {
+        let mut captures = CaptureChanges::new();
+        let mut actor = self.actor.clone();
+        let was_running = actor.document.standing == Standing::Running;
+        if let Some(standing) = standing_after(capturing.kind) {
+            let volumes = match capturing.scope {
+                Scope::None => self.birth_volumes(),
+                Scope::Data | Scope::Full => capturing.cut.clone(),
+            };
+            let checkpoint = Checkpoint { capture: capturing.id, scope: capturing.scope, volumes };
+            let replaced = actor.document.checkpoint.replace(checkpoint);
+            captures.extend(replaced.and_then(|replaced| self.released(&replaced, capturing.id)));
+            actor.document.standing = standing;
+        }
+        actor.document.operation = None;
+        actor.document.last_capture = Some(view.clone());
+        let (capture, phases) = (Some(view.clone()), view.phases.clone());
+        let outcome = Outcome { actor: actor.clone(), capture, phases };
+        // Of a pause the cut has brought to the disk what was begun, and the manifest is there: whoever finds the two completes it to the
+        // same. A committed capture gives its manifest up after this.
+        let is_found = was_running && !capturing.kind.is_committed() && !capturing.cut.is_empty();
+        let durability = if is_found { Durability::Process } else { Durability::Disk };
+        self.change(captures, durability, receipt.of(outcome.clone()), |stored| *stored = actor)?;
+        Ok(outcome)
+    }
+
+    /// Undoes a capture that is not bound: the actor runs as before, or is at rest as before.
+    pub(in crate::actor) fn abort(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
+        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+        if self.actor.document.standing == Standing::Running {
+            let image = (capturing.scope == Scope::Full && capturing.step >= CaptureStep::Save)
+                .then(|| directory.image());
+            if let Err(error) = self.keep_running(image.as_deref()) {
+                let error = crate::exit::one_line(&error);
+                self.lose(&format!("it could not be brought back after a capture failed: {error}"))?;
+            }
+        }
+        self.actors.world.step("actor.aborted");
+        let mut made = capturing.cut.clone();
+        if made.is_empty() {
+            made = self.cut_made(capturing.id)?;
+        }
+        if capturing.from.is_none() {
+            self.drop_snapshots(&made, None)?;
+        }
+        directory.remove()?;
+        self.stand()
+    }
+}
+
+fn standing_after(kind: CaptureKind) -> Option<Standing> {
+    match kind {
+        CaptureKind::Pause => Some(Standing::Paused),
+        CaptureKind::Suspend => Some(Standing::Suspended),
+        CaptureKind::Commit | CaptureKind::Birth => None,
+    }
+}
+
+fn view_of(capturing: &Capturing, phases: Phases) -> CaptureView {
+    CaptureView { id: capturing.id.to_string(), kind: capturing.kind, scope: capturing.scope, phases }
+}

@@ -1,0 +1,114 @@
+//! Committed captures: to where they outlive their actor, and back from there.
+
+use durdir_fs::ids::CaptureId;
+use durdir_fs::store::{Durability, Receipt};
+use durdir_snapshot::Publication;
+
+use crate::actor::directory::failed;
+use crate::actor::driver::Driver;
+use crate::actor::error::ActorError;
+use crate::actor::manifest::Manifest;
+use crate::actor::record::captured;
+use crate::actor::state::{CaptureKind, Capturing, Held, Standing};
+use crate::api::ApiError;
+use crate::template::Scope;
+
+impl Driver<'_> {
+    /// Brings a bound capture to its permanent place. Safe to be done again.
+    pub(super) fn publish(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
+        let id = capturing.id;
+        let mut capture = self.actors.capture(id).ok_or(ActorError::NoCommit { id: id.to_string() })?;
+        if capturing.scope == Scope::None {
+            return Ok(());
+        }
+        let location = self.actor.recipe.location.clone();
+        let target = self.actors.world.target(&location)?;
+        let directory = self.actors.directory.of(&self.actor.id).capture(id);
+        let path = directory.manifest();
+        let manifest = std::fs::read(&path).map_err(|error| failed("read", &path, error))?;
+        let files = Manifest::decode(id, &manifest, &capture.document.manifest)?.files;
+        let names: Vec<String> = files.into_iter().map(|file| file.name).collect();
+        let published = self.publish_volumes(capturing)?;
+        self.actors.world.step("actor.volumes-published");
+        let (called, image) = (id.to_string(), directory.image());
+        let publication = Publication { id: &called, manifest: &manifest, files: &image, names: &names };
+        target.publish(publication).map_err(|source| ActorError::Publish { id, source })?;
+        capture.document.location = Some(location);
+        capture.snapshots = match capturing.kind {
+            // It is what the actor goes on from, too.
+            CaptureKind::Suspend => captured(capturing.cut.iter().chain(&published)),
+            CaptureKind::Pause | CaptureKind::Commit | CaptureKind::Birth => captured(&published),
+        };
+        if capturing.kind != CaptureKind::Suspend {
+            capture.document.dropping = capturing.cut.clone();
+        }
+        capture.document.published = published;
+        self.change(vec![(id, Some(capture))], Durability::Disk, Receipt::none(), |_| {})
+    }
+
+    /// Makes the volumes that stand for a committed capture, and outlive its actor. O(1) each.
+    fn publish_volumes(&self, capturing: &Capturing) -> Result<Vec<Held>, ApiError> {
+        let store = &self.actors.store;
+        let mut volumes = Vec::new();
+        for held in &capturing.cut {
+            let name = published_name(capturing.id, &held.name);
+            if store.volume(&name).is_err() {
+                let snapshot = store.snapshot_at(held.volume, held.epoch);
+                let snapshot = snapshot.ok_or_else(|| ActorError::Damaged {
+                    id: capturing.id,
+                    what: format!("volume {} has no snapshot at epoch {}", held.name, held.epoch),
+                })?;
+                store.fork(&snapshot, &name, Receipt::none())?;
+            }
+            volumes.push((held.name.clone(), name));
+        }
+        if volumes.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Again after a death: nothing was written since, so that the snapshots are the same.
+        let mut published = self.cut(published_cut(capturing.id), &volumes)?;
+        published.iter_mut().for_each(|held| held.owned = true);
+        Ok(published)
+    }
+
+    /// Drops a capture that could not be published. An actor that was to be suspended goes on.
+    pub(super) fn unpublish(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
+        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+        if self.actor.document.standing == Standing::Running {
+            let image = (capturing.scope == Scope::Full).then(|| directory.image());
+            if let Err(error) = self.keep_running(image.as_deref()) {
+                let error = crate::exit::one_line(&error);
+                self.lose(&format!("it could not be brought back after a suspend failed: {error}"))?;
+            }
+        }
+        self.change(vec![(capturing.id, None)], Durability::Disk, Receipt::none(), |actor| {
+            actor.document.last_capture = None;
+        })?;
+        for held in &capturing.cut {
+            match self.actors.store.remove_volume(&published_name(capturing.id, &held.name), Receipt::none())
+            {
+                Ok(()) | Err(durdir_fs::FsError::VolumeNotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if capturing.from.is_none() {
+            self.drop_snapshots(&capturing.cut, None)?;
+        }
+        directory.remove()?;
+        self.stand()
+    }
+}
+
+/// Returns the store's name of the volume that stands for one of a committed capture. No actor's volume has such a name: an
+/// underscore is not in a DNS label.
+fn published_name(id: CaptureId, volume: &str) -> String {
+    let hex: String = id.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("_commit.{hex}.{volume}")
+}
+
+/// Returns an id for the cut of the published volumes: another one than for that of the actor's.
+fn published_cut(id: CaptureId) -> CaptureId {
+    let mut bytes = id.0;
+    bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    CaptureId(bytes)
+}

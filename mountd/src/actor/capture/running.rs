@@ -1,0 +1,89 @@
+//! Captures of an actor that runs: from the pause to the manifest.
+
+use durdir_fs::drain;
+use durdir_fs::store::Receipt;
+
+use crate::actor::driver::{Clock, Driver, Outcome};
+use crate::actor::image::{Storing, joined};
+use crate::actor::manifest::RuntimeVersion;
+use crate::actor::state::{CaptureKind, CaptureStep, Capturing, Operation};
+use crate::actor::thaw::Note;
+use crate::actor::world::limits;
+use crate::api::ApiError;
+use crate::runtime::AfterSave;
+use crate::template::Scope;
+
+impl Driver<'_> {
+    pub(super) fn capture_running(
+        &mut self,
+        mut capturing: Capturing,
+        runtime: Option<RuntimeVersion>,
+        begin: Receipt<'_, ()>,
+        receipt: Receipt<'_, Outcome>,
+    ) -> Result<Outcome, ApiError> {
+        let mut clock = Clock::start();
+        self.journal_with(Operation::Capture(capturing.clone()), begin, "actor.quiesce")?;
+        match self.capture_until_bound(&mut capturing, runtime, &mut clock) {
+            Ok(manifest) => {
+                self.bound(&mut capturing, manifest, &clock)?;
+                self.complete(capturing, clock, receipt)
+            }
+            Err(error) => Err(self.undone(error, |driver| driver.abort(&capturing))),
+        }
+    }
+
+    /// From the pause to the manifest, whose hash is returned.
+    fn capture_until_bound(
+        &mut self,
+        capturing: &mut Capturing,
+        saved_by: Option<RuntimeVersion>,
+        clock: &mut Clock,
+    ) -> Result<String, ApiError> {
+        let (runtime, sandbox) = (self.runtime()?, self.sandbox());
+        // A suspend ends the sandbox as a pause does; after a commit it goes on.
+        let manifest = self.actors.directory.of(&self.actor.id).capture(capturing.id).manifest();
+        let over_with = (capturing.kind != CaptureKind::Commit).then_some(manifest);
+        let note = Note::new(runtime.name(), sandbox.clone(), over_with);
+        note.write(&self.actors.directory.of(&self.actor.id))?;
+        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+        directory.create()?;
+        let image = directory.image();
+        let helper = clock.time("quiesce", || {
+            std::thread::scope(|scope| {
+                let prepare = || self.actors.world.prepare_drain();
+                let prepared = (capturing.scope > Scope::None).then(|| scope.spawn(prepare));
+                let paused = runtime.pause(&sandbox, limits::quiesce());
+                paused.map_err(|error| self.runtime_error(error))?;
+                self.actors.world.step("actor.paused");
+                self.check_alive()?;
+                Ok::<_, ApiError>(prepared.and_then(joined))
+            })
+        })?;
+        if capturing.scope > Scope::None {
+            clock.time("drain", || {
+                let programs = runtime.programs(&sandbox).map_err(|error| self.runtime_error(error))?;
+                let programs = programs.map_or(drain::Scope::All, drain::Scope::Processes);
+                self.actors.world.drain(&self.actor.volumes, &programs, helper)
+            })?;
+        }
+        if capturing.scope == Scope::Full {
+            self.advance(capturing, CaptureStep::Save, "actor.save")?;
+            let saved = clock.time("save", || runtime.save(&sandbox, &image, limits::save()));
+            match saved.map_err(|error| self.runtime_error(error))? {
+                // Both are fine: what comes next needs no sandbox.
+                AfterSave::Paused | AfterSave::Ended => self.actors.world.step("actor.saved"),
+            }
+        }
+        std::thread::scope(|scope| {
+            // What was saved is hashed and brought to the disk while the volumes are cut.
+            let storing = (capturing.scope == Scope::Full).then(|| Storing::begin(scope, &image));
+            if capturing.scope > Scope::None && !self.actor.volumes.is_empty() {
+                self.advance(capturing, CaptureStep::Cut, "actor.cut")?;
+                let names = self.volume_names();
+                capturing.cut = clock.time("cut", || self.cut(capturing.id, &names))?;
+                self.actors.world.step("actor.was-cut");
+            }
+            clock.time("bind", || self.bind(capturing, saved_by, storing, &directory))
+        })
+    }
+}
