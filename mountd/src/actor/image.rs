@@ -1,13 +1,25 @@
-//! The files that a runtime saved memory into.
+//! The files that a runtime saved memory into, and their way to the disk.
+//!
+//! # Overview
+//! ```text
+//!   save ──────────────────────────────▶ cut ─────────▶ manifest
+//!    └ Saving: what is there is written out   └ Storing: hashed ──┘ and synced ──▶ it gets its name
+//! ```
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
 
 use durdir_snapshot::sync_files;
 use serde::{Deserialize, Serialize};
 
 use super::error::ActorError;
+
+/// How much of a save may wait to be written out: what a small image takes altogether.
+const WRITE_OUT_EVERY: Duration = Duration::from_millis(100);
 
 /// A file of a memory image.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -35,6 +47,56 @@ impl ImageFile {
     }
 }
 
+/// An image that is being saved. What is there already is brought to the disk, so that little is left for when it is complete: a cut that
+/// comes then has the disk to itself.
+#[derive(Debug)]
+pub(super) struct Saving<'scope> {
+    complete: Sender<()>,
+    synced: Synced<'scope>,
+}
+
+impl<'scope> Saving<'scope> {
+    /// Begins. If it is dropped, the save has failed, and nothing more is done.
+    pub(super) fn begin<'env>(scope: &'scope Scope<'scope, 'env>, image: &'env Path) -> Saving<'scope> {
+        let (complete, completed) = channel();
+        let failed = |source| ActorError::Io { action: "sync", path: image.to_owned(), source };
+        let synced = scope.spawn(move || {
+            loop {
+                match completed.recv_timeout(WRITE_OUT_EVERY) {
+                    // The system tells an error once: it must not be lost here.
+                    Err(RecvTimeoutError::Timeout) => write_out(image)?,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                    Ok(()) => return sync_files(image).map_err(failed),
+                }
+            }
+        });
+        Saving { complete, synced }
+    }
+
+    /// Notes that the image is complete.
+    pub(super) fn complete<'env>(
+        self,
+        scope: &'scope Scope<'scope, 'env>,
+        image: &'env Path,
+    ) -> Storing<'scope> {
+        // If it has ended already it has failed, and tells that to who waits for it.
+        self.complete.send(()).ok();
+        Storing { hashed: scope.spawn(|| ImageFile::all(image)), synced: self.synced }
+    }
+}
+
+/// Brings to the disk what a runtime has written so far. Files of its own may come and go.
+fn write_out(image: &Path) -> Result<(), ActorError> {
+    for name in names_in(image)? {
+        let path = image.join(name);
+        match File::open(&path).and_then(|file| file.sync_data()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done.map_err(|source| ActorError::Io { action: "sync", path, source })?,
+        }
+    }
+    Ok(())
+}
+
 /// An image that is being hashed, and brought to the disk, while something else is done.
 #[derive(Debug)]
 pub(super) struct Storing<'scope> {
@@ -48,11 +110,7 @@ pub(super) type Synced<'scope> = ScopedJoinHandle<'scope, Result<(), ActorError>
 impl<'scope> Storing<'scope> {
     /// Begins with both.
     pub(super) fn begin<'env>(scope: &'scope Scope<'scope, 'env>, image: &'env Path) -> Storing<'scope> {
-        let failed = |source| ActorError::Io { action: "sync", path: image.to_owned(), source };
-        Storing {
-            hashed: scope.spawn(|| ImageFile::all(image)),
-            synced: scope.spawn(move || sync_files(image).map_err(failed)),
-        }
+        Saving::begin(scope, image).complete(scope, image)
     }
 
     /// Waits until the files are hashed, and describes them. What is left is to wait until they are on the disk.
@@ -76,4 +134,38 @@ pub(super) fn names_in(image: &Path) -> Result<Vec<String>, ActorError> {
 /// Returns what a thread has come to.
 pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_while_memory_is_saved_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, looping) = (dir.path(), dir.path().join("looping"));
+        std::fs::write(image.join("memory"), "m").unwrap();
+        std::os::unix::fs::symlink(&looping, &looping).unwrap();
+        std::thread::scope(|scope| {
+            let saving = Saving::begin(scope, image);
+            while !saving.synced.is_finished() {
+                std::thread::yield_now();
+            }
+            std::fs::remove_file(&looping).unwrap();
+            let (files, synced) = saving.complete(scope, image).files().unwrap();
+            assert_eq!(files.len(), 1);
+            assert!(matches!(joined(synced), Err(ActorError::Io { action: "sync", .. })));
+        });
+    }
+
+    #[test]
+    fn nothing_waits_for_a_save_that_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("gone");
+        std::thread::scope(|scope| {
+            let Saving { complete, synced } = Saving::begin(scope, &image);
+            drop(complete);
+            joined(synced).unwrap();
+        });
+    }
 }

@@ -4,7 +4,7 @@ use durdir_fs::drain;
 use durdir_fs::store::Receipt;
 
 use crate::actor::driver::{Clock, Driver, Outcome};
-use crate::actor::image::{Storing, joined};
+use crate::actor::image::{Saving, joined};
 use crate::actor::manifest::RuntimeVersion;
 use crate::actor::state::{CaptureKind, CaptureStep, Capturing, Operation};
 use crate::actor::thaw::Note;
@@ -66,17 +66,19 @@ impl Driver<'_> {
                 self.actors.world.drain(&self.actor.volumes, &programs, helper)
             })?;
         }
-        if capturing.scope == Scope::Full {
-            self.advance(capturing, CaptureStep::Save, "actor.save")?;
-            let saved = clock.time("save", || runtime.save(&sandbox, &image, limits::save()));
-            match saved.map_err(|error| self.runtime_error(error))? {
-                // Both are fine: what comes next needs no sandbox.
-                AfterSave::Paused | AfterSave::Ended => self.actors.world.step("actor.saved"),
-            }
-        }
         std::thread::scope(|scope| {
-            // What was saved is hashed and brought to the disk while the volumes are cut.
-            let storing = (capturing.scope == Scope::Full).then(|| Storing::begin(scope, &image));
+            let mut storing = None;
+            if capturing.scope == Scope::Full {
+                self.advance(capturing, CaptureStep::Save, "actor.save")?;
+                let saving = Saving::begin(scope, &image);
+                let saved = clock.time("save", || runtime.save(&sandbox, &image, limits::save()));
+                match saved.map_err(|error| self.runtime_error(error))? {
+                    // Both are fine: what comes next needs no sandbox.
+                    AfterSave::Paused | AfterSave::Ended => self.actors.world.step("actor.saved"),
+                }
+                // It is hashed, and the rest of it brought to the disk, while the volumes are cut.
+                storing = Some(saving.complete(scope, &image));
+            }
             if capturing.scope > Scope::None && !self.actor.volumes.is_empty() {
                 self.advance(capturing, CaptureStep::Cut, "actor.cut")?;
                 let names = self.volume_names();
