@@ -56,12 +56,13 @@ impl Note {
         Note { version: VERSION, runtime: runtime.to_owned(), sandbox, over_with }
     }
 
-    /// Writes it beside the sandbox, which is paused after that.
+    /// Writes it beside the sandbox, which is paused after that. It is there as a whole or not at all.
     pub(super) fn write(&self, directory: &ActorDirectory) -> Result<(), ActorError> {
         let path = directory.paused_note();
+        let draft = path.with_extension("new");
         // A path that is not UTF-8 cannot be told in it: then nothing is paused.
-        let written =
-            serde_json::to_vec(self).map_err(io::Error::from).and_then(|bytes| fs::write(&path, bytes));
+        let bytes = serde_json::to_vec(self).map_err(io::Error::from);
+        let written = bytes.and_then(|bytes| fs::write(&draft, bytes)).and_then(|()| fs::rename(&draft, &path));
         written.map_err(|error| failed("write", &path, error))
     }
 
