@@ -11,6 +11,7 @@ import shutil
 import struct
 
 SECTOR = 512
+SUPERBLOCK_END = 2048
 MAGIC = 0x6A736677736872
 FLUSH, FUA, DISCARD = 1, 2, 4
 
@@ -86,9 +87,13 @@ class Disk:
     def _apply(self, descriptor, entry, keep=None, piece=1 << 30):
         if entry.offset >= self.area:
             return
-        for at in range(0, len(entry.data), piece):
+        at = 0
+        while at < len(entry.data):
+            # A superblock in two halves is a filesystem that cannot be mounted: of that ext4 makes no promise.
+            size = max(piece, SUPERBLOCK_END) if entry.offset + at < SUPERBLOCK_END else piece
             if keep is None or keep():
-                os.pwrite(descriptor, entry.data[at:at + piece], entry.offset + at)
+                os.pwrite(descriptor, entry.data[at:at + size], entry.offset + at)
+            at += size
 
     def lose_power(self, cut, mode, source, target):
         """Writes into the file `target` what the disk may hold if the power goes before entry `cut`.
