@@ -144,6 +144,13 @@ impl Store {
         Some(registry.snapshot_label(branch, epoch))
     }
 
+    /// Tells whether the snapshot of a volume at the end of an epoch was given a name.
+    pub fn has_name(&self, volume: VolumeId, epoch: Epoch) -> bool {
+        let registry = self.registry.read();
+        let mut of_volume = registry.snapshots_of(volume);
+        of_volume.any(|(_, found, snapshot)| found == epoch && snapshot.name.is_some())
+    }
+
     fn put_actors(&self, batch: &mut WriteBatch, change: &ActorChange<'_>) {
         let family = self.db.family(META);
         for (id, actor) in &change.actors {

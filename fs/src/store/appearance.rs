@@ -7,7 +7,7 @@ use crate::attr::Timestamp;
 use crate::ids::{Epoch, VolumeId};
 
 /// What a new volume is made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumeSpec {
     /// Host directories, top first.
     pub lowers: Vec<PathBuf>,

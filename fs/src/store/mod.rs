@@ -100,6 +100,7 @@ use record::{Record, SegmentMark, WriterState};
 use registry::Registry;
 use replies::Replies;
 use segment::Segments;
+use sharing::Sharing;
 use space::Space;
 
 use crate::error::FsError;
@@ -131,6 +132,7 @@ pub struct Store {
     heads: Mutex<HashMap<BranchId, Arc<Head>>>,
     pub(crate) space: Space,
     pub(crate) freer: Freer,
+    pub(crate) sharing: Sharing,
     pub(crate) replies: Replies,
     pub(crate) quarantine: Quarantine,
     /// Bytes that were copied out of lowers.
@@ -166,6 +168,7 @@ impl Store {
             heads: Mutex::default(),
             space: Space::new(dir.to_owned()),
             freer: Freer::load(&db)?,
+            sharing: Sharing::default(),
             replies: Replies::load(&db, &quarantine)?,
             quarantine,
             copied_up: AtomicU64::new(0),

@@ -8,8 +8,16 @@
 //! - A reference to a shared page is copied only from a group that has it, in the batch that stores the tie. So once no version of
 //!   a connected set of groups refers to a page, none ever will; the set is read at one instant of the database.
 //! - A doubt is stored in the batch that lets go of the reference: nothing is forgotten when the process dies.
+//! - Ties and doubts are removed only if none was stored since they were looked at: the same ones may have been stored again.
+//!
+//! # Concurrency
+//! A batch with ties or doubts is written under the reading side of [`Sharing`]'s lock; what settles removes under the writing side. Last of
+//! all locks but RocksDB's.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashSet;
+use parking_lot::{RwLock, RwLockReadGuard};
 use rocksdb::WriteBatch;
 
 use super::frozen::Frozen;
@@ -18,6 +26,33 @@ use super::{META, Prefix, Store, StoreError, meta};
 use crate::error::FsError;
 use crate::ids::{Ino, TreeId};
 
+/// Tells whether ties or doubts were stored since some moment.
+#[derive(Debug, Default)]
+pub(crate) struct Sharing {
+    writing: RwLock<()>,
+    written: AtomicU64,
+}
+
+/// Held while a batch with ties or doubts is written.
+pub(crate) struct Sharer<'a> {
+    sharing: &'a Sharing,
+    _writing: RwLockReadGuard<'a, ()>,
+}
+
+impl Sharing {
+    /// Begins to write ties or doubts.
+    pub(crate) fn begin(&self) -> Sharer<'_> {
+        Sharer { sharing: self, _writing: self.writing.read() }
+    }
+}
+
+impl Drop for Sharer<'_> {
+    fn drop(&mut self) {
+        // Before the lock goes, after the batch was written: whoever has the lock then counts it.
+        self.sharing.written.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 /// A group of a file.
 pub(crate) type Place = (TreeId, Ino, u64);
 
@@ -25,6 +60,20 @@ pub(crate) type Place = (TreeId, Ino, u64);
 struct Doubts {
     place: Place,
     pages: Vec<(u32, u32)>,
+}
+
+/// What the pages of a group are needed for, at one moment.
+struct Found {
+    /// How many batches had stored ties or doubts before.
+    written: u64,
+    /// The groups that are connected with it.
+    reached: HashSet<Place>,
+    /// The pages that any version of those refers to.
+    needed: HashSet<(u32, u32)>,
+    /// Whether any of them is shared.
+    any_shared: bool,
+    /// The keys of the ties between the groups.
+    ties: Vec<Vec<u8>>,
 }
 
 impl Store {
@@ -53,6 +102,23 @@ impl Store {
 
     /// Settles all doubts there are. Returns how many pages are freed.
     pub(crate) fn settle_doubts(&self) -> Result<u64, FsError> {
+        let mut freed = 0;
+        for doubts in self.doubts()? {
+            match self.settle(&doubts) {
+                // Who else refers to the pages is not known: they stay, and the doubt with them.
+                Err(FsError::Store(error)) if error.is_corruption() => {
+                    let (tree, ino, group) = doubts.place;
+                    let prefix = Prefix::extent(tree, ino, group);
+                    self.quarantine.add(prefix.family.name(), prefix.as_bytes());
+                }
+                settled => freed += settled?,
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Returns all doubts there are.
+    fn doubts(&self) -> Result<Vec<Doubts>, StoreError> {
         let mut all: Vec<Doubts> = Vec::new();
         self.db.scan(META, &[meta::DOUBT], &[], |key, _| {
             let Some((place, segment, page)) = meta::parse_doubt(key) else {
@@ -65,19 +131,7 @@ impl Store {
             }
             Ok(true)
         })?;
-        let mut freed = 0;
-        for doubts in all {
-            match self.settle(&doubts) {
-                // Who else refers to the pages is not known: they stay, and the doubt with them.
-                Err(FsError::Store(error)) if error.is_corruption() => {
-                    let (tree, ino, group) = doubts.place;
-                    let prefix = Prefix::extent(tree, ino, group);
-                    self.quarantine.add(prefix.family.name(), prefix.as_bytes());
-                }
-                settled => freed += settled?,
-            }
-        }
-        Ok(freed)
+        Ok(all)
     }
 
     fn has_other_doubts(&self, places: &HashSet<Place>, settled: Place) -> Result<bool, StoreError> {
@@ -92,6 +146,13 @@ impl Store {
     }
 
     fn settle(&self, doubts: &Doubts) -> Result<u64, FsError> {
+        let found = self.look_into(doubts)?;
+        self.conclude(doubts, found)
+    }
+
+    /// Finds out what the pages of a group are needed for, at one moment.
+    fn look_into(&self, doubts: &Doubts) -> Result<Found, StoreError> {
+        let written = self.sharing.written.load(Ordering::SeqCst);
         let frozen = Frozen::new(&self.db);
         let mut reached: HashSet<Place> = HashSet::from([doubts.place]);
         let mut queue = vec![doubts.place];
@@ -121,6 +182,16 @@ impl Store {
                 Ok(true)
             })?;
         }
+        Ok(Found { written, reached, needed, any_shared, ties })
+    }
+
+    /// Stores what was found out, or what is found out now, if anything was shared or let go of since.
+    fn conclude(&self, doubts: &Doubts, mut found: Found) -> Result<u64, FsError> {
+        let _nobody_shares = self.sharing.writing.write();
+        if self.sharing.written.load(Ordering::SeqCst) != found.written {
+            found = self.look_into(doubts)?;
+        }
+        let Found { reached, needed, any_shared, ties, .. } = found;
         let mut batch = WriteBatch::default();
         let mut runs = Vec::new();
         for &(segment, page) in &doubts.pages {
@@ -145,5 +216,81 @@ impl Store {
             self.freer.push(number, runs);
         }
         Ok(freed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::attr::SetAttr;
+    use crate::check::{Repair, check};
+    use crate::ids::NodeId;
+    use crate::ops::{Caller, KillSuid, VolumeFs};
+    use crate::store::{Receipt, StoreOptions, VolumeSpec};
+
+    const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+    const LENGTH: usize = 64 << 10;
+
+    fn store(dir: &std::path::Path) -> Arc<Store> {
+        let options = StoreOptions { background: false, ..StoreOptions::default() };
+        let store = Store::open(&dir.join("store"), &options).unwrap();
+        store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
+        store
+    }
+
+    /// Makes a file anew, in place.
+    fn rewrite(fs: &VolumeFs, node: NodeId, byte: u8) {
+        empty(fs, node);
+        fs.write(node, 0, &[byte; LENGTH], KillSuid::No).unwrap();
+    }
+
+    fn empty(fs: &VolumeFs, node: NodeId) {
+        fs.setattr(&ROOT, node, &SetAttr { size: Some(0), ..SetAttr::default() }).unwrap();
+    }
+
+    fn copy(fs: &VolumeFs, from: NodeId, to: NodeId) {
+        assert_eq!(fs.copy_file_range(&ROOT, from, 0, to, 0, LENGTH as u64).unwrap(), LENGTH as u64);
+    }
+
+    #[test]
+    fn what_is_shared_again_while_a_doubt_is_settled_stays_tied() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let fs = store.open_head("v").unwrap();
+        let [a, b] =
+            ["a", "b"].map(|name| fs.create(&ROOT, NodeId::ROOT, OsStr::new(name), 0o644, 0).unwrap().node);
+        rewrite(&fs, a, 1);
+        copy(&fs, a, b);
+        rewrite(&fs, a, 2);
+        store.settle_doubts().unwrap();
+        empty(&fs, b);
+        let doubts = store.doubts().unwrap();
+        assert_eq!(doubts.len(), 1);
+        let found = store.look_into(&doubts[0]).unwrap();
+        assert!(!found.any_shared && !found.ties.is_empty());
+        copy(&fs, a, b);
+        assert_eq!(store.conclude(&doubts[0], found).unwrap(), (LENGTH / 4096) as u64);
+        rewrite(&fs, a, 3);
+        assert_eq!(store.settle_doubts().unwrap(), 0, "the copy has these pages");
+        let mut bytes = Vec::new();
+        fs.read(b, 0, LENGTH, &mut bytes).unwrap();
+        assert!(bytes == [2; LENGTH]);
+        empty(&fs, b);
+        assert_eq!(store.settle_doubts().unwrap(), (LENGTH / 4096) as u64);
+        let mut ties = 0;
+        store
+            .db
+            .scan(META, &[meta::TIE], &[], |_, _| {
+                ties += 1;
+                Ok(true)
+            })
+            .unwrap();
+        assert_eq!(ties, 0);
+        drop(fs);
+        let report = check(&store, Repair::No).unwrap();
+        assert!(report.issues.is_empty(), "{:?}", report.issues);
     }
 }

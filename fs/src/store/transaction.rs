@@ -42,6 +42,7 @@ pub(crate) struct Txn<'a> {
     committed: bool,
     purpose: Purpose,
     doubts: bool,
+    ties: bool,
     data_first: bool,
 }
 
@@ -72,6 +73,7 @@ impl<'a> Txn<'a> {
             committed: false,
             purpose: Purpose::Change,
             doubts: false,
+            ties: false,
             data_first: false,
         })
     }
@@ -195,6 +197,7 @@ impl<'a> Txn<'a> {
     /// Stores that two groups will share pages.
     pub(crate) fn put_tie(&mut self, one: Place, other: Place) {
         self.store.put_tie(&mut self.batch, one, other);
+        self.ties = true;
     }
 
     /// Lets go of a page of a group. A shared one is looked into later; what a snapshot sees stays.
@@ -239,6 +242,7 @@ impl<'a> Txn<'a> {
             let list = FreeList { runs: freed.clone() };
             batch.put_cf(store.db.family(META), meta::free(number), list.encode());
         }
+        let sharing = (self.ties || self.doubts).then(|| store.sharing.begin());
         // Before the write: a cut that finds nothing written must not overlook a batch on its way.
         if self.purpose == Purpose::Change {
             head.mark_written(epoch);
@@ -270,6 +274,7 @@ impl<'a> Txn<'a> {
             store.db.write(batch)?;
             *writer = state;
         }
+        drop(sharing);
         if !self.allocated.is_empty() {
             request::note_settled();
         }

@@ -107,6 +107,17 @@ impl Store {
         Ok(VolumeInfo { flag, ..volume.describe(id, head.gate.epoch(), head.usage()) })
     }
 
+    /// Refuses while somebody looks at a snapshot of a volume, by which it could not be removed.
+    ///
+    /// # Errors
+    /// [`FsError::SnapshotMounted`]
+    pub fn check_snapshots_unused(&self, volume: &str) -> Result<(), FsError> {
+        let registry = self.registry.read();
+        let (id, _) = registry.volume(volume)?;
+        let snapshots: Vec<_> = registry.snapshots_of(id).map(|(branch, epoch, _)| (branch, epoch)).collect();
+        check_not_viewed(&registry, &snapshots)
+    }
+
     /// Removes a volume with its snapshots. What forks of it need stays. Durable on return; the space
     /// comes back in the background.
     ///
