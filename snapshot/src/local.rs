@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::durable::{sync_directory, sync_files, write_durably};
 use crate::target::{Opened, Publication, Target, TargetError};
@@ -40,7 +41,9 @@ impl Target for LocalDirectory {
     fn check(&self) -> Result<(), TargetError> {
         create(&self.0)?;
         // Only writing tells whether it can be written: a disk may be full, or read-only.
-        let probe = self.0.join(format!(".probe-{}", std::process::id()));
+        static PROBES: AtomicU64 = AtomicU64::new(0);
+        let number = PROBES.fetch_add(1, Ordering::Relaxed);
+        let probe = self.0.join(format!(".probe-{}-{number}", std::process::id()));
         File::create(&probe)
             .and_then(|file| file.sync_all())
             .and_then(|()| std::fs::remove_file(&probe))
@@ -76,6 +79,20 @@ impl Target for LocalDirectory {
         sync_files(&files).map_err(|error| failed("sync", &files, error))?;
         write_durably(&manifest, publication.manifest).map_err(|error| failed("write", &manifest, error))?;
         sync_directory(&self.0).map_err(|error| failed("sync", &self.0, error))
+    }
+
+    fn withdraw(&self, id: &str) -> Result<(), TargetError> {
+        let directory = self.of(id)?;
+        // The manifest first: half of a capture is none.
+        for removed in [std::fs::remove_file(directory.join(MANIFEST)), std::fs::remove_dir_all(&directory)] {
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", &directory, error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn open(&self, id: &str) -> Result<Opened, TargetError> {
@@ -162,6 +179,33 @@ mod tests {
         publish(&fixture, "c-1", "manifest", "memory").unwrap();
         let names = std::fs::read_dir(fixture.target.open("c-1").unwrap().files).unwrap();
         assert_eq!(names.count(), 1);
+    }
+
+    #[test]
+    fn what_is_withdrawn_leaves_nothing() {
+        let fixture = fixture();
+        publish(&fixture, "c-1", "manifest", "memory").unwrap();
+        publish(&fixture, "c-2", "manifest", "memory").unwrap();
+        assert!(publish(&fixture, "c-3", "manifest", "missing").is_err());
+        for id in ["c-1", "c-3", "c-4"] {
+            fixture.target.withdraw(id).unwrap();
+            assert!(fixture.target.open(id).is_err());
+        }
+        let left: Vec<_> = std::fs::read_dir(&fixture.target.0).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        fixture.target.open("c-2").unwrap();
+        assert!(matches!(fixture.target.withdraw(".."), Err(TargetError::BadName { .. })));
+    }
+
+    #[test]
+    fn two_may_check_at_the_same_time() {
+        let fixture = fixture();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..50).for_each(|_| fixture.target.check().unwrap()));
+            }
+        });
+        assert_eq!(std::fs::read_dir(&fixture.target.0).unwrap().count(), 0);
     }
 
     #[test]

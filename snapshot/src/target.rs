@@ -34,6 +34,9 @@ pub trait Target: Send + Sync {
     /// capture does nothing.
     fn publish(&self, publication: Publication<'_>) -> Result<(), TargetError>;
 
+    /// Removes a capture, or what an attempt to publish it has left; that there is none is fine.
+    fn withdraw(&self, id: &str) -> Result<(), TargetError>;
+
     /// Opens a capture.
     fn open(&self, id: &str) -> Result<Opened, TargetError>;
 }

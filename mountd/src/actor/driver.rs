@@ -17,7 +17,7 @@ use durdir_fs::store::{ActorChange, Durability, Receipt};
 
 use super::error::ActorError;
 use super::record::{Actor, Capture, CaptureView, DoneView, Phases};
-use super::registry::{Actors, Turn};
+use super::registry::{Actors, Claim, Settled, Turn};
 use super::state::{Operation, OperationKind, Standing};
 use super::thaw::Note;
 use super::world::limits;
@@ -34,6 +34,19 @@ pub(crate) struct Request<'a> {
     pub(crate) begin: &'a dyn Fn(&str) -> Receipt<'static, ()>,
     /// The operation that the same request began before its worker died.
     pub(crate) begun: Option<String>,
+    /// Whether it is mountd's own, which is about to end.
+    pub(crate) at_the_end: bool,
+}
+
+impl Request<'_> {
+    /// Returns in which way it takes its turn.
+    pub(super) fn claim(&self) -> Claim {
+        match self.begun {
+            _ if self.at_the_end => Claim::AtTheEnd,
+            Some(_) => Claim::Again,
+            None => Claim::First,
+        }
+    }
 }
 
 /// What became of a request.
@@ -74,7 +87,7 @@ impl Actors {
         asked: OperationKind,
         request: &Request<'_>,
     ) -> Result<Begun<'a>, ApiError> {
-        let mut driver = Driver::new(self, self.take(id, asked, request.begun.is_some())?);
+        let mut driver = Driver::new(self, self.take(id, asked, request.claim())?);
         if driver.actor.document.operation == Some(Operation::Remove) {
             let (id, doing) = (id.to_owned(), OperationKind::Remove);
             return Err(ActorError::Busy { id, doing }.into());
@@ -297,15 +310,17 @@ impl<'a> Driver<'a> {
             return Err(ActorError::Unmounted { id, volume: volume.to_owned() }.into());
         }
         match self.sandbox_state()? {
-            SandboxState::Running => Ok(()),
-            SandboxState::Paused => self.persist(|| runtime.resume(&sandbox, limits::resume())),
+            SandboxState::Exited { container, status } if sandbox.ends_with(&container) => {
+                Err(ActorError::Exited { id, container, status }.into())
+            }
+            // A pause may be on its way to one that runs, from a call that was cut short.
+            SandboxState::Running | SandboxState::Paused | SandboxState::Exited { .. } => {
+                self.persist(|| runtime.resume(&sandbox, limits::resume()))
+            }
             SandboxState::Absent => match image.filter(|image| image.exists()) {
                 Some(image) => self.persist(|| runtime.restore(&sandbox, image, limits::restore())),
                 None => Err(ActorError::Gone { id }.into()),
             },
-            SandboxState::Exited { container, status } => {
-                Err(ActorError::Exited { id, container, status }.into())
-            }
             SandboxState::Created => Err(ActorError::Gone { id }.into()),
         }
     }
@@ -329,11 +344,19 @@ impl<'a> Driver<'a> {
     /// Takes note that the actor does not run any more, and takes away what is left of its sandbox. Its volumes stay as they are.
     pub(super) fn lose(&mut self, reason: &str) -> Result<(), ApiError> {
         tracing::warn!(actor = self.actor.id, reason, "an actor has ended");
+        // Until it is known to have, it is looked after as one that runs and is not where it belongs.
+        self.turn.settle(Settled::No);
         self.bring_down()?;
         self.change(Vec::new(), Durability::Disk, Receipt::none(), |actor| {
             actor.document.standing = Standing::Exited { reason: reason.to_owned() };
             actor.document.operation = None;
-        })
+        })?;
+        self.turn.settle(Settled::Yes);
+        Ok(())
+    }
+
+    pub(super) fn turn(&self) -> &Turn {
+        &self.turn
     }
 
     /// Undoes something after an error, which is the one that is returned: that of the undoing is logged.

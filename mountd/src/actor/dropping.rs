@@ -77,6 +77,10 @@ impl Actors {
     fn drop_snapshots(&self, held: &[Held], but: Option<CaptureId>) -> Result<(), ApiError> {
         for held in held.iter().filter(|held| held.owned && !self.is_held(held, but)) {
             let Some(snapshot) = self.store.snapshot_at(held.volume, held.epoch) else { continue };
+            // Somebody has given it a name since: nothing had changed, and so it is what was asked for.
+            if self.store.has_name(held.volume, held.epoch) {
+                continue;
+            }
             gone_is_fine(self.store.remove_snapshots(&[&snapshot], Receipt::none()))?;
         }
         Ok(())
@@ -87,7 +91,7 @@ impl Actors {
         let directory = self.directory.of(actor);
         for name in directory.list_captures()? {
             let id = super::names::parse_capture_id(&name);
-            if let Some(id) = id.filter(|id| self.capture(*id).is_none()) {
+            if let Some(id) = id.filter(|id| !self.has_record(*id)) {
                 tracing::info!(actor, capture = name, "removed what was left of a capture");
                 directory.capture(id).remove()?;
             }
@@ -98,5 +102,5 @@ impl Actors {
 
 /// Tells whether nothing is left of a capture that was replaced.
 fn is_over(capture: &Capture) -> bool {
-    capture.document.replaced && capture.document.published.is_empty()
+    capture.document.replaced && !capture.is_committed()
 }

@@ -17,7 +17,7 @@ use super::recipe::Recipe;
 use super::record::{
     Actor, ActorDocument, Capture, CaptureDocument, Checkpoint, Phases, captured, volume_name,
 };
-use super::registry::Actors;
+use super::registry::{Actors, Claim};
 use super::restore::gone_is_fine;
 use super::state::{CaptureKind, Operation, OperationKind, Standing};
 use crate::api::ApiError;
@@ -32,7 +32,8 @@ impl Actors {
         request: &Request<'_>,
         receipt: Receipt<'_, Outcome>,
     ) -> Result<Outcome, ApiError> {
-        let id = id.unwrap_or_else(|| self.made_up_id());
+        // The one that an earlier attempt made up, if there was one.
+        let id = id.or_else(|| request.begun.clone()).unwrap_or_else(|| self.made_up_id());
         if let Some(made) = self.made_before(&id, request) {
             return self.go_on_making(made?, receipt);
         }
@@ -43,11 +44,10 @@ impl Actors {
             .map(|volume| (volume_name(&id, &volume.name), VolumeOrigin::New(volume.spec.clone())));
         let volumes: Vec<_> = volumes.collect();
         for volume in &recipe.volumes {
-            self.world.check_lowers(&volume.spec.lowers)?;
+            self.world.check_outside(&volume.spec.lowers)?;
         }
-        let goes_back = recipe.on_pause == Scope::None || recipe.on_commit == Scope::None;
         let mut document = ActorDocument::new(self.sandbox_name(&id), recipe.template.to_json());
-        document.operation = (goes_back && !volumes.is_empty()).then_some(Operation::Birth);
+        document.operation = (recipe.goes_back() && !volumes.is_empty()).then_some(Operation::Birth);
         self.make(id, recipe, document, &volumes, request, receipt)
     }
 
@@ -107,6 +107,14 @@ impl Actors {
                 id: capture.id,
                 what: format!("volume {} has no snapshot at epoch {}", held.name, held.epoch),
             })?;
+            let own = stored.volumes.iter().find(|own| own.name == volume.name);
+            if own.is_none_or(|own| own.spec != volume.spec) {
+                let why = format!(
+                    "volume {} has other lowers or quotas in the template; a fork keeps those of the capture",
+                    volume.name
+                );
+                return Err(unfit(why));
+            }
             volumes.push((volume_name(&id, &volume.name), VolumeOrigin::Snapshot(snapshot)));
         }
         if let Some(more) =
@@ -166,10 +174,10 @@ impl Actors {
     fn made_before<'a>(&'a self, id: &str, request: &Request<'_>) -> Option<Result<Driver<'a>, ApiError>> {
         let begun = request.begun.as_deref().filter(|begun| *begun == id)?;
         // What has the same id by now may be somebody else's: then the request is answered with what is there.
-        match self.take(begun, OperationKind::Remove, true) {
+        match self.take(begun, OperationKind::Remove, Claim::Again) {
             Ok(turn) => Some(Ok(Driver::new(self, turn))),
-            Err(ActorError::NotFound { .. }) => None,
-            Err(error) => Some(Err(error.into())),
+            Err(ApiError::Actor(ActorError::NotFound { .. })) => None,
+            Err(error) => Some(Err(error)),
         }
     }
 
@@ -193,15 +201,18 @@ impl Actors {
         receipt: Receipt<'_, ()>,
     ) -> Result<(), ApiError> {
         let again = request.begun.is_some();
-        let turn = match self.take(id, OperationKind::Remove, again) {
+        let turn = match self.take(id, OperationKind::Remove, request.claim()) {
             // A removal that came to its end without its answer.
-            Err(ActorError::NotFound { .. }) if again => {
+            Err(ApiError::Actor(ActorError::NotFound { .. })) if again => {
                 self.store.change_actors(&Default::default(), Durability::Process, receipt, &())?;
                 return Ok(());
             }
             turn => turn?,
         };
         let mut driver = Driver::new(self, turn);
+        if !again {
+            driver.check_not_looked_at()?;
+        }
         driver.journal_with(Operation::Remove, (request.begin)(id), "actor.remove")?;
         driver.take_away(receipt)
     }
@@ -239,6 +250,14 @@ impl Driver<'_> {
         })
     }
 
+    /// Refuses while somebody looks at a snapshot of a volume: it could not be removed, and everything else would be gone.
+    fn check_not_looked_at(&self) -> Result<(), ApiError> {
+        for (name, _) in self.actor.named_volumes() {
+            gone_is_fine(self.actors.store.check_snapshots_unused(&self.actor.volume_name(name)))?;
+        }
+        Ok(())
+    }
+
     /// Takes everything of an actor away. Safe to be done again.
     pub(super) fn take_away(mut self, receipt: Receipt<'_, ()>) -> Result<(), ApiError> {
         self.bring_down()?;
@@ -246,7 +265,7 @@ impl Driver<'_> {
         let own = self.actors.captures(|capture| capture.document.actor == id);
         let mut changes = CaptureChanges::new();
         for mut capture in own {
-            if capture.document.kind.is_committed() && !capture.document.published.is_empty() {
+            if capture.is_committed() {
                 // What is left of it are the volumes that stand for it.
                 capture.snapshots = captured(&capture.document.published);
                 capture.document.dropping.clear();

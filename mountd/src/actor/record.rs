@@ -254,6 +254,11 @@ impl Capture {
         CaptureRecord { created: self.created, snapshots: self.snapshots.clone(), document }
     }
 
+    /// Tells whether it was brought to permanent storage, and outlives its actor.
+    pub(crate) fn is_committed(&self) -> bool {
+        self.document.location.is_some()
+    }
+
     /// Tells whether it needs a snapshot.
     pub(crate) fn holds(&self, held: &Held) -> bool {
         self.snapshots.iter().any(|own| own.volume == held.volume && own.epoch == held.epoch)

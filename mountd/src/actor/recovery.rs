@@ -27,9 +27,10 @@ use std::sync::Arc;
 use durdir_fs::store::Receipt;
 
 use super::driver::{Clock, Driver};
+use super::error::ActorError;
 use super::manifest::Manifest;
 use super::record::Actor;
-use super::registry::{Actors, Turn};
+use super::registry::{Actors, Settled, Turn};
 use super::state::{CaptureKind, CaptureStep, Capturing, Operation, Standing};
 use crate::api::ApiError;
 use crate::exit::one_line;
@@ -60,32 +61,20 @@ impl Actors {
         let driver = Driver::new(self, turn);
         let id = driver.actor.id.clone();
         let removing = driver.actor.document.operation == Some(Operation::Remove);
-        let recovered = if removing {
-            driver.take_away(Receipt::none())
+        if removing {
+            note(&id, driver.take_away(Receipt::none()));
         } else {
             let mut driver = driver;
-            driver.recover().and_then(|()| driver.tidy())
-        };
-        self.tidied(&id, recovered);
+            let recovered = driver.recover().and_then(|()| driver.tidy());
+            driver.tidied(recovered);
+        }
     }
 
     /// Takes away what an actor has left behind that was just brought to rest.
     pub(super) fn tidy_one(&self, turn: Turn) {
         let mut driver = Driver::new(self, turn);
-        let id = driver.actor.id.clone();
-        self.tidied(&id, driver.tidy());
-    }
-
-    fn tidied(&self, id: &str, done: Result<(), ApiError>) {
-        match done {
-            Ok(()) => self.is_tidy(id),
-            Err(error) => {
-                tracing::error!(actor = id, error = one_line(&error), "an actor is not where it belongs yet");
-            }
-        }
-        if let Err(error) = self.sweep_captures_of(id) {
-            tracing::warn!(actor = id, error = one_line(&error), "what was left of a capture stays");
-        }
+        let tidy = driver.tidy();
+        driver.tidied(tidy);
     }
 
     /// Returns the names of directories that belong to no actor.
@@ -105,9 +94,9 @@ impl Actors {
 
     /// Looks after actors that nobody works on: whether sandboxes that should run still do, and whether anything could not be undone,
     /// completed or taken away before. `wants` tells which are worth a closer look.
-    pub(crate) fn look(&self, wants: impl Fn(&Actor) -> bool) {
-        for actor in self.to_be_looked_after() {
-            if !wants(&actor) {
+    pub(crate) fn look(&self, wants: impl Fn(&Actor, Settled) -> bool) {
+        for (actor, settled) in self.to_be_looked_after() {
+            if !wants(&actor, settled) {
                 continue;
             }
             // Whoever works on it looks after it.
@@ -117,7 +106,27 @@ impl Actors {
     }
 }
 
+/// Logs an error.
+fn note(id: &str, done: Result<(), ApiError>) {
+    if let Err(error) = done {
+        tracing::error!(actor = id, error = one_line(&error), "an actor is not where it belongs yet");
+    }
+}
+
 impl Driver<'_> {
+    /// Takes note of whether anything is left to be done. Still nobody else works on the actor: what has no record is nobody's.
+    fn tidied(&self, done: Result<(), ApiError>) {
+        self.turn().settle(if done.is_ok() { Settled::Yes } else { Settled::No });
+        note(&self.actor.id, done);
+        if let Err(error) = self.actors.sweep_captures_of(&self.actor.id) {
+            tracing::warn!(
+                actor = self.actor.id,
+                error = one_line(&error),
+                "what was left of a capture stays"
+            );
+        }
+    }
+
     /// Brings the actor where its record says it should be.
     pub(super) fn recover(&mut self) -> Result<(), ApiError> {
         match self.actor.document.operation.clone() {
@@ -179,16 +188,19 @@ impl Driver<'_> {
     fn check_running_on(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         let image = directory.image();
-        if let Err(error) =
-            self.keep_running(Some(&image).filter(|image| image.exists()).map(|image| &**image))
-        {
-            tracing::warn!(
-                actor = self.actor.id,
-                error = one_line(&error),
-                "an actor has ended while it was committed"
-            );
+        match self.keep_running(Some(&image).filter(|image| image.exists()).map(|image| &**image)) {
+            Err(ApiError::Actor(
+                error @ (ActorError::Exited { .. } | ActorError::Gone { .. } | ActorError::Unmounted { .. }),
+            )) => {
+                tracing::warn!(
+                    actor = self.actor.id,
+                    error = one_line(&error),
+                    "an actor has ended while it was committed"
+                );
+                Ok(())
+            }
+            tried => tried,
         }
-        Ok(())
     }
 
     /// Takes away what an actor has left behind that is at rest, and what nobody needs any more.
@@ -217,6 +229,9 @@ impl Driver<'_> {
             SandboxState::Running => Ok(()),
             SandboxState::Paused => {
                 tracing::warn!(actor = self.actor.id, "an actor was left paused; it goes on");
+                self.keep_running(None)
+            }
+            SandboxState::Exited { container, .. } if !self.sandbox().ends_with(&container) => {
                 self.keep_running(None)
             }
             SandboxState::Exited { container, status } => {

@@ -6,8 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use durdir_fs::ids::{CaptureId, VolumeId};
+use durdir_fs::store::record::CapturedV1;
 use durdir_fs::store::{Listed, Store};
 use parking_lot::{Condvar, Mutex};
 
@@ -30,8 +32,12 @@ pub(crate) struct Actors {
     captures: Mutex<BTreeMap<CaptureId, Capture>>,
     /// Records that could not be read: their names stay taken.
     unreadable: BTreeSet<String>,
+    /// Captures whose records could not be read, and the snapshots that they need as far as that is known: they are left alone.
+    unreadable_captures: BTreeMap<CaptureId, Vec<CapturedV1>>,
     /// Held while an actor is made.
     pub(super) creating: Mutex<()>,
+    /// Whether mountd is about to end.
+    closed: AtomicBool,
 }
 
 struct Slot {
@@ -43,14 +49,33 @@ struct Inner {
     actor: Actor,
     in_hand: Option<InHand>,
     removed: bool,
-    /// It is at rest, and what its sandbox needed is not taken away yet.
-    untidy: bool,
+    settled: Settled,
+}
+
+/// Whether an actor is where its record says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Settled {
+    /// As far as anybody knows.
+    Yes,
+    /// Something is left to be taken away, or to go on.
+    No,
 }
 
 impl Inner {
     fn new(actor: Actor, in_hand: Option<InHand>) -> Inner {
-        Inner { actor, in_hand, removed: false, untidy: false }
+        Inner { actor, in_hand, removed: false, settled: Settled::Yes }
     }
+}
+
+/// In which way a turn is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Claim {
+    /// For a request that comes the first time.
+    First,
+    /// For one that came before: what was in hand then is waited for, whoever goes on with it.
+    Again,
+    /// By mountd, when it ends. It waits, too.
+    AtTheEnd,
 }
 
 /// The right to work on an actor.
@@ -70,7 +95,12 @@ impl Turn {
     pub(super) fn keep_to_tidy(&self) {
         let mut inner = self.0.inner.lock();
         inner.in_hand = Some(InHand::Own);
-        inner.untidy = true;
+        inner.settled = Settled::No;
+    }
+
+    /// Takes note of whether anything is left to be done that the record does not tell.
+    pub(super) fn settle(&self, settled: Settled) {
+        self.0.inner.lock().settled = settled;
     }
 }
 
@@ -103,13 +133,16 @@ impl Actors {
                 }
             }
         }
-        let Listed { records, .. } = store.captures()?;
+        let Listed { records, unreadable: damaged } = store.captures()?;
         let mut captures = BTreeMap::new();
+        let mut unreadable_captures: BTreeMap<_, _> =
+            damaged.into_iter().map(|id| (id, Vec::new())).collect();
         for (id, record) in records {
             match Capture::decode(id, &record) {
                 Ok(capture) => drop(captures.insert(id, capture)),
                 Err(error) => {
                     tracing::error!(capture = %id, error = one_line(&error), "what is stored of a capture cannot be read");
+                    unreadable_captures.insert(id, record.snapshots);
                 }
             }
         }
@@ -121,7 +154,9 @@ impl Actors {
             slots: Mutex::new(slots),
             captures: Mutex::new(captures),
             unreadable,
+            unreadable_captures,
             creating: Mutex::new(()),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -132,30 +167,21 @@ impl Actors {
 
     /// Returns those for which `wanted` holds.
     pub(super) fn select(&self, wanted: impl Fn(&Actor) -> bool) -> Vec<Actor> {
-        self.select_slots(|inner| wanted(&inner.actor))
+        self.select_slots(|inner| wanted(&inner.actor).then(|| inner.actor.clone()))
     }
 
-    fn select_slots(&self, wanted: impl Fn(&Inner) -> bool) -> Vec<Actor> {
+    fn select_slots<T>(&self, wanted: impl Fn(&Inner) -> Option<T>) -> Vec<T> {
         let slots: Vec<_> = self.slots.lock().values().cloned().collect();
-        let chosen = slots.iter().filter_map(|slot| {
-            let inner = slot.inner.lock();
-            wanted(&inner).then(|| inner.actor.clone())
-        });
-        chosen.collect()
+        slots.iter().filter_map(|slot| wanted(&slot.inner.lock())).collect()
     }
 
     /// Returns those that something may have to be done about, though nobody asks.
-    pub(super) fn to_be_looked_after(&self) -> Vec<Actor> {
-        self.select_slots(|Inner { actor, untidy, .. }| {
-            *untidy || actor.document.operation.is_some() || actor.document.standing == Standing::Running
+    pub(super) fn to_be_looked_after(&self) -> Vec<(Actor, Settled)> {
+        self.select_slots(|Inner { actor, settled, in_hand, .. }| {
+            let busy = in_hand.is_some() || actor.document.operation.is_some();
+            let wanted = *settled == Settled::No || busy || actor.document.standing == Standing::Running;
+            wanted.then(|| (actor.clone(), *settled))
         })
-    }
-
-    /// Takes note that nothing is left behind of an actor at rest.
-    pub(super) fn is_tidy(&self, id: &str) {
-        if let Ok(slot) = self.slot(id) {
-            slot.inner.lock().untidy = false;
-        }
     }
 
     /// Returns one.
@@ -217,6 +243,11 @@ impl Actors {
         found.ok_or_else(|| ActorError::NoCommit { id: id.to_owned() })
     }
 
+    /// Tells whether there is a record of a capture, though it may say nothing.
+    pub(super) fn has_record(&self, id: CaptureId) -> bool {
+        self.unreadable_captures.contains_key(&id) || self.captures.lock().contains_key(&id)
+    }
+
     /// Returns the captures for which `wanted` holds.
     pub(super) fn captures(&self, wanted: impl Fn(&Capture) -> bool) -> Vec<Capture> {
         self.captures.lock().values().filter(|capture| wanted(capture)).cloned().collect()
@@ -224,7 +255,9 @@ impl Actors {
 
     /// Tells whether a capture beside `but` needs a snapshot, and whether the snapshot was made for one.
     pub(super) fn is_held(&self, held: &Held, but: Option<CaptureId>) -> bool {
-        self.captures.lock().values().any(|capture| Some(capture.id) != but && capture.holds(held))
+        let mut unreadable = self.unreadable_captures.values().flatten();
+        unreadable.any(|other| other.volume == held.volume && other.epoch == held.epoch)
+            || self.captures.lock().values().any(|capture| Some(capture.id) != but && capture.holds(held))
     }
 
     pub(super) fn is_owned_by_captures(&self, volume: VolumeId, epoch: durdir_fs::ids::Epoch) -> bool {
@@ -276,25 +309,34 @@ impl Actors {
         self.slots.lock().remove(&inner.actor.id);
     }
 
-    /// Takes the turn for what a client asked for, if that makes sense now. `again` tells that the request came before: what was in
-    /// hand then is waited for, whoever goes on with it.
-    pub(super) fn take(&self, id: &str, asked: OperationKind, again: bool) -> Result<Turn, ActorError> {
+    /// Nobody gets a turn from now on, but for [`Claim::AtTheEnd`].
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes the turn for what was asked for, if that makes sense now.
+    pub(super) fn take(&self, id: &str, asked: OperationKind, claim: Claim) -> Result<Turn, ApiError> {
         let slot = self.slot(id)?;
+        let again = claim != Claim::First;
         let mut inner = slot.inner.lock();
         loop {
+            // Looked at under the lock: who is past this is seen to have the turn.
+            if self.closed.load(Ordering::SeqCst) && claim != Claim::AtTheEnd {
+                return Err(ApiError::ShuttingDown);
+            }
             if inner.removed {
-                return Err(ActorError::NotFound { id: id.to_owned() });
+                return Err(ActorError::NotFound { id: id.to_owned() }.into());
             }
             let wait = match decide(&inner.actor.document.standing, inner.in_hand, asked) {
                 Verdict::Do => break,
                 Verdict::Wait => true,
                 Verdict::Busy(_) if again => true,
-                Verdict::Busy(doing) => return Err(ActorError::Busy { id: id.to_owned(), doing }),
+                Verdict::Busy(doing) => return Err(ActorError::Busy { id: id.to_owned(), doing }.into()),
                 // What the actor is now may be what the request has made of it.
                 Verdict::Misplaced(_) if again => break,
                 Verdict::Misplaced(remedy) => {
                     let state = inner.actor.state();
-                    return Err(ActorError::Misplaced { id: id.to_owned(), state, remedy });
+                    return Err(ActorError::Misplaced { id: id.to_owned(), state, remedy }.into());
                 }
             };
             if wait {

@@ -22,20 +22,22 @@ use super::registry::Actors;
 use super::state::{CaptureKind, Held, Operation, OperationKind, Standing};
 use super::world::limits;
 use crate::api::ApiError;
+use crate::runtime::SandboxState;
 use crate::template::Scope;
 
 impl Actors {
-    /// Starts an actor that never ran, or that ended, on its volumes as they are.
+    /// Starts an actor that never ran, or of which anything ended, on its volumes as they are.
     pub(crate) fn start(
         &self,
         id: &str,
         request: &Request<'_>,
         receipt: Receipt<'_, Outcome>,
     ) -> Result<Outcome, ApiError> {
-        let driver = match self.begin(id, OperationKind::Start, request)? {
+        let mut driver = match self.begin(id, OperationKind::Start, request)? {
             Begun::Before(driver, outcome) => return driver.answer(*outcome, receipt),
             Begun::Now(driver) => driver,
         };
+        driver.check_not_running()?;
         driver.preflight()?;
         let operation = self.world.new_id().to_string();
         let begin = (request.begin)(&operation);
@@ -68,9 +70,28 @@ impl Actors {
 }
 
 impl Driver<'_> {
+    /// Refuses if all of it runs. What is left of one that has ended in part is taken away.
+    fn check_not_running(&mut self) -> Result<(), ApiError> {
+        if self.actor.document.standing != Standing::Running {
+            return Ok(());
+        }
+        match self.sandbox_state()? {
+            SandboxState::Running | SandboxState::Paused => {
+                let (id, state) = (self.actor.id.clone(), self.actor.state());
+                Err(ActorError::Misplaced { id, state, remedy: "it runs already" }.into())
+            }
+            SandboxState::Exited { container, .. } => {
+                self.lose(&format!("container {container} ended, and it was started anew"))
+            }
+            SandboxState::Absent | SandboxState::Created => self.lose("its sandbox is gone"),
+        }
+    }
+
     /// Checks what can be checked before a sandbox is made.
     fn preflight(&self) -> Result<(), ApiError> {
-        let checked = self.runtime()?.preflight(&self.sandbox());
+        let sandbox = self.sandbox();
+        self.actors.world.check_outside(&sandbox.host_files())?;
+        let checked = self.runtime()?.preflight(&sandbox);
         checked.map_err(|error| self.runtime_error(error))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use durdir_fs::store::Receipt;
 
 use super::driver::Request;
-use super::registry::Actors;
+use super::registry::{Actors, Claim};
 use super::state::{CaptureKind, OperationKind, Standing};
 use crate::exit::one_line;
 use crate::template::Scope;
@@ -13,8 +13,10 @@ use crate::template::Scope;
 impl Actors {
     /// Pauses every actor that runs, all at the same time. One that cannot be paused ends; its volumes stay as it leaves them.
     pub(crate) fn shut_down(self: &Arc<Self>) {
+        // Whoever has a turn now comes to an end, and is stopped then; nobody else gets one.
+        self.close();
         std::thread::scope(|scope| {
-            for actor in self.to_be_looked_after() {
+            for (actor, _) in self.to_be_looked_after() {
                 scope.spawn(move || self.stop(&actor.id));
             }
         });
@@ -22,7 +24,7 @@ impl Actors {
 
     fn stop(self: &Arc<Self>, id: &str) {
         let begin = |_: &str| Receipt::none();
-        let request = Request { begin: &begin, begun: None };
+        let request = Request { begin: &begin, begun: None, at_the_end: true };
         self.await_end(id);
         let running = self.get(id).is_ok_and(|actor| actor.document.standing == Standing::Running);
         if !running {
@@ -56,6 +58,6 @@ impl Actors {
 
     /// Waits until what is in hand has ended, or is undone.
     fn await_end(&self, id: &str) {
-        drop(self.take(id, OperationKind::Remove, true));
+        drop(self.take(id, OperationKind::Remove, Claim::AtTheEnd));
     }
 }

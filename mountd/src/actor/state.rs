@@ -6,7 +6,7 @@
 //!     ▲              ▲  │  ▲                      │                         │
 //!   create           │  │  └───────── resume ─────┴──────── resume ─────────┤
 //!                    │  ├──────────────────────── suspend ─────────────────▶┤
-//!              start │  ▼ a container ended, or the host went down           ▲
+//!              start │  ▼ its container ended, or the host went down         ▲
 //!                    exited                                               fork
 //!
 //!  commit: from anywhere, back to the same.      rm: from anywhere, to nothing.

@@ -62,7 +62,8 @@ impl Note {
         let draft = path.with_extension("new");
         // A path that is not UTF-8 cannot be told in it: then nothing is paused.
         let bytes = serde_json::to_vec(self).map_err(io::Error::from);
-        let written = bytes.and_then(|bytes| fs::write(&draft, bytes)).and_then(|()| fs::rename(&draft, &path));
+        let written =
+            bytes.and_then(|bytes| fs::write(&draft, bytes)).and_then(|()| fs::rename(&draft, &path));
         written.map_err(|error| failed("write", &path, error))
     }
 
@@ -96,8 +97,11 @@ impl Note {
     /// Lets the sandbox go on if it is paused. Returns whether it was.
     fn act(&self, choose: &ChooseRuntime) -> Result<bool, RuntimeError> {
         let runtime = choose(&self.runtime)?;
-        if runtime.state(&self.sandbox, limits::state())? != SandboxState::Paused {
-            return Ok(false);
+        match runtime.state(&self.sandbox, limits::state())? {
+            SandboxState::Paused => {}
+            // It may be paused, without the one that has ended.
+            SandboxState::Exited { container, .. } if !self.sandbox.ends_with(&container) => {}
+            _ => return Ok(false),
         }
         runtime.resume(&self.sandbox, limits::resume()).map(|()| true)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::record::Actor;
-use super::registry::Actors;
+use super::registry::{Actors, Settled};
 use super::state::Standing;
 
 /// Between two attempts to bring an actor where it belongs, with nobody at work on it.
@@ -34,9 +34,9 @@ struct Seen {
 impl Watch {
     /// Looks after every actor.
     pub(crate) fn tick(&self, actors: &Actors) {
-        actors.look(|actor| {
+        actors.look(|actor, settled| {
             let runs = actor.document.operation.is_none() && actor.document.standing == Standing::Running;
-            if !runs {
+            if !runs || settled == Settled::No {
                 return self.is_left(actor);
             }
             self.left.lock().remove(&actor.id);

@@ -1,7 +1,7 @@
 //! The world that actors live in: mounts, sandboxes, places for commits, ids. Behind a trait, so that every step of every
 //! operation can be made to fail, and the process to die at it, in a test.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,8 @@ pub(crate) trait World: Send + Sync {
     fn wait_ready(&self, actor: &Actor, runtime: &dyn Runtime, sandbox: &Sandbox)
     -> Result<(), RuntimeError>;
 
-    /// Refuses lowers that the daemon could reach only through one of its own mounts.
-    fn check_lowers(&self, lowers: &[std::path::PathBuf]) -> Result<(), ApiError>;
+    /// Refuses files and directories that the daemon could reach only through one of its own mounts.
+    fn check_outside(&self, paths: &[PathBuf]) -> Result<(), ApiError>;
 
     /// Mounts the head of a volume.
     fn mount(&self, volume: &str, at: &Path) -> Result<(), ApiError>;
@@ -52,7 +52,7 @@ pub(crate) trait World: Send + Sync {
     fn drain(&self, volumes: &[VolumeId], programs: &Scope, helper: Option<Helper>) -> Result<u64, ApiError>;
 
     /// Returns the place for commits that a URL stands for.
-    fn target(&self, location: &str) -> Result<Box<dyn Target>, ActorError>;
+    fn target(&self, location: &str) -> Result<Box<dyn Target>, ApiError>;
 
     /// Does something for an actor while others go on.
     fn in_background(&self, actor: &str, work: Box<dyn FnOnce() + Send>);
@@ -100,8 +100,8 @@ impl World for NodeWorld {
         Ok(())
     }
 
-    fn check_lowers(&self, lowers: &[std::path::PathBuf]) -> Result<(), ApiError> {
-        self.mounts.check_lowers(lowers)
+    fn check_outside(&self, paths: &[PathBuf]) -> Result<(), ApiError> {
+        self.mounts.check_outside(paths)
     }
 
     fn mount(&self, volume: &str, at: &Path) -> Result<(), ApiError> {
@@ -143,8 +143,9 @@ impl World for NodeWorld {
         self.mounts.drain_of(volumes, programs, helper)
     }
 
-    fn target(&self, location: &str) -> Result<Box<dyn Target>, ActorError> {
-        target_at(location)
+    fn target(&self, location: &str) -> Result<Box<dyn Target>, ApiError> {
+        self.check_outside(&[directory_of(location)?.to_owned()])?;
+        Ok(target_at(location)?)
     }
 
     fn in_background(&self, actor: &str, work: Box<dyn FnOnce() + Send>) {
@@ -167,9 +168,12 @@ impl World for NodeWorld {
 
 /// Returns the place for commits that a URL stands for.
 pub(super) fn target_at(location: &str) -> Result<Box<dyn Target>, ActorError> {
+    Ok(Box::new(LocalDirectory::at(directory_of(location)?)))
+}
+
+fn directory_of(location: &str) -> Result<&Path, ActorError> {
     let directory = location.strip_prefix("file://").filter(|path| path.starts_with('/'));
-    let directory = directory.ok_or_else(|| ActorError::NoTarget { location: location.to_owned() })?;
-    Ok(Box::new(LocalDirectory::at(Path::new(directory))))
+    directory.map(Path::new).ok_or_else(|| ActorError::NoTarget { location: location.to_owned() })
 }
 
 /// How long each phase may take.

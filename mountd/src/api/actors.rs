@@ -127,7 +127,7 @@ impl Actors for ActorsService {
             let begun = ticket.begun::<ActorIntent>()?.map(|intent| intent.operation);
             let begin = ticket.beginning();
             let begin = |operation: &str| begin(&intent_of(operation));
-            let request = actor::Request { begin: &begin, begun };
+            let request = actor::Request { begin: &begin, begun, at_the_end: false };
             let remove = |receipt: Receipt<'_, ()>| node.actors.remove(&id, &request, receipt);
             ticket.change(remove, |()| RemoveActorResponse {})
         };
@@ -171,7 +171,7 @@ fn perform<T: prost::Message>(
     let begun = ticket.begun::<ActorIntent>()?.map(|intent| intent.operation);
     let begin = ticket.beginning();
     let begin = |operation: &str| begin(&intent_of(operation));
-    let request = actor::Request { begin: &begin, begun };
+    let request = actor::Request { begin: &begin, begun, at_the_end: false };
     ticket.change(|receipt| work(&request, receipt), answer)
 }
 
@@ -222,10 +222,15 @@ fn show(node: &Node, actor: &actor::Actor) -> Actor {
 fn last_capture(capture: &CaptureView) -> ActorCapture {
     ActorCapture {
         id: capture.id.clone(),
-        kind: capture.kind.name().to_owned(),
+        kind: shown_kind(capture.kind).to_owned(),
         scope: capture.scope.name().to_owned(),
         phases: phases(&capture.phases),
     }
+}
+
+/// Returns what people know a capture as: a suspend commits.
+fn shown_kind(kind: CaptureKind) -> &'static str {
+    if kind.is_committed() { CaptureKind::Commit.name() } else { kind.name() }
 }
 
 fn phases(phases: &Phases) -> Vec<Phase> {

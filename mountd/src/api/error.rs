@@ -53,11 +53,11 @@ pub(crate) enum ApiError {
     },
     /// The daemon would have to go through one of its own mounts.
     #[error(
-        "lower {} lies inside the mount of {outer} at {}; a mountd cannot read its own mounts, choose a directory outside",
+        "{} lies inside the mount of {outer} at {}; a mountd cannot use its own mounts, choose a place outside",
         path.display(), mountpoint.display()
     )]
-    LowerInsideOwnMount {
-        /// The lower.
+    InsideOwnMount {
+        /// The lower, root, kernel, or place for commits.
         path: PathBuf,
         /// What is mounted around it.
         outer: String,

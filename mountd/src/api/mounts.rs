@@ -82,7 +82,7 @@ fn mount(node: &Node, request: MountRequest, ticket: Ticket<'_>) -> Result<Done<
     let plan = node.mounts.plan(options)?;
     let lowers = request.lowers.clone();
     let spec = convert::volume_spec(lowers, request.quota_bytes, request.quota_inodes)?;
-    node.mounts.check_lowers(&spec.lowers)?;
+    node.mounts.check_outside(&spec.lowers)?;
     if let Some(snapshot) = &request.snapshot {
         if !spec.lowers.is_empty() {
             return Err(ApiError::NotForSnapshots { what: "--lower" });

@@ -109,7 +109,7 @@ fn classify(error: &ApiError) -> ExitClass {
         | ApiError::ShuttingDown => ExitClass::Conflict,
         ApiError::Recorded { exit, .. } => *exit,
         ApiError::NotMounted { .. } | ApiError::NoVolumeToMount { .. } => ExitClass::NotFound,
-        ApiError::LowerInsideOwnMount { .. }
+        ApiError::InsideOwnMount { .. }
         | ApiError::ForeignSnapshot { .. }
         | ApiError::NotForSnapshots { .. }
         | ApiError::NoUring

@@ -31,7 +31,7 @@ impl Volumes for VolumesService {
     async fn create_volume(&self, request: Request<CreateVolumeRequest>) -> Result<Response<Volume>, Status> {
         let work = |node: &Node, request: CreateVolumeRequest, ticket: Ticket<'_>| {
             let spec = convert::volume_spec(request.lowers, request.quota_bytes, request.quota_inodes)?;
-            node.mounts.check_lowers(&spec.lowers)?;
+            node.mounts.check_outside(&spec.lowers)?;
             ticket.change(
                 |receipt| node.store.create_volume(&request.name, &spec, receipt),
                 |info: &VolumeInfo| show(node, info.clone()),

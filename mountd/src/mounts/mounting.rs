@@ -71,12 +71,12 @@ impl Mounts {
         MountPlan::from_request(options, nix::unistd::geteuid().is_root())
     }
 
-    /// Refuses lowers that the daemon could reach only through one of its own mounts: it would wait for
+    /// Refuses files and directories that the daemon could reach only through one of its own mounts: it would wait for
     /// itself.
-    pub(crate) fn check_lowers(&self, lowers: &[PathBuf]) -> Result<(), ApiError> {
-        for path in lowers {
+    pub(crate) fn check_outside(&self, paths: &[PathBuf]) -> Result<(), ApiError> {
+        for path in paths {
             if let Some(outer) = self.registry().holding(path) {
-                return Err(ApiError::LowerInsideOwnMount {
+                return Err(ApiError::InsideOwnMount {
                     path: path.clone(),
                     outer: outer.name(),
                     mountpoint: outer.mountpoint.clone(),

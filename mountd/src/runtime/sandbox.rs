@@ -27,6 +27,17 @@ impl Sandbox {
     pub(crate) fn output(&self, container: &str) -> PathBuf {
         self.directory.join(format!("output-{container}.log"))
     }
+
+    /// Returns the files and directories of the host that it is made of.
+    pub(crate) fn host_files(&self) -> Vec<PathBuf> {
+        let roots = self.containers.iter().filter_map(|container| container.rootfs.clone());
+        roots.chain(self.machine.kernel.clone()).chain(self.machine.initramfs.clone()).collect()
+    }
+
+    /// Tells whether it is over when this container has ended. With its first one it is; another one may end alone.
+    pub(crate) fn ends_with(&self, container: &str) -> bool {
+        self.containers.first().is_none_or(|first| first.name == container)
+    }
 }
 
 /// A program with a root file system and volumes.

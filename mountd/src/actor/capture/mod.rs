@@ -92,7 +92,9 @@ impl Driver<'_> {
             CaptureKind::Pause | CaptureKind::Birth => ("onPause", recipe.on_pause),
             CaptureKind::Suspend | CaptureKind::Commit => ("onCommit", recipe.on_commit),
         };
-        let scope = asked.unwrap_or(most);
+        // What does not run has no memory to commit.
+        let has_memory = !matches!(self.actor.document.standing, Standing::Created | Standing::Exited { .. });
+        let scope = asked.unwrap_or(if has_memory { most } else { most.min(Scope::Data) });
         let id = || self.actor.id.clone();
         if scope > most {
             let what = format!("{setting} of actor {}", self.actor.id);
@@ -106,12 +108,17 @@ impl Driver<'_> {
             let why = "it has no volumes, so that a capture of scope Data would hold nothing";
             return Err(ActorError::NothingToCapture { id: id(), why });
         }
+        if scope == Scope::None && !recipe.volumes.is_empty() && self.actor.document.birth.is_none() {
+            let why = "how its volumes began was not kept, since its template captures None nowhere; \
+                       `--scope Data` keeps what they hold";
+            return Err(ActorError::NothingToCapture { id: id(), why });
+        }
         match (&self.actor.document.standing, &self.actor.document.checkpoint) {
             (Standing::Paused | Standing::Suspended, Some(checkpoint)) if scope > checkpoint.scope => {
                 let what = format!("the capture that actor {} is paused with", self.actor.id);
                 Err(ActorError::Widened { what, has: checkpoint.scope, asked: scope })
             }
-            (Standing::Created | Standing::Exited { .. }, _) if scope == Scope::Full => {
+            _ if scope == Scope::Full && !has_memory => {
                 let why = "it does not run, so that there is no memory; `--scope Data` captures its volumes";
                 Err(ActorError::NothingToCapture { id: id(), why })
             }
@@ -256,7 +263,9 @@ impl Driver<'_> {
         }
         let view = view_of(&capturing, clock.total());
         let outcome = self.captured(&capturing, &view, receipt)?;
+        // One of nothing was not brought anywhere: its manifest is all there is of it.
         if capturing.kind.is_committed()
+            && capturing.scope > Scope::None
             && let Err(error) = directory.remove()
         {
             let error = crate::exit::one_line(&error);

@@ -11,6 +11,7 @@ use crate::actor::manifest::Manifest;
 use crate::actor::record::captured;
 use crate::actor::state::{CaptureKind, Capturing, Held, Standing};
 use crate::api::ApiError;
+use crate::exit::one_line;
 use crate::template::Scope;
 
 impl Driver<'_> {
@@ -79,6 +80,14 @@ impl Driver<'_> {
             if let Err(error) = self.keep_running(image.as_deref()) {
                 let error = crate::exit::one_line(&error);
                 self.lose(&format!("it could not be brought back after a suspend failed: {error}"))?;
+            }
+        }
+        if capturing.scope > Scope::None {
+            let id = capturing.id;
+            let withdrawn = self.actors.world.target(&self.actor.recipe.location)?.withdraw(&id.to_string());
+            if let Err(source) = withdrawn {
+                let (id, error) = (id.to_string(), one_line(&source));
+                tracing::warn!(id, error, "what was published of a capture that failed stays");
             }
         }
         self.change(vec![(capturing.id, None)], Durability::Disk, Receipt::none(), |actor| {

@@ -46,6 +46,7 @@ struct State {
     ends_when_saved: bool,
     version: String,
     ids: u64,
+    half_published: Option<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -102,6 +103,18 @@ impl Host {
         for fake in self.0.state.lock().sandboxes.values_mut() {
             fake.state = SandboxState::Exited { container: "main".to_owned(), status: Some(3) };
         }
+    }
+
+    /// One container of every sandbox ends, and the others go on.
+    pub(super) fn exit_one_of_all(&self, container: &str) {
+        for fake in self.0.state.lock().sandboxes.values_mut() {
+            fake.state = SandboxState::Exited { container: container.to_owned(), status: None };
+        }
+    }
+
+    /// A publication that fails leaves half of itself in this directory.
+    pub(super) fn leave_half_published(&self, place: &Path) {
+        self.0.state.lock().half_published = Some(place.to_owned());
     }
 
     /// The host goes down and up: nothing runs and nothing is mounted.
@@ -349,7 +362,7 @@ impl World for Host {
         self.event("ready")
     }
 
-    fn check_lowers(&self, _: &[PathBuf]) -> Result<(), ApiError> {
+    fn check_outside(&self, _: &[PathBuf]) -> Result<(), ApiError> {
         Ok(())
     }
 
@@ -386,7 +399,7 @@ impl World for Host {
             .map_err(|source| ActorError::Runtime { id: "fake".to_owned(), source }.into())
     }
 
-    fn target(&self, location: &str) -> Result<Box<dyn Target>, ActorError> {
+    fn target(&self, location: &str) -> Result<Box<dyn Target>, ApiError> {
         Ok(Box::new(FakeTarget { host: self.clone(), inner: target_at(location)? }))
     }
 
@@ -431,10 +444,20 @@ impl Target for FakeTarget {
     }
 
     fn publish(&self, publication: Publication<'_>) -> Result<(), TargetError> {
+        if let Some(place) = self.host.0.state.lock().half_published.take() {
+            let files = place.join(publication.id).join("files");
+            std::fs::create_dir_all(&files).unwrap();
+            std::fs::write(files.join("memory"), "half").unwrap();
+        }
         self.event("target-publish")?;
         self.inner.publish(publication)?;
         drop(self.event("after"));
         Ok(())
+    }
+
+    fn withdraw(&self, id: &str) -> Result<(), TargetError> {
+        self.event("target-withdraw")?;
+        self.inner.withdraw(id)
     }
 
     fn open(&self, id: &str) -> Result<Opened, TargetError> {

@@ -1,6 +1,7 @@
 //! The protocol against a world that fails, or in which the process dies, at every single event.
 
 mod fake;
+mod keeping;
 mod protocol;
 mod refusals;
 
@@ -93,9 +94,21 @@ impl Node {
 
     fn create(&self, id: &str, on_pause: Scope, on_commit: Scope) -> Outcome {
         let template = self.template(on_pause, on_commit, "gvisor");
-        let begin = |_: &str| Receipt::none();
-        let request = Request { begin: &begin, begun: None };
-        self.actors.create(template, Some(id.to_owned()), &request, Receipt::none()).unwrap()
+        self.create_from(template, Some(id), None).unwrap()
+    }
+
+    fn create_from(
+        &self,
+        template: Template,
+        id: Option<&str>,
+        begun: Option<String>,
+    ) -> Result<Outcome, ApiError> {
+        let begin = |operation: &str| {
+            let operation = operation.to_owned();
+            Receipt::new(intent_key(), move |(): &()| OutcomeV1::Begun(operation.into_bytes()))
+        };
+        let request = Request { begin: &begin, begun, at_the_end: false };
+        self.actors.create(template, id.map(str::to_owned), &request, Receipt::none())
     }
 
     fn fork(&self, commit: &str, id: &str, scope: Option<Scope>) -> Result<Outcome, ApiError> {
@@ -110,7 +123,7 @@ impl Node {
         template: Option<Template>,
     ) -> Result<Outcome, ApiError> {
         let begin = |_: &str| Receipt::none();
-        let request = Request { begin: &begin, begun: None };
+        let request = Request { begin: &begin, begun: None, at_the_end: false };
         self.actors.fork(commit, id.to_owned(), template, scope, &request, Receipt::none())
     }
 
@@ -124,7 +137,7 @@ impl Node {
             let operation = operation.to_owned();
             Receipt::new(intent_key(), move |(): &()| OutcomeV1::Begun(operation.into_bytes()))
         };
-        let request = Request { begin: &begin, begun };
+        let request = Request { begin: &begin, begun, at_the_end: false };
         match ask {
             Ask::Start => self.actors.start(id, &request, Receipt::none()).map(Some),
             Ask::Resume => self.actors.resume(id, &request, Receipt::none()).map(Some),
@@ -183,7 +196,8 @@ impl Node {
                 actor.document.standing
             );
             let directory = self.actors.directory.of(&actor.id);
-            assert_eq!(directory.volumes().exists(), runs, "{when}: mount points");
+            let mounted = runs && !actor.volumes.is_empty();
+            assert_eq!(directory.volumes().exists(), mounted, "{when}: mount points");
         }
         // No half capture: what has a directory has a record, and every snapshot belongs to a record.
         let captures = self.actors.captures(|_| true);

@@ -76,7 +76,7 @@ fn at_every_failure(prepare: impl Fn() -> Node, ask: Ask, expected: Option<Stand
             format!("{ask:?}, failure {at} of {all}, {:?}: {:?}", events.get(at - 1), done.as_ref().err());
         node.host.calm();
         // What could not even be undone, or taken away, is when somebody looks next.
-        node.actors.look(|_| true);
+        node.actors.look(|_, _| true);
         let Ok(actor) = node.actors.get("a") else {
             assert_eq!(expected, None, "{when}");
             continue;
@@ -245,7 +245,7 @@ fn a_start_survives_every_death_and_failure() {
         node.host.plan(Fault::FailAt(at));
         let started = node.ask("a", Ask::Start);
         node.host.calm();
-        node.actors.look(|_| true);
+        node.actors.look(|_, _| true);
         check(&node, &format!("failure {at}: {:?}", started.err()));
     }
 }
@@ -462,7 +462,7 @@ fn what_could_not_be_taken_away_after_a_pause_is_taken_away_later() {
     let directory = node.actors.directory.of("a");
     assert!(directory.volumes().exists());
     node.host.calm();
-    node.actors.look(|_| true);
+    node.actors.look(|_, _| true);
     node.check("later");
     assert_eq!(node.standing(), Standing::Paused);
 }

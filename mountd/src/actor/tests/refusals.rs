@@ -37,8 +37,10 @@ fn what_makes_no_sense_is_refused_before_anything_is_paused() {
     assert!(matches!(refused(&node, "a", Ask::Start), ActorError::Misplaced { .. }));
     assert!(matches!(refused(&node, "a", Ask::Resume), ActorError::Misplaced { .. }));
     assert!(matches!(refused(&node, "b", PAUSE), ActorError::NotFound { .. }));
-    let nothing = capture(CaptureKind::Commit, Scope::None);
-    assert!(matches!(refused(&node, "a", nothing), ActorError::NothingToCapture { .. }));
+    for kind in [CaptureKind::Commit, CaptureKind::Pause] {
+        let nothing = capture(kind, Scope::None);
+        assert!(matches!(refused(&node, "a", nothing), ActorError::NothingToCapture { .. }));
+    }
     node.host.exit_all();
     let error = node.ask("a", PAUSE).unwrap_err();
     assert!(error.to_string().contains("container main has ended with status 3"), "{error}");
@@ -65,8 +67,10 @@ fn a_capture_is_narrowed_and_never_widened() {
 fn volumes_of_an_actor_that_never_ran_can_be_committed() {
     let node = Node::new();
     node.create("a", Scope::Full, Scope::Full);
-    assert!(matches!(refused(&node, "a", COMMIT), ActorError::NothingToCapture { .. }));
-    let commit = node.ask("a", capture(CaptureKind::Commit, Scope::Data)).unwrap().unwrap().capture.unwrap();
+    let with_memory = capture(CaptureKind::Commit, Scope::Full);
+    assert!(matches!(refused(&node, "a", with_memory), ActorError::NothingToCapture { .. }));
+    let commit = node.ask("a", COMMIT).unwrap().unwrap().capture.unwrap();
+    assert_eq!(commit.scope, Scope::Data);
     node.check("committed");
     assert_eq!(node.standing(), Standing::Created);
     node.fork(&commit.id, "f", None).unwrap();
@@ -205,7 +209,7 @@ fn one_actor_that_cannot_be_read_harms_no_other() {
     node.ask("a", Ask::Resume).unwrap();
     assert!(matches!(node.actors.get("b"), Err(ActorError::Unreadable { .. })));
     let begin = |_: &str| Receipt::none();
-    let request = Request { begin: &begin, begun: None };
+    let request = Request { begin: &begin, begun: None, at_the_end: false };
     let template = node.template(Scope::Full, Scope::Full, "gvisor");
     assert!(node.actors.create(template, Some("b".to_owned()), &request, Receipt::none()).is_err());
 }

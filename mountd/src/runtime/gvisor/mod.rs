@@ -110,7 +110,7 @@ impl Runtime for GVisor {
 
     fn pause(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
         files::write(&pausing(sandbox), "")?;
-        let paused = change(sandbox, "pause", SandboxState::Paused, deadline);
+        let paused = change(sandbox, "pause", Status::Paused, deadline);
         if !matches!(paused, Err(RuntimeError::TimedOut { .. })) {
             files::remove(&pausing(sandbox))?;
         }
@@ -125,7 +125,7 @@ impl Runtime for GVisor {
             }
             files::remove(&pausing(sandbox))?;
         }
-        change(sandbox, "resume", SandboxState::Running, deadline)
+        change(sandbox, "resume", Status::Running, deadline)
     }
 
     fn save(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<AfterSave, RuntimeError> {
@@ -185,6 +185,12 @@ impl Runtime for GVisor {
             return Ok(SandboxState::Absent);
         }
         let runsc = Runsc::of(sandbox);
+        // From a call that was cut short: it is paused, or will be in a moment.
+        if pausing(sandbox).exists()
+            && !processes::await_marked(&runsc.mark(), "pause", Deadline::after(Duration::ZERO))?
+        {
+            return Ok(SandboxState::Paused);
+        }
         let statuses = runsc.statuses(deadline)?;
         if let Some(container) = find(sandbox, &statuses, Status::Stopped) {
             let status = exit_status(sandbox, container, &statuses, deadline)?;
@@ -325,21 +331,18 @@ fn restore_all(sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<()
     Ok(())
 }
 
-/// Asks for a state; that the sandbox is in it already is no error.
-fn change(
-    sandbox: &Sandbox,
-    action: &str,
-    wanted: SandboxState,
-    deadline: Deadline,
-) -> Result<(), RuntimeError> {
+/// Asks for a state, which is that of the root; that the sandbox is in it already is no error.
+fn change(sandbox: &Sandbox, action: &str, wanted: Status, deadline: Deadline) -> Result<(), RuntimeError> {
     // runsc notes the state after gVisor is in it: cut off in between, it would not know of a pause, and refuse to end it.
     let mut command = Runsc::of(sandbox).command(action);
     let refused = match RUNSC.output_or_leave(command.arg(&sandbox.id), action, deadline) {
         Err(error @ RuntimeError::Failed { .. }) => error,
         other => return other,
     };
+    if Runsc::of(sandbox).statuses(deadline)?.first() == Some(&Some(wanted)) {
+        return Ok(());
+    }
     match GVisor.state(sandbox, deadline)? {
-        state if state == wanted => Ok(()),
         SandboxState::Exited { container, status } => Err(RuntimeError::Exited { container, status }),
         _ => Err(refused),
     }

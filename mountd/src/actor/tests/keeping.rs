@@ -1,0 +1,194 @@
+//! What is kept, for how long, and by whom.
+
+use super::*;
+use crate::actor::ActorError;
+use durdir_fs::FsError;
+use durdir_fs::store::{ActorChange, Durability};
+
+const PAUSE: Ask = Ask::Capture(CaptureKind::Pause, None);
+const SUSPEND: Ask = Ask::Capture(CaptureKind::Suspend, None);
+const COMMIT: Ask = Ask::Capture(CaptureKind::Commit, None);
+
+fn full() -> Node {
+    Node::running(Scope::Full, Scope::Full)
+}
+
+fn captured(node: &Node, ask: Ask) -> String {
+    node.ask("a", ask).unwrap().unwrap().capture.unwrap().id
+}
+
+/// A node with an actor without volumes, that runs.
+fn without_volumes() -> Node {
+    let node = Node::new();
+    let location = node.dir.path().join("commits");
+    let document = serde_json::json!({
+        "volumes": [],
+        "containers": [{"name": "main", "command": ["/bin/work"], "rootfs": "/"}],
+        "snapshotsConfig": {"location": format!("file://{}", location.display())},
+    });
+    let template = Template::parse(document.to_string().as_bytes()).unwrap();
+    node.create_from(template, Some("a"), None).unwrap();
+    node.ask("a", Ask::Start).unwrap();
+    node.work(3);
+    node
+}
+
+#[test]
+fn a_suspend_of_nothing_starts_afresh() {
+    let none = Ask::Capture(CaptureKind::Suspend, Some(Scope::None));
+    let back = || Node::running(Scope::Full, Scope::None);
+    let node = back();
+    node.ask("a", none).unwrap();
+    node.check("suspended");
+    node.ask("a", Ask::Resume).unwrap();
+    node.check("resumed");
+    assert_eq!(node.host.counters(), [0]);
+    let node = back();
+    node.ask("a", PAUSE).unwrap();
+    node.ask("a", none).unwrap();
+    node.ask("a", Ask::Resume).unwrap();
+    node.check("narrowed");
+    assert_eq!(node.host.counters(), [0]);
+}
+
+#[test]
+fn a_commit_without_volumes_outlives_its_actor_and_its_next_capture() {
+    let node = without_volumes();
+    let commit = captured(&node, COMMIT);
+    node.ask("a", Ask::Remove).unwrap();
+    node.fork(&commit, "f", None).unwrap();
+    node.ask("f", Ask::Resume).unwrap();
+    assert_eq!(node.host.counters(), [3]);
+    let node = without_volumes();
+    let commit = captured(&node, SUSPEND);
+    node.fork(&commit, "f", None).unwrap();
+    node.ask("a", Ask::Resume).unwrap();
+    node.ask("a", PAUSE).unwrap();
+    node.ask("f", Ask::Resume).unwrap();
+    node.check("replaced");
+}
+
+#[test]
+fn a_snapshot_that_was_given_a_name_outlives_its_capture() {
+    let node = full();
+    node.ask("a", PAUSE).unwrap();
+    let kept = node.store.snapshot(&["a.home"], Some("keep"), Receipt::none()).unwrap();
+    assert!(!kept.snapshots[0].made);
+    node.ask("a", Ask::Resume).unwrap();
+    node.work(1);
+    node.ask("a", PAUSE).unwrap();
+    node.store.find_snapshot("a.home@keep").unwrap();
+    let of_db = node.store.snapshots(Some("a.db")).unwrap();
+    assert_eq!(of_db.len(), 1, "{of_db:?}");
+}
+
+#[test]
+fn an_actor_is_not_removed_while_somebody_looks_at_a_snapshot_of_it() {
+    let node = full();
+    node.ask("a", PAUSE).unwrap();
+    let held = node.actor().document.checkpoint.unwrap().volumes[0].clone();
+    let snapshot = node.store.snapshot_at(held.volume, held.epoch).unwrap();
+    let view = node.store.open_snapshot(&snapshot).unwrap();
+    let refused = node.ask("a", Ask::Remove).unwrap_err();
+    assert!(matches!(refused, ApiError::Fs(FsError::SnapshotMounted { .. })), "{refused:?}");
+    node.check("refused");
+    assert_eq!(node.standing(), Standing::Paused);
+    node.ask("a", Ask::Resume).unwrap();
+    drop(view);
+    node.ask("a", Ask::Remove).unwrap();
+    assert!(node.actors.all().is_empty());
+}
+
+#[test]
+fn a_capture_that_cannot_be_read_is_left_alone() {
+    let mut node = full();
+    let id = captured(&node, PAUSE);
+    let checkpoint = node.actor().document.checkpoint.unwrap();
+    let record = durdir_fs::store::record::Capture {
+        created: durdir_fs::attr::Timestamp::default(),
+        snapshots: crate::actor::record::captured(&checkpoint.volumes),
+        document: b"{".to_vec(),
+    };
+    let change = ActorChange { actors: Vec::new(), captures: vec![(checkpoint.capture, Some(&record))] };
+    node.store.change_actors(&change, Durability::Process, Receipt::none(), &()).unwrap();
+    node.restart();
+    let files = node.dir.path().join("store/actors/a/captures").join(&id);
+    assert!(files.join("manifest.json").exists() && files.join("image/memory").exists());
+    assert!(node.ask("a", Ask::Resume).is_err());
+    for held in &checkpoint.volumes {
+        assert!(node.actors.is_held(held, None));
+    }
+}
+
+#[test]
+fn a_creation_without_a_name_that_comes_again_makes_one_actor() {
+    let create = |node: &Node, begun| {
+        let template = node.template(Scope::Full, Scope::Full, "gvisor");
+        node.create_from(template, None, begun)
+    };
+    let node = Node::new();
+    node.host.calm();
+    create(&node, None).unwrap();
+    let all = node.host.events().len();
+    for at in 1..=all {
+        let mut node = Node::new();
+        node.host.plan(fake::Fault::DieAt(at));
+        let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| create(&node, None)));
+        assert!(died.is_err_and(|payload| payload.is::<fake::Death>()));
+        let begun = node.begun();
+        node.restart();
+        create(&node, begun).unwrap();
+        node.check(&format!("death {at} of {all}"));
+        assert_eq!(node.actors.all().len(), 1, "death {at} of {all}");
+    }
+}
+
+#[test]
+fn a_commit_that_failed_leaves_nothing_where_it_was_to_go() {
+    let publishing = {
+        let node = full();
+        node.host.calm();
+        node.ask("a", COMMIT).unwrap();
+        1 + node.host.events().iter().position(|event| *event == "target-publish").unwrap()
+    };
+    let node = full();
+    node.host.plan(fake::Fault::FailAt(publishing));
+    let id = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+    // What an attempt leaves that fails half way.
+    let left = node.dir.path().join("commits");
+    node.host.leave_half_published(&left);
+    node.ask("a", COMMIT).unwrap_err();
+    let found: Vec<_> = std::fs::read_dir(&left).unwrap().map(id).collect();
+    assert!(found.is_empty(), "{found:?}");
+    node.host.calm();
+    node.check("failed");
+}
+
+#[test]
+fn one_container_may_end_alone_and_a_start_begins_anew() {
+    let mut node = full();
+    node.host.exit_one_of_all("side");
+    node.restart();
+    assert_eq!(node.standing(), Standing::Running, "what still runs is not ended");
+    node.host.exit_one_of_all("side");
+    let refused = node.ask("a", PAUSE).unwrap_err();
+    assert!(matches!(refused, ApiError::Actor(ActorError::Exited { .. })), "{refused:?}");
+    assert_eq!(node.standing(), Standing::Running);
+    node.ask("a", Ask::Start).unwrap();
+    node.check("started anew");
+    assert_eq!(node.host.counters(), [3]);
+    node.host.exit_all();
+    node.ask("a", Ask::Start).unwrap();
+    node.check("started anew, again");
+    let refused = node.ask("a", Ask::Start).unwrap_err();
+    assert!(matches!(refused, ApiError::Actor(ActorError::Misplaced { .. })), "{refused:?}");
+}
+
+#[test]
+fn nobody_gets_a_turn_when_mountd_ends() {
+    let node = full();
+    node.actors.shut_down();
+    assert_eq!(node.standing(), Standing::Paused);
+    assert!(matches!(node.ask("a", Ask::Resume), Err(ApiError::ShuttingDown)));
+    node.check("ended");
+}
