@@ -108,7 +108,9 @@ impl Database {
         self.alive()?;
         self.note_sync();
         self.log_syncs.fetch_add(1, Ordering::Relaxed);
-        self.attempt("log.sync", "sync the log in", || self.log_sync.run(|| self.db.flush_wal(true)))
+        self.attempt("log.sync", "sync the log in", || self.log_sync.run(|| self.db.flush_wal(true)))?;
+        // What somebody else has failed to write meanwhile may be what this caller waits for.
+        self.alive()
     }
 
     /// Does what must not fail: the database is poisoned if it does. `place` is where a test may have it fail.

@@ -20,9 +20,14 @@ pub(crate) struct Segment {
     pub(super) id: u32,
     pub(super) path: PathBuf,
     pub(super) file: File,
-    /// Written since the last sync.
+    /// Written since the last sync began.
     pub(super) dirty: AtomicBool,
+    /// A sync is under way.
+    pub(super) syncing: AtomicBool,
+    /// A sync failed: the host tells that once, and from then on takes for written what it has dropped.
+    pub(super) failed: AtomicBool,
     pub(super) sync: GroupSync,
+    pub(super) writing_out: GroupSync,
     /// What the stored mark says at least.
     pub(super) stored_mark: AtomicU32,
     /// The directory entry was synced.
@@ -92,18 +97,47 @@ impl Segment {
         self.stored_mark.load(Ordering::SeqCst) >= next
     }
 
-    /// Has the host write to the disk what it has in memory, which may then still be in the disk's own cache.
+    /// Tells whether everything that was written is on the disk.
+    pub(super) fn is_clean(&self) -> bool {
+        // In this order: a sync that begins says so before it takes the other mark away.
+        !self.dirty.load(Ordering::SeqCst) && !self.syncing.load(Ordering::SeqCst)
+    }
+
+    /// Does what has the host bring data to the disk. Once that failed it fails, for everybody.
+    pub(super) fn attempt(
+        &self,
+        action: &'static str,
+        work: impl FnOnce() -> std::io::Result<()>,
+    ) -> Result<(), StoreError> {
+        let done = if self.failed.load(Ordering::SeqCst) {
+            Err(std::io::Error::other(
+                "an earlier attempt failed, and the host does not know any more what was lost",
+            ))
+        } else {
+            failpoint::fail("segment.sync").and_then(|()| work())
+        };
+        done.map_err(|source| {
+            self.failed.store(true, Ordering::SeqCst);
+            io(action, &self.path, source)
+        })
+    }
+
+    /// Has the host write to the disk what it has in memory, which may then still be in the disk's own cache. One caller after the
+    /// other: the host tells only one of two that it failed.
     pub(super) fn write_out(&self) -> Result<(), StoreError> {
+        self.writing_out.run(|| self.attempt("write out", || self.write_range_out()))
+    }
+
+    fn write_range_out(&self) -> std::io::Result<()> {
         use std::os::fd::AsRawFd;
         let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
             | libc::SYNC_FILE_RANGE_WRITE
             | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-        failpoint::fail("segment.sync").map_err(|source| io("write out", &self.path, source))?;
         // SAFETY: the call takes no pointers, and the descriptor is open as long as `self.file`.
         let done = unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, flags) };
         match done {
             0 => Ok(()),
-            _ => Err(io("write out", &self.path, std::io::Error::last_os_error())),
+            _ => Err(std::io::Error::last_os_error()),
         }
     }
 

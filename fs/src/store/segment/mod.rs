@@ -27,7 +27,6 @@ use self::file::io;
 use super::error::StoreError;
 use super::group_sync::GroupSync;
 use super::record::{PAGE_SIZE, PageRun, SegmentMark};
-use crate::failpoint;
 use crate::ids::{BranchId, Epoch};
 
 /// Pages of a full segment: 1 GiB.
@@ -111,7 +110,10 @@ impl Segments {
                 file,
                 // Pages that were synced once may have been rewritten in place since.
                 dirty: AtomicBool::new(true),
+                syncing: AtomicBool::new(false),
+                failed: AtomicBool::new(false),
                 sync: GroupSync::default(),
+                writing_out: GroupSync::default(),
                 stored_mark: AtomicU32::new(synced_pages),
                 linked: AtomicBool::new(synced_pages > 0),
                 synced_pages: AtomicU32::new(synced_pages),
@@ -176,7 +178,10 @@ impl Segments {
             path,
             file,
             dirty: AtomicBool::new(false),
+            syncing: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             sync: GroupSync::default(),
+            writing_out: GroupSync::default(),
             stored_mark: AtomicU32::new(0),
             linked: AtomicBool::new(false),
             synced_pages: AtomicU32::new(0),
@@ -252,7 +257,7 @@ impl Segments {
         // Only what cannot be written any more through this appender without being noted again.
         appender.dirty.lock().retain(|segment| {
             segment.active.load(Ordering::SeqCst)
-                || segment.dirty.load(Ordering::SeqCst)
+                || !segment.is_clean()
                 || !segment.allocation.lock().underway.is_empty()
         });
         Ok(behind)
@@ -277,7 +282,7 @@ impl Segments {
 
     /// Makes an appender answer for all that is not on the disk yet, whoever wrote it.
     pub(crate) fn note_dirty(&self, appender: &Appender) {
-        for segment in self.open.read().values().filter(|segment| segment.dirty.load(Ordering::SeqCst)) {
+        for segment in self.open.read().values().filter(|segment| !segment.is_clean()) {
             appender.note(segment);
         }
     }
@@ -327,16 +332,19 @@ impl Segments {
     /// Syncs one segment if it is dirty. Concurrent callers share a sync. Returns it if its stored mark is behind.
     fn sync_segment(&self, segment: &Segment) -> Result<Option<u32>, StoreError> {
         segment.sync.run::<StoreError>(|| {
+            let _under_way = UnderWay::begin(segment);
             if !segment.dirty.swap(false, Ordering::SeqCst) {
                 return Ok(());
             }
             let safe = segment.await_written();
-            failpoint::fail("segment.sync").and_then(|()| segment.file.sync_data()).map_err(|source| {
-                segment.dirty.store(true, Ordering::SeqCst);
-                io("sync", &segment.path, source)
-            })?;
+            segment
+                .attempt("sync", || segment.file.sync_data())
+                .inspect_err(|_| segment.dirty.store(true, Ordering::SeqCst))?;
             if !segment.linked.load(Ordering::SeqCst) {
-                self.entries.sync_all().map_err(|source| io("sync", &self.dir, source))?;
+                self.entries
+                    .sync_all()
+                    .inspect_err(|_| segment.dirty.store(true, Ordering::SeqCst))
+                    .map_err(|source| io("sync", &self.dir, source))?;
                 segment.linked.store(true, Ordering::SeqCst);
             }
             // What an earlier boot lost does not come back by a sync of this one.
@@ -415,180 +423,25 @@ impl Appender {
     }
 }
 
+/// A sync of a segment, until it is over.
+struct UnderWay<'a>(&'a Segment);
+
+impl<'a> UnderWay<'a> {
+    fn begin(segment: &'a Segment) -> UnderWay<'a> {
+        segment.syncing.store(true, Ordering::SeqCst);
+        UnderWay(segment)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.syncing.store(false, Ordering::SeqCst);
+    }
+}
+
 fn segment_id(name: &std::ffi::OsStr) -> Option<u32> {
     u32::from_str_radix(name.to_str()?.strip_suffix(".seg")?, 16).ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    /// Numbers as the store's counter gives them.
-    fn number(at_least: u32) -> Result<u32, StoreError> {
-        Ok(at_least)
-    }
-
-    const BRANCH: BranchId = BranchId(7);
-
-    fn mark(synced_pages: u32) -> SegmentMark {
-        SegmentMark { synced_pages, branch: BRANCH, loose_from: None, boot: 1 }
-    }
-
-    fn segments(dir: &Path, boot: u128, marks: &HashMap<u32, SegmentMark>) -> Segments {
-        Segments::open(dir.to_owned(), boot, Flush::Shared, marks).unwrap()
-    }
-
-    #[test]
-    fn pages_are_never_handed_out_twice_also_after_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = segments(dir.path(), 1, &HashMap::new());
-        let appender = Appender::default();
-        let a = first.allocate(&appender, BRANCH, 3, number).unwrap();
-        a.write([&[7; 3 * PAGE_SIZE][..]]).unwrap();
-        let b = first.allocate(&appender, BRANCH, 1, number).unwrap();
-        assert_eq!((b.run.segment, b.run.page), (a.run.segment, 3));
-        let again = segments(dir.path(), 1, &HashMap::new());
-        let c = again.allocate(&Appender::default(), BRANCH, 1, number).unwrap();
-        assert_ne!(c.run.segment, a.run.segment);
-        let mut bytes = [0; 10];
-        again.get(a.run.segment).unwrap().read(2, 4000, &mut bytes).unwrap();
-        assert_eq!(bytes, [7; 10]);
-    }
-
-    #[test]
-    fn a_sync_waits_for_pages_that_are_being_written_and_its_mark_covers_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let segments = segments(dir.path(), 1, &HashMap::new());
-        let appender = Appender::default();
-        for gives_up in [false, true] {
-            let slow = segments.allocate(&appender, BRANCH, 1, number).unwrap();
-            let quick = segments.allocate(&appender, BRANCH, 1, number).unwrap();
-            quick.write([&[1; PAGE_SIZE][..]]).unwrap();
-            let (id, pages) = (quick.run.segment, quick.run.page + 1);
-            drop(quick);
-            std::thread::scope(|scope| {
-                let sync = scope.spawn(|| segments.sync(&appender).unwrap());
-                std::thread::sleep(std::time::Duration::from_millis(50));
-                assert!(!sync.is_finished());
-                if gives_up {
-                    drop(slow);
-                } else {
-                    slow.write([&[2; PAGE_SIZE][..]]).unwrap();
-                }
-                assert_eq!(sync.join().unwrap(), [id]);
-            });
-            assert_eq!(segments.unstored_marks(&[id]), [(id, mark(pages))]);
-        }
-    }
-
-    #[test]
-    fn a_mark_is_everybodys_to_store_until_it_is_stored() {
-        let dir = tempfile::tempdir().unwrap();
-        let segments = segments(dir.path(), 1, &HashMap::new());
-        let appender = Appender::default();
-        let pages = segments.allocate(&appender, BRANCH, 2, number).unwrap();
-        pages.write([&[1; 2 * PAGE_SIZE][..]]).unwrap();
-        let id = pages.run.segment;
-        // Whoever syncs next finds nothing to sync, and must not go on before the mark is in the log all the same.
-        assert_eq!(
-            (segments.sync(&appender).unwrap(), segments.sync(&appender).unwrap()),
-            (vec![id], vec![id])
-        );
-        segments.marks_are_stored(&segments.unstored_marks(&[id]));
-        assert_eq!(segments.sync(&appender).unwrap(), []);
-        assert_eq!(segments.unstored_marks(&[id]), []);
-    }
-
-    #[test]
-    fn only_what_is_rewritten_in_place_may_wait_for_the_flush_of_the_log() {
-        let dir = tempfile::tempdir().unwrap();
-        let segments = segments(dir.path(), 1, &HashMap::new());
-        let appender = Appender::default();
-        let pages = segments.allocate(&appender, BRANCH, 2, number).unwrap();
-        pages.write([&[1; 2 * PAGE_SIZE][..]]).unwrap();
-        let id = pages.run.segment;
-        drop(pages);
-        let segment = segments.get(id).unwrap();
-        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [id]);
-        // Not before the log knows: else the page would be suspect after a loss of power.
-        assert!(!segment.is_settled());
-        segments.marks_are_stored(&[(id, mark(2))]);
-        assert!(!segment.dirty.load(Ordering::SeqCst));
-        segments.rewrite(&appender, id, 0, 0, &[2; PAGE_SIZE]).unwrap();
-        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), []);
-        // Nobody has flushed it yet, so that a sync of its own still has to.
-        assert!(segment.dirty.load(Ordering::SeqCst));
-        let more = segments.allocate(&appender, BRANCH, 1, number).unwrap();
-        assert!(!segment.is_settled());
-        more.write([&[3; PAGE_SIZE][..]]).unwrap();
-        drop(more);
-        assert_eq!(segments.sync_ahead_of_log(&appender).unwrap(), [id]);
-        assert_eq!(segments.unstored_marks(&[id]), [(id, mark(3))]);
-    }
-
-    #[test]
-    fn only_unsynced_pages_of_an_earlier_boot_are_suspect() {
-        let dir = tempfile::tempdir().unwrap();
-        let appender = Appender::default();
-        let id = {
-            let segments = segments(dir.path(), 1, &HashMap::new());
-            segments.allocate(&appender, BRANCH, 4, number).unwrap().run.segment
-        };
-        let marks = HashMap::from([(id, mark(2))]);
-        let same = segments(dir.path(), 1, &marks);
-        assert!(!same.is_suspect(id, 3));
-        let other = segments(dir.path(), 2, &marks);
-        assert!(!other.is_suspect(id, 1));
-        assert!(other.is_suspect(id, 2));
-    }
-
-    #[test]
-    fn checksums_of_epochs_that_were_not_sealed_are_loose_from_the_next_boot_on_for_ever() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = segments(dir.path(), 1, &HashMap::new());
-        let id = first.allocate(&Appender::default(), BRANCH, 1, number).unwrap().run.segment;
-        assert_eq!(first.loosen(|_| Epoch(4)), []);
-        let next = segments(dir.path(), 2, &HashMap::from([(id, mark(1))]));
-        let loosened = next.loosen(|branch| if branch == BRANCH { Epoch(4) } else { Epoch(9) });
-        assert_eq!(loosened, [(id, SegmentMark { loose_from: Some(Epoch(5)), ..mark(1) })]);
-        assert_eq!((next.is_loose(id, Epoch(4)), next.is_loose(id, Epoch(5))), (false, true));
-        std::fs::write(dir.path().join("000000ff.seg"), [1; PAGE_SIZE]).unwrap();
-        // Sealed since, but the old boot's bytes are what they are.
-        let later = segments(dir.path(), 3, &loosened.into_iter().collect());
-        assert_eq!(later.loosen(|_| Epoch(8)), []);
-        assert!(later.is_loose(id, Epoch(5)));
-    }
-
-    #[test]
-    fn a_segment_whose_pages_were_lost_stays_and_one_that_was_lost_itself_comes_back() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("00000001.seg"), b"").unwrap();
-        let marks = HashMap::from([(1, mark(0)), (2, mark(0))]);
-        let segments = segments(dir.path(), 2, &marks);
-        assert_eq!(segments.unlink_empty().unwrap(), [] as [u32; 0]);
-        for id in [1, 2] {
-            let mut bytes = [1; 8];
-            segments.get(id).unwrap().read(3, 0, &mut bytes).unwrap();
-            assert_eq!(bytes, [0; 8]);
-            assert!(segments.is_suspect(id, 3));
-        }
-    }
-
-    #[test]
-    fn a_punched_segment_is_unlinked() {
-        let dir = tempfile::tempdir().unwrap();
-        let segments = segments(dir.path(), 1, &HashMap::new());
-        let appender = Appender::default();
-        let pages = segments.allocate(&appender, BRANCH, 2, number).unwrap();
-        pages.write([&[1; 2 * PAGE_SIZE][..]]).unwrap();
-        let run = pages.run;
-        drop(pages);
-        segments.punch(run).unwrap();
-        assert_eq!(segments.unlink_empty().unwrap(), [] as [u32; 0]);
-        appender.retire();
-        assert_eq!(segments.unlink_empty().unwrap(), [run.segment]);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-}
+mod tests;
