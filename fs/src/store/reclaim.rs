@@ -168,6 +168,15 @@ impl Store {
         self.sync_and_seal(&ended)
     }
 
+    /// Pushes the data of epochs that have ended to the disk, in the middle of something that takes long: they are sealed after that.
+    pub(super) fn push_ended(&self) -> Result<(), FsError> {
+        let heads: Vec<_> = {
+            let mut state = self.reclaimer.signal.state.lock();
+            state.ended.iter_mut().filter_map(Ended::take_to_push).collect()
+        };
+        heads.iter().try_for_each(|head| self.sync_data(&head.appender))
+    }
+
     /// Gives back everything that nobody sees any more, and returns when it is done. What waits to be sealed is sealed first.
     pub fn reclaim(&self) -> Result<ReclaimReport, FsError> {
         self.seal_ended()?;

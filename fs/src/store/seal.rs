@@ -34,11 +34,18 @@ pub(crate) struct Ended {
     epoch: Epoch,
     /// Whose data is to be synced first; `None`: everybody's, after a restart.
     head: Option<Arc<Head>>,
+    /// Whether that was begun, ahead of its turn.
+    pushed: bool,
 }
 
 impl Ended {
     pub(crate) fn new(head: &Arc<Head>, epoch: Epoch) -> Ended {
-        Ended { branch: head.branch, epoch, head: Some(head.clone()) }
+        Ended { branch: head.branch, epoch, head: Some(head.clone()), pushed: false }
+    }
+
+    /// Returns the head whose data is to go to the disk, once.
+    pub(super) fn take_to_push(&mut self) -> Option<Arc<Head>> {
+        self.head.clone().filter(|_| !std::mem::replace(&mut self.pushed, true))
     }
 }
 
@@ -49,7 +56,8 @@ impl Store {
         self.db.scan(META, &[meta::SEAL], &[], |key, _| {
             match meta::tail_u32_u64(key) {
                 Some((branch, epoch)) => {
-                    ended.push(Ended { branch: BranchId(branch), epoch: Epoch(epoch), head: None });
+                    let (branch, epoch) = (BranchId(branch), Epoch(epoch));
+                    ended.push(Ended { branch, epoch, head: None, pushed: false });
                 }
                 None => self.quarantine.add("epoch to be sealed", key),
             }
@@ -64,19 +72,20 @@ impl Store {
         batch.put_cf(self.db.family(META), meta::seal(branch, epoch), []);
         self.db.write(batch)?;
         let _sealing = self.reclaimer.sealing.lock();
-        self.sync_and_seal(&[Ended { branch, epoch, head: None }])
+        self.sync_and_seal(&[Ended { branch, epoch, head: None, pushed: false }])
     }
 
-    /// Pushes the data of ended epochs to the disk and seals them.
+    /// Pushes the data of ended epochs to the disk and seals them. One that cannot be sealed stays stored, and keeps no other.
     pub(super) fn sync_and_seal(&self, ended: &[Ended]) -> Result<(), FsError> {
+        let mut all = Ok(());
         for ended in ended {
-            match &ended.head {
-                Some(head) => self.sync_data(&head.appender)?,
-                None => self.sync_all()?,
-            }
-            self.seal(ended.branch, ended.epoch)?;
+            let synced = match &ended.head {
+                Some(head) => self.sync_data(&head.appender),
+                None => self.sync_all(),
+            };
+            all = all.and(synced.and_then(|()| self.seal(ended.branch, ended.epoch)));
         }
-        Ok(())
+        all
     }
 
     fn seal(&self, branch: BranchId, epoch: Epoch) -> Result<(), FsError> {

@@ -193,6 +193,7 @@ impl Store {
         // Then `secure` below, which locks hold up, finds something to do only where a program wrote meanwhile.
         self.sync_all()?;
         self.walk(sweep, span.keep, |prefixes| {
+            self.push_ended()?;
             if !span.live {
                 report += self.sweep_batch(sweep, &span, prefixes)?;
                 return Ok(!self.reclaimer.is_stopping());
