@@ -135,7 +135,10 @@ impl VolumeFs {
             // Inline content has no pages to share, nor to put some among.
             let below = (from + done) * PAGE < source_end;
             let lender = changes.get_mut(&from_key);
-            let Some(lent) = lender.and_then(|group| group.lend(skip / PAGE_SIZE, below)) else { break };
+            let suspect = |page| self.is_suspect(page);
+            let Some(lent) = lender.and_then(|group| group.lend(skip / PAGE_SIZE, below, suspect)) else {
+                break;
+            };
             let Some(borrower) = changes.get_mut(&to_key).filter(|group| group.has_pages()) else { break };
             let below = (to + done) * PAGE < target_end;
             let old = borrower.borrow(into / PAGE_SIZE, lent, below);

@@ -4,6 +4,9 @@
 //! Pages are punched out only once the batch that let go of them is durable, and the data that replaced them: else the host could lose that batch with
 //! its power, and older records would point at holes. Which pages those are is in the batch itself, so
 //! that nothing is forgotten when the process dies in between. Punching twice is harmless.
+//!
+//! Where the version that refers to a page stays, of an epoch that nobody sees, it stands in if the host loses the one that replaced it. In
+//! another boot its pages are not punched out any more: a sweep removes them with the version.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,15 +28,18 @@ pub(crate) struct Freer {
 
 impl Freer {
     /// Loads what an earlier process left. Pages of a list that cannot be read stay behind until `fsck --repair`.
-    pub(crate) fn load(db: &Database) -> Result<Freer, StoreError> {
+    pub(crate) fn load(db: &Database, boot: u128) -> Result<Freer, StoreError> {
         let mut waiting = Vec::new();
+        let mut next = 1;
         db.scan(META, &[meta::FREE], &[], |key, value| {
             if let (Some(number), Some(list)) = (meta::tail_u64(key), FreeList::decode(value)) {
-                waiting.push((number, list.runs));
+                next = next.max(number + 1);
+                // An empty one is forgotten with the others.
+                let may_go = list.boot == 0 || list.boot == boot;
+                waiting.push((number, if may_go { list.runs } else { Vec::new() }));
             }
             Ok(true)
         })?;
-        let next = waiting.iter().map(|(number, _)| number + 1).max().unwrap_or(1);
         Ok(Freer { next: AtomicU64::new(next), waiting: Mutex::new(waiting) })
     }
 

@@ -65,7 +65,7 @@ pub(super) static KINDS: [Kind; 20] = [
     Kind::versioned(meta::USAGE, "usage", 1, is_record::<WriterState>),
     Kind::plain(meta::ORPHAN, "orphan", <[u8]>::is_empty),
     Kind::plain(meta::SWEEP, "sweep", is_number),
-    Kind::versioned(meta::FREE, "free list", 1, is_record::<FreeList>),
+    Kind::versioned(meta::FREE, "free list", 2, is_record::<FreeList>),
     Kind::versioned(meta::SEGMENT, "segment", 2, is_record::<SegmentMark>),
     Kind::plain(meta::TIE, "tie", <[u8]>::is_empty),
     Kind::plain(meta::DOUBT, "doubt", <[u8]>::is_empty),

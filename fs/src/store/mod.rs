@@ -160,14 +160,15 @@ impl Store {
         let hasher = load_hasher(&db)?;
         let pages = dir.join("segments");
         std::fs::create_dir_all(&pages).map_err(|source| io("create", source))?;
-        let segments = Segments::open(pages, boot_id()?, host::flush_of(dir), &load_marks(&db)?)?;
+        let boot = boot_id()?;
+        let segments = Segments::open(pages, boot, host::flush_of(dir), &load_marks(&db)?)?;
         let store = Arc::new(Store {
             dir: dir.to_owned(),
             counters: Counters::load(&db, &registry)?,
             registry: RwLock::new(registry),
             heads: Mutex::default(),
             space: Space::new(dir.to_owned()),
-            freer: Freer::load(&db)?,
+            freer: Freer::load(&db, boot)?,
             sharing: Sharing::default(),
             replies: Replies::load(&db, &quarantine)?,
             quarantine,

@@ -209,7 +209,11 @@ impl Store {
         let freed = runs.len() as u64;
         let number = (freed > 0).then(|| self.freer.number());
         if let Some(number) = number {
-            batch.put_cf(self.db.family(META), meta::free(number), FreeList { runs: runs.clone() }.encode());
+            batch.put_cf(
+                self.db.family(META),
+                meta::free(number),
+                FreeList { boot: 0, runs: runs.clone() }.encode(),
+            );
         }
         self.db.write(batch)?;
         if let Some(number) = number {

@@ -9,6 +9,9 @@
 //! refers to. That is enough: along a line of descent the versions that refer to a page stand side by side, because a page
 //! that a version let go of is never referred to again.
 //!
+//! Where a loss of power took a page, the version before stands in with its own: it stays as long as the version with the lost page is the newest
+//! that is kept.
+//!
 //! A record that cannot be read keeps its versions, and those of others go. Where it cannot be told who sees what, because a volume or a branch
 //! is unreadable, sweeps stay stored: see [`quarantine`](super::quarantine).
 //!
@@ -291,7 +294,33 @@ impl Store {
             iter.next();
         }
         iter.status().map_err(StoreError::from)?;
+        if let (Some(kept), Family::Extent, false) = (kept, prefix.family, dropped.is_empty()) {
+            let group = View::new(span.tree, vec![(sweep.branch, kept)]).load::<Group>(&self.db, prefix);
+            match group {
+                // Who looks closer finds that it cannot be read.
+                Err(error) if error.is_corruption() => {}
+                group => {
+                    let pages = group?.into_iter().flat_map(|group| group.record.refs().collect::<Vec<_>>());
+                    for page in pages {
+                        if self.may_be_lost(page)? {
+                            dropped.clear();
+                            break;
+                        }
+                    }
+                }
+            }
+        }
         Ok((kept, dropped))
+    }
+
+    /// Tells whether a page is not known to have outlived a loss of power.
+    fn may_be_lost(&self, page: PageRef) -> Result<bool, StoreError> {
+        if !self.segments.is_suspect(page.segment, page.page) {
+            return Ok(false);
+        }
+        let mut bytes = [0; PAGE_SIZE];
+        self.segments.get(page.segment)?.read(page.page, 0, &mut bytes)?;
+        Ok(page.crc != Some(crc32c::crc32c(&bytes)))
     }
 
     /// Returns the pages that go with the dropped versions of a group.
@@ -334,16 +363,15 @@ impl Store {
         }
         let tree = self.registry.read().branch(sweep.branch)?.tree;
         let group = View::new(tree, vec![(sweep.branch, kept)]).load::<Group>(&self.db, prefix)?;
-        let safe = |page: PageRef| self.segments.is_safe(page.segment, page.page) || self.is_old(page);
+        // What is suspect was looked at: it is whole.
+        let safe = |page: PageRef| {
+            self.segments.is_safe(page.segment, page.page)
+                || self.segments.is_suspect(page.segment, page.page)
+        };
         if group.is_some_and(|group| !group.record.refs().all(safe)) {
             self.sync_all()?;
         }
         Ok(())
-    }
-
-    /// Tells whether a page is of an earlier boot: what became of it is decided.
-    fn is_old(&self, page: PageRef) -> bool {
-        self.segments.is_suspect(page.segment, page.page)
     }
 
     fn sweep_batch(&self, sweep: &Sweep, span: &Span, prefixes: &[Prefix]) -> Result<ReclaimReport, FsError> {
@@ -396,7 +424,11 @@ impl Store {
         merge_adjacent(&mut runs);
         let number = (!runs.is_empty()).then(|| self.freer.number());
         if let Some(number) = number {
-            batch.put_cf(self.db.family(META), meta::free(number), FreeList { runs: runs.clone() }.encode());
+            batch.put_cf(
+                self.db.family(META),
+                meta::free(number),
+                FreeList { boot: 0, runs: runs.clone() }.encode(),
+            );
         }
         if !batch.is_empty() {
             self.db.write(batch)?;

@@ -38,6 +38,8 @@ pub(crate) struct Txn<'a> {
     ahead: Option<WriteBatch>,
     charged: Usage,
     freed: Vec<PageRun>,
+    /// As `freed`; a version of an older epoch refers to them, and stays.
+    replaced: Vec<PageRun>,
     allocated: Vec<Allocated>,
     committed: bool,
     purpose: Purpose,
@@ -69,6 +71,7 @@ impl<'a> Txn<'a> {
             ahead: None,
             charged: Usage::default(),
             freed: Vec::new(),
+            replaced: Vec::new(),
             allocated: Vec::new(),
             committed: false,
             purpose: Purpose::Change,
@@ -206,17 +209,14 @@ impl<'a> Txn<'a> {
             self.store.put_doubt(&mut self.batch, (self.head.tree, ino, group), page);
             self.doubts = true;
         } else if self.is_own(page.epoch) {
-            self.free(PageRun { segment: page.segment, page: page.page, count: 1 });
-        }
-    }
-
-    /// Gives pages back, after the commit is durable.
-    fn free(&mut self, run: PageRun) {
-        match self.freed.last_mut() {
-            Some(last) if last.segment == run.segment && last.page + last.count == run.page => {
-                last.count += run.count
+            // Given back after the commit is durable.
+            let freed = if page.epoch == self.epoch() { &mut self.freed } else { &mut self.replaced };
+            match freed.last_mut() {
+                Some(last) if last.segment == page.segment && last.page + last.count == page.page => {
+                    last.count += 1;
+                }
+                _ => freed.push(PageRun { segment: page.segment, page: page.page, count: 1 }),
             }
-            _ => self.freed.push(run),
         }
     }
 
@@ -236,11 +236,13 @@ impl<'a> Txn<'a> {
             store.sync_data(&head.appender)?;
         }
         let mut batch = std::mem::take(&mut self.batch);
-        let freed = std::mem::take(&mut self.freed);
-        let free_number = (!freed.is_empty()).then(|| store.freer.number());
-        if let Some(number) = free_number {
-            let list = FreeList { runs: freed.clone() };
-            batch.put_cf(store.db.family(META), meta::free(number), list.encode());
+        let mut freed = Vec::new();
+        for (boot, runs) in [(0, &mut self.freed), (store.segments.boot(), &mut self.replaced)] {
+            if !runs.is_empty() {
+                let (number, list) = (store.freer.number(), FreeList { boot, runs: std::mem::take(runs) });
+                batch.put_cf(store.db.family(META), meta::free(number), list.encode());
+                freed.push((number, list.runs));
+            }
         }
         let sharing = (self.ties || self.doubts).then(|| store.sharing.begin());
         // Before the write: a cut that finds nothing written must not overlook a batch on its way.
@@ -279,8 +281,8 @@ impl<'a> Txn<'a> {
             request::note_settled();
         }
         head.commit_usage(epoch, self.charged);
-        if let Some(number) = free_number {
-            store.freer.push(number, freed);
+        for (number, runs) in freed {
+            store.freer.push(number, runs);
         }
         if self.doubts {
             store.wake_reclaimer();

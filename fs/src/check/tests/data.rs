@@ -143,7 +143,7 @@ fn what_only_a_snapshot_shows_is_read_too() {
 fn freed_page_in_use() {
     let fixture = Fixture::filled();
     let PageRef { segment, page, .. } = first_page(&fixture);
-    let list = FreeList { runs: vec![PageRun { segment, page, count: 2 }] };
+    let list = FreeList { boot: 0, runs: vec![PageRun { segment, page, count: 2 }] };
     fixture.put(META, &meta::free(99), &list.encode());
     assert_eq!(fixture.kinds(), ["freed-page-in-use"; 2]);
 }

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use super::*;
 use crate::attr::SetAttr;
 use crate::ops::Datasync;
-use crate::store::record::{PAGE_SIZE, PageRun, SegmentMark};
+use crate::store::record::{FreeList, PAGE_SIZE, PageRun, SegmentMark};
+
+/// A boot of the host that is over.
+const EARLIER: u128 = 1;
 
 impl Fixture {
     /// Takes the power away: every record is on the disk, and of the data what the marks of the segments say.
@@ -20,7 +23,16 @@ impl Fixture {
             for page in mark.synced_pages..pages {
                 fixture.store.segments.punch(PageRun { segment, page, count: 1 }).unwrap();
             }
-            fixture.put(META, &key, &SegmentMark { boot: 1, ..mark }.encode());
+            fixture.put(META, &key, &SegmentMark { boot: EARLIER, ..mark }.encode());
+        }
+        let mut lists = Vec::new();
+        let list = |key: &[u8], value: &[u8]| {
+            lists.push((key.to_vec(), FreeList::decode(value).unwrap()));
+            Ok(true)
+        };
+        fixture.store.db.scan(META, &[meta::FREE], &[], list).unwrap();
+        for (key, list) in lists.into_iter().filter(|(_, list)| list.boot != 0) {
+            fixture.put(META, &key, &FreeList { boot: EARLIER, ..list }.encode());
         }
         let Fixture { store, dir } = fixture;
         drop(store);
@@ -284,4 +296,90 @@ fn page_of_a_sealed_epoch_that_changed_is_damage() {
     let fixture = fixture.without_power();
     assert_eq!(fixture.kinds(), ["wrong-checksum"]);
     assert!(fixture.try_read("a", PAGE_SIZE).is_err());
+}
+
+/// Writes a file that a snapshot has anew, syncs nothing, and takes the power away.
+fn rewritten_after_a_snapshot() -> Fixture {
+    let fixture = Fixture::empty().changing(|fs| {
+        synced(fs, "a", &[1; 2 * PAGE_SIZE]);
+    });
+    fixture.store.snapshot(&["v"], Some("s"), Receipt::none()).unwrap();
+    fixture
+        .changing(|fs| {
+            let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
+            fs.write(node, 0, &[2; PAGE_SIZE], KillSuid::No).unwrap();
+        })
+        .without_power()
+}
+
+#[test]
+fn what_stands_in_for_a_lost_page_outlives_its_snapshot() {
+    let fixture = rewritten_after_a_snapshot();
+    assert_eq!(fixture.read("a", PAGE_SIZE), [1; PAGE_SIZE]);
+    fixture.store.remove_snapshots(&["v@s"], Receipt::none()).unwrap();
+    fixture.store.reclaim().unwrap();
+    assert_eq!(fixture.read("a", PAGE_SIZE), [1; PAGE_SIZE]);
+    fixture.assert_clean();
+    // What is written instead makes an end of it.
+    fixture.store.snapshot(&["v"], Some("t"), Receipt::none()).unwrap();
+    let fixture = fixture.changing(|fs| {
+        let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
+        fs.write(node, 0, &[3; PAGE_SIZE], KillSuid::No).unwrap();
+        fs.fsync(node, Datasync::No).unwrap();
+    });
+    fixture.store.remove_snapshots(&["v@t"], Receipt::none()).unwrap();
+    fixture.store.reclaim().unwrap();
+    let mut bytes = fixture.read("a", 2 * PAGE_SIZE);
+    assert!(bytes.split_off(PAGE_SIZE) == [1; PAGE_SIZE] && bytes == [3; PAGE_SIZE]);
+    fixture.assert_clean();
+}
+
+#[test]
+fn copy_of_a_lost_page_shows_what_stands_in_for_it() {
+    let fixture = rewritten_after_a_snapshot().changing(|fs| {
+        let a = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
+        let b = file(fs, NodeId::ROOT, "b", &[5; 3 * PAGE_SIZE]);
+        let length = 2 * PAGE_SIZE as u64;
+        assert_eq!(fs.copy_file_range(&ROOT, a, 0, b, 0, length).unwrap(), length);
+        fs.fsync(b, Datasync::No).unwrap();
+    });
+    assert_eq!(fixture.read("b", 2 * PAGE_SIZE), [1; 2 * PAGE_SIZE]);
+    fixture.assert_clean();
+}
+
+#[test]
+fn page_that_a_lost_one_replaced_is_not_given_back() {
+    let fixture = Fixture::empty().changing(|fs| {
+        synced(fs, "a", &[1; 2 * PAGE_SIZE]);
+    });
+    fixture.store.snapshot(&["v"], Some("s"), Receipt::none()).unwrap();
+    fixture.store.remove_snapshots(&["v@s"], Receipt::none()).unwrap();
+    fixture.store.reclaim().unwrap();
+    // Only the head sees the page, and lets go of it.
+    let fixture = fixture.changing(|fs| {
+        let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
+        fs.write(node, 0, &[2; PAGE_SIZE], KillSuid::No).unwrap();
+    });
+    let fixture = fixture.without_power();
+    fixture.store.reclaim().unwrap();
+    assert_eq!(fixture.read("a", PAGE_SIZE), [1; PAGE_SIZE]);
+    fixture.assert_clean();
+}
+
+#[test]
+fn small_file_of_a_lower_that_grows_keeps_its_bytes() {
+    let lower = tempfile::tempdir().unwrap();
+    std::fs::write(lower.path().join("a"), [7; 1500]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let spec = VolumeSpec { lowers: vec![lower.path().to_owned()], ..VolumeSpec::default() };
+    store.create_volume("v", &spec, Receipt::none()).unwrap();
+    let fixture = Fixture { store, dir }.changing(|fs| {
+        let node = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("a")).unwrap().node;
+        fs.write(node, 0, &[8; 100], KillSuid::No).unwrap();
+        fs.write(node, 1500, &[9; 4000], KillSuid::No).unwrap();
+    });
+    let bytes = fixture.without_power().read("a", 1500);
+    assert!(bytes[..100] == [7; 100] || bytes[..100] == [8; 100]);
+    assert!(bytes[100..].iter().all(|&byte| byte == 7), "bytes of the lower are gone");
 }

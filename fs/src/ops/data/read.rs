@@ -103,7 +103,7 @@ impl VolumeFs {
     }
 
     /// Tells whether a page may have been lost with the host's power.
-    pub(super) fn is_suspect(&self, page: PageRef) -> bool {
+    pub(in crate::ops) fn is_suspect(&self, page: PageRef) -> bool {
         self.store.segments.is_suspect(page.segment, page.page)
     }
 

@@ -51,12 +51,20 @@ pub(in crate::ops) struct Shared {
 
 impl Shared {
     /// Returns what another file may have of a page: one in a segment, which is marked as shared, or zeros that are nowhere. `None` if
-    /// its bytes have to be copied. `below`: whether a lower shows through where nothing is stored.
-    pub(in crate::ops) fn lend(&mut self, position: usize, below: bool) -> Option<Lent> {
+    /// its bytes have to be copied. `below`: whether a lower shows through where nothing is stored. `is_suspect`: which pages the host may
+    /// have lost.
+    pub(in crate::ops) fn lend(
+        &mut self,
+        position: usize,
+        below: bool,
+        is_suspect: impl Fn(PageRef) -> bool,
+    ) -> Option<Lent> {
         let Group::Pages(pages) = &mut self.group else { return None };
         match pages.get_mut(position)? {
             // Rewritten in place, so that the disk may have what it was before: that must not come to be seen in another file.
             Page::Data(PageRef { crc: None, .. }) => None,
+            // What stands in for it are older versions of this group, which another file has not.
+            Page::Data(data) if is_suspect(*data) => None,
             Page::Data(data) => {
                 self.changed |= !data.shared;
                 data.shared = true;

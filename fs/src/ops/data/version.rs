@@ -78,8 +78,9 @@ impl VolumeFs {
             };
             match found {
                 Page::Data(old) if place(&old) == place(new) => {}
-                // A snapshot has it too.
-                Page::Data(old) if !old.shared && old.epoch <= head.retained() => {}
+                // A snapshot has it too, and a version of its own. Not one of this very epoch, which a cut may be ending just now.
+                Page::Data(old) if !old.shared && old.epoch <= head.retained() && old.epoch < txn.epoch() => {
+                }
                 Page::Data(_) => {
                     txn.data_first();
                     return Ok(());

@@ -130,12 +130,14 @@ impl VolumeFs {
                 }
             }
         }
-        if let Some(lower) = &mut inode.lower {
-            lower.readable = 0;
-        }
+        let below = inode.lower.as_mut().is_some_and(|lower| std::mem::take(&mut lower.readable) > 0);
         let group = Group::Inline(bytes.into());
         inode.stored = (inode.stored + group.stored()).saturating_sub(before.group.stored());
-        let cached = self.stage_group(txn, node.ino, 0, before, group, true)?;
+        let mut cached = self.stage_group(txn, node.ino, 0, before, group, true)?;
+        if below {
+            // Nothing of it is shown by the lower any more, which everybody could rely on.
+            cached.born = 0;
+        }
         staged.groups.push((0, cached));
         Ok(true)
     }

@@ -36,6 +36,10 @@ impl Writer {
         self.bytes.extend_from_slice(&value.to_le_bytes());
         self
     }
+    pub(crate) fn u128(&mut self, value: u128) -> &mut Self {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self
+    }
     pub(crate) fn i64(&mut self, value: i64) -> &mut Self {
         self.bytes.extend_from_slice(&value.to_le_bytes());
         self
@@ -87,6 +91,9 @@ impl<'a> Reader<'a> {
     }
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_le_bytes)
+    }
+    pub(crate) fn u128(&mut self) -> Option<u128> {
+        self.take().map(u128::from_le_bytes)
     }
     pub(crate) fn i64(&mut self) -> Option<i64> {
         self.take().map(i64::from_le_bytes)

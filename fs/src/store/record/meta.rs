@@ -25,7 +25,7 @@ pub type Flag = FlagV1;
 /// The newest version.
 pub type LowerSlot = LowerSlotV1;
 /// The newest version.
-pub type FreeList = FreeListV1;
+pub type FreeList = FreeListV2;
 /// The newest version.
 pub type SegmentMark = SegmentMarkV2;
 
@@ -319,11 +319,51 @@ pub struct PageRun {
     pub count: u32,
 }
 
-/// Pages that nothing refers to any more and that are to be punched out of their segments.
+/// Pages that nobody sees any more and that are to be punched out of their segments.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct FreeListV1 {
+pub struct FreeListV2 {
+    /// The boot of the host in which they may be punched out: after another one a version of an older epoch, which nobody sees, may have to stand
+    /// in with them for a newer one that was lost. 0: in every boot.
+    pub boot: u128,
     /// Which.
     pub runs: Vec<PageRun>,
+}
+
+impl Record for FreeListV2 {
+    fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::version(2);
+        writer.u128(self.boot);
+        for run in &self.runs {
+            writer.u32(run.segment).u32(run.page).u32(run.count);
+        }
+        writer.finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.first() == Some(&1) {
+            return FreeListV1::decode(bytes).map(FreeListV2::from);
+        }
+        let mut reader = Reader::version(bytes, 2)?;
+        let boot = reader.u128()?;
+        let mut runs = Vec::new();
+        while let Some(segment) = reader.u32() {
+            runs.push(PageRun { segment, page: reader.u32()?, count: reader.u32()? });
+        }
+        reader.end(FreeListV2 { boot, runs })
+    }
+}
+
+/// A list as it was before it was bound to a boot.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FreeListV1 {
+    /// As in [`FreeListV2`].
+    pub runs: Vec<PageRun>,
+}
+
+impl From<FreeListV1> for FreeListV2 {
+    fn from(old: FreeListV1) -> FreeListV2 {
+        FreeListV2 { boot: 0, runs: old.runs }
+    }
 }
 
 impl Record for FreeListV1 {

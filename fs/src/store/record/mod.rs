@@ -17,9 +17,9 @@ pub use dentry::{Dentry, DentryV1};
 pub use group::{GROUP_SIZE, Group, GroupV1, PAGE_SIZE, PAGES_PER_GROUP, Page, PageRef};
 pub use inode::{Inode, InodeV1, LowerRef, LowerRefV1};
 pub use meta::{
-    Answered, AnsweredV1, Branch, BranchV1, Flag, FlagV1, FreeList, FreeListV1, LowerSlot, LowerSlotV1,
-    PageRun, SegmentMark, SegmentMarkV1, SegmentMarkV2, Snapshot, SnapshotV1, Usage, UsageV1, Volume,
-    VolumeV1, WriterState, WriterStateV1,
+    Answered, AnsweredV1, Branch, BranchV1, Flag, FlagV1, FreeList, FreeListV1, FreeListV2, LowerSlot,
+    LowerSlotV1, PageRun, SegmentMark, SegmentMarkV1, SegmentMarkV2, Snapshot, SnapshotV1, Usage, UsageV1,
+    Volume, VolumeV1, WriterState, WriterStateV1,
 };
 pub use reply::{OutcomeV1, Reply, ReplyV1};
 pub use xattr::{Xattr, XattrV1};

@@ -143,7 +143,8 @@ fn golden_bytes_of_every_record() {
         ("answered", AnsweredV1 { request: request(), answer: Answer::Count(6) }.encode()),
         ("flag", FlagV1 { since: time(1), count: 2, what: "w".into() }.encode()),
         ("lower slot", LowerSlotV1 { lower: 1, device: 2, high_bits: 3 }.encode()),
-        ("free list", FreeListV1 { runs: vec![PageRun { segment: 1, page: 2, count: 3 }] }.encode()),
+        ("free list v1", FreeListV1 { runs: vec![PageRun { segment: 1, page: 2, count: 3 }] }.encode()),
+        ("free list", FreeListV2 { boot: 9, runs: vec![PageRun { segment: 1, page: 2, count: 3 }] }.encode()),
         ("segment mark v1", SegmentMarkV1 { synced_pages: 9, boot: 10 }.encode()),
         (
             "segment mark",
@@ -180,6 +181,10 @@ fn records_survive_the_round_trip() {
 
 #[test]
 fn an_old_mark_is_read_and_believes_no_checksum() {
+    let old = FreeListV1 { runs: vec![PageRun { segment: 1, page: 2, count: 3 }] };
+    let read = FreeList::decode(&old.encode()).unwrap();
+    assert_eq!((read.boot, &read.runs), (0, &old.runs));
+    assert_eq!(FreeList::decode(&read.encode()), Some(read));
     let old = SegmentMarkV1 { synced_pages: 9, boot: 10 };
     let read = SegmentMark::decode(&old.encode()).unwrap();
     assert_eq!((read.synced_pages, read.boot, read.loose_from), (9, 10, Some(Epoch(0))));
