@@ -5,6 +5,7 @@
 
 mod agent;
 mod ballast;
+mod containers;
 mod cycles;
 mod deaths;
 mod forks;
