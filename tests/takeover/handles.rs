@@ -66,6 +66,38 @@ fn open_files_go_on_whatever_became_of_their_names() {
     });
 }
 
+/// Files that the kernel knew before the takeover or not, and that are made after it.
+#[test]
+fn room_of_files_that_are_removed_after_a_takeover_comes_back() {
+    let layout = lower! { "below" => noise(1, 0, LEN) };
+    for mount in [Mount::holding(layout.clone()), Mount::over(layout)] {
+        for name in ["known", "unknown", "open"] {
+            mount.write(name, noise(2, 0, LEN));
+        }
+        let mount = mount.remount();
+        mount.ino("known");
+        let mut held = File::open(mount.path("open")).unwrap();
+        fs::remove_file(mount.path("open")).unwrap();
+        kill(&mount);
+        mount.write("new", noise(3, 0, LEN));
+        for name in ["known", "unknown", "new", "below"] {
+            fs::remove_file(mount.path(name)).unwrap();
+        }
+        let is_used = |inodes: u64, bytes: usize| {
+            let volume = mount.store().volume(mount.volume_name());
+            let used = |what: &str| volume[what].as_u64().unwrap();
+            (used("used_inodes") <= inodes && used("used_bytes") == bytes as u64).then_some(())
+        };
+        eventually("the room of removed files", Duration::from_secs(20), || is_used(2, LEN));
+        drop_cached_pages(&held).unwrap();
+        let mut bytes = Vec::new();
+        held.read_to_end(&mut bytes).unwrap();
+        assert!(bytes == noise(2, 0, LEN));
+        drop(held);
+        eventually("the room of the last", Duration::from_secs(20), || is_used(1, 0));
+    }
+}
+
 #[test]
 fn inodes_of_a_lower_that_nobody_changed_are_found_again() {
     let layout = (0..300).fold(lower! { "deep/er" => dir() }, |layout, number| {

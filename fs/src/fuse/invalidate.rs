@@ -44,6 +44,16 @@ impl Invalidate for KernelCaches {
         self.notify("inode", |device| device.invalidate_inode(node));
     }
 
+    fn holds(&self, node: NodeId) -> bool {
+        self.0.upgrade().is_none_or(|device| match device.holds_inode(node) {
+            Ok(holds) => holds,
+            Err(errno) => {
+                tracing::warn!(%node, %errno, "cannot ask the kernel whether it holds an inode");
+                true
+            }
+        })
+    }
+
     fn all_entries(&self) {
         self.notify("all entries", |device| {
             match device.invalidate_all_entries() {

@@ -119,6 +119,18 @@ impl Device {
         self.notify(NOTIFY_INVAL_INODE, &payload)
     }
 
+    /// Asks whether the kernel has `node` in its table of inodes, and has it drop the attributes if so. It waits for no request.
+    pub(super) fn holds_inode(&self, node: NodeId) -> Result<bool, Errno> {
+        let mut payload = Payload::default();
+        // From a negative offset on: the pages stay.
+        payload.u64(node.0).u64(u64::MAX).u64(0);
+        match self.send(NOTIFY_INVAL_INODE, 0, &payload) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// Makes the kernel look every name up again. Linux 6.16 and later.
     pub(super) fn invalidate_all_entries(&self) -> Result<(), Errno> {
         self.notify(NOTIFY_INC_EPOCH, &Payload::default())

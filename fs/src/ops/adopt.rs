@@ -14,7 +14,7 @@
 //! until the mount ends, which removes it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
@@ -37,9 +37,26 @@ pub(super) struct Adopted {
     pub(super) inherited: RwLock<Inherited>,
     /// Inodes without a name that the kernel may refer to.
     orphans: Mutex<HashSet<Ino>>,
+    /// Whether the kernel was asked about those.
+    asked: AtomicBool,
     session: SessionId,
     /// What requests were answered with that the kernel may send again.
     answers: Mutex<HashMap<u64, Option<Answer>>>,
+}
+
+impl Adopted {
+    /// Returns the inodes without a name that the kernel may refer to, once.
+    pub(super) fn take_unasked(&self) -> Vec<Ino> {
+        if self.asked.swap(true, Ordering::SeqCst) {
+            return Vec::new();
+        }
+        self.orphans.lock().iter().copied().collect()
+    }
+
+    /// Takes note that the kernel does not refer to an inode. Returns whether it counted as one that it may refer to.
+    pub(super) fn is_over(&self, ino: Ino) -> bool {
+        self.orphans.lock().remove(&ino)
+    }
 }
 
 /// A request that a predecessor had not answered when it died.
@@ -133,6 +150,7 @@ impl VolumeFs {
         let adopted = Adopted {
             inherited: RwLock::new(inherited),
             orphans: Mutex::new(orphans),
+            asked: AtomicBool::new(false),
             session,
             answers: Mutex::new(answers),
         };

@@ -1,6 +1,7 @@
 //! Making files, directories and everything else that gets a name and an inode at once.
 
 use std::ffi::OsStr;
+use std::sync::atomic::Ordering;
 
 use super::acl::{self, Inherited};
 use super::attr::put_inode;
@@ -170,6 +171,8 @@ impl VolumeFs {
         state.bind_name(bytes, ino);
         let looked = Looked { ino, inode, version: Some(version) };
         let node = self.nodes.insert(&dir.tree, looked, self.nodes.evictions())?;
+        // Its number is new: whoever served the mount before cannot have told the kernel of it.
+        node.inherited.store(false, Ordering::SeqCst);
         if new.kind == FileKind::Directory {
             // Nobody can have looked into it yet: its own directory is still locked.
             *node.state.write().names.get_mut() = Names::of_new_directory();

@@ -14,6 +14,7 @@
 
 mod acl;
 mod adopt;
+mod asking;
 mod attr;
 mod copy;
 mod create;

@@ -32,7 +32,7 @@ pub(crate) struct Node {
     /// References the kernel was given by this process.
     lookups: AtomicU64,
     /// The kernel may hold more, from a process that served the mount before.
-    inherited: AtomicBool,
+    pub(super) inherited: AtomicBool,
     pub(super) known_names: KnownNames,
     pub(crate) state: RwLock<NodeState>,
 }
@@ -78,6 +78,8 @@ pub(crate) struct NodeTable {
     evictions: AtomicU64,
     /// Inodes without a name that nobody refers to any more, to be reaped.
     pub(crate) dead: Mutex<Vec<Gone>>,
+    /// Nodes of which the kernel gave back all that was counted here, and may hold more: to be asked about.
+    pub(super) doubted: Mutex<Vec<NodeId>>,
 }
 
 impl NodeState {
@@ -175,6 +177,7 @@ impl Default for NodeTable {
             inherited: AtomicBool::new(false),
             evictions: AtomicU64::new(0),
             dead: Mutex::default(),
+            doubted: Mutex::default(),
         }
     }
 }
@@ -296,8 +299,13 @@ impl NodeTable {
             .lookups
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |lookups| Some(lookups.saturating_sub(count)));
         let before = taken.unwrap_or_else(|before| before);
-        let all = if node.inherited.load(Ordering::SeqCst) { count > before } else { count >= before };
+        let inherited = node.inherited.load(Ordering::SeqCst);
+        let all = if inherited { count > before } else { count >= before };
         if !all {
+            let has_name = || node.state.try_read().is_some_and(|state| state.inode.nlink > 0);
+            if inherited && count == before && node.tree.head.is_some() && !has_name() {
+                self.doubted.lock().push(id);
+            }
             return Left::References;
         }
         node.inherited.store(false, Ordering::SeqCst);

@@ -202,6 +202,7 @@ impl LiveHead for VolumeFs {
     }
 
     fn tick(&self) {
+        self.ask_about_unnamed();
         self.reap_dead(0);
         self.release_browsed();
     }
