@@ -152,3 +152,23 @@ fn regression_a_diff_lists_a_hole_in_a_file_of_a_lower_as_modified() {
         ],
     );
 }
+
+/// What is removed of an inode without a name after a snapshot counted as a change once the volume was opened again.
+#[test]
+fn regression_what_is_tidied_up_is_no_change() {
+    let scenario = Scenario { layers: Layers::Empty, lower_seed: 1795735406914 };
+    replay(
+        scenario,
+        Beside::Nothing,
+        &[
+            Op::Mknod { dir: 56867, name: Pick::Pool(3), kind: 3, perm: 1517 },
+            Op::Unlink { dir: 0, name: Pick::Live(5185) },
+            Op::Snapshot { volumes: 2 },
+            Op::Fork { snapshot: 0 },
+            Op::Snapshot { volumes: 1 },
+            Op::Unlink { dir: 0, name: Pick::Live(19648) },
+            Op::Remount,
+            Op::Snapshot { volumes: 2 },
+        ],
+    );
+}

@@ -5,7 +5,7 @@ use super::history::History;
 use super::{Check, Issue, Repair, repair};
 use crate::ids::{BranchId, Epoch, Ino, TreeId};
 use crate::store::record::{Dentry, Group, Inode, Record, Xattr};
-use crate::store::{Family, PrefixOf, StoreError, TOUCHED, VersionedKey, hex, parse_touched};
+use crate::store::{Family, PrefixOf, StoreError, TIDIED, TOUCHED, VersionedKey, hex, parse_touched};
 
 /// What was learned from all records together.
 pub(super) struct Records {
@@ -99,7 +99,7 @@ fn check_touched(check: &mut Check<'_>, history: &History) -> Result<(), StoreEr
             findings.add(Issue::UnreadableKey { family: TOUCHED, key: hex(key) });
             return Ok(true);
         };
-        if !value.is_empty() {
+        if !value.is_empty() && value != TIDIED {
             findings.add(Issue::UnreadableRecord { family: TOUCHED, key: hex(key) });
         }
         if history.branch(branch).is_none() && without != Some(branch) {

@@ -88,7 +88,7 @@ pub(crate) use keys::{meta, parse_touched, touched_start};
 pub(crate) use name_hash::NameHasher;
 pub(crate) use page_set::PageSet;
 pub(crate) use segment::Appender;
-pub(crate) use transaction::{Beneath, Erased, Touch, Txn};
+pub(crate) use transaction::{Beneath, Erased, TIDIED, Touch, Txn};
 pub(crate) use view::hex;
 
 use counters::Counters;
@@ -236,9 +236,9 @@ impl Store {
         })?;
         let mut changed = false;
         let unseen = touched_start(branch, retained.next());
-        self.db.scan(TOUCHED, &branch.0.to_be_bytes(), &unseen, |_, _| {
-            changed = true;
-            Ok(false)
+        self.db.scan(TOUCHED, &branch.0.to_be_bytes(), &unseen, |_, value| {
+            changed = value != TIDIED;
+            Ok(!changed)
         })?;
         if changed {
             head.mark_written(record.epoch);

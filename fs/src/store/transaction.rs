@@ -28,6 +28,9 @@ pub(crate) enum Touch {
     Again,
 }
 
+/// The value of an entry of `touched` that only says what was tidied up: by it alone an epoch is not changed.
+pub(crate) const TIDIED: &[u8] = &[1];
+
 /// A batch that is being put together.
 pub(crate) struct Txn<'a> {
     store: &'a Store,
@@ -106,7 +109,11 @@ impl<'a> Txn<'a> {
         let db = &self.store.db;
         self.batch.put_cf(db.family(prefix.family.name()), prefix.version(self.head.branch, epoch), bytes);
         if touch == Touch::First {
-            self.batch.put_cf(db.family(TOUCHED), prefix.touched(self.head.branch, epoch), []);
+            let value: &[u8] = match self.purpose {
+                Purpose::Change => &[],
+                Purpose::Housekeeping => TIDIED,
+            };
+            self.batch.put_cf(db.family(TOUCHED), prefix.touched(self.head.branch, epoch), value);
         }
     }
 
