@@ -18,6 +18,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -37,6 +38,9 @@ const KILL: u64 = 1;
 const SUSPECT: u64 = CRASH / 2;
 const CONDEMNED: u64 = 2 * CRASH;
 
+/// The kernel sends everything again that it waits for as soon as a successor asks for it. What does not come had its answer, or gets none.
+const SENT_AGAIN_WITHIN: Duration = Duration::from_secs(60);
+
 /// How the process that served a mount before has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Death {
@@ -55,6 +59,8 @@ pub(super) struct Handover {
     /// Requests that workers died over, and how that counts.
     suspects: Mutex<Vec<(u64, u64)>>,
     suspicious: AtomicBool,
+    /// When those are given up that were not sent again.
+    until: Mutex<Instant>,
     /// Held to read by every request while there are suspects, to write by a suspect.
     alone: RwLock<()>,
     condemned: Mutex<Vec<InFlight>>,
@@ -82,6 +88,7 @@ impl Handover {
             memory,
             threads: AtomicU16::new(0),
             suspicious: AtomicBool::new(false),
+            until: Mutex::new(Instant::now() + SENT_AGAIN_WITHIN),
             alone: RwLock::default(),
             condemned: Mutex::default(),
         };
@@ -149,6 +156,7 @@ impl Handover {
         request.unique &= !RESENT;
         let mut turn = None;
         if self.suspicious.load(Ordering::SeqCst) {
+            self.give_up_unsent();
             let weight = self.weight(request.unique);
             match weight {
                 CONDEMNED.. => {
@@ -178,6 +186,21 @@ impl Handover {
     fn weight(&self, unique: u64) -> u64 {
         let suspects = self.suspects.lock();
         suspects.iter().find(|suspect| suspect.0 == unique).map_or(0, |suspect| suspect.1)
+    }
+
+    /// Takes those off the list, after a while, that the kernel has not sent again and that nobody executes.
+    fn give_up_unsent(&self) {
+        let mut until = self.until.lock();
+        if Instant::now() < *until {
+            return;
+        }
+        *until = Instant::now() + SENT_AGAIN_WITHIN;
+        drop(until);
+        let executed: Vec<u64> = self.memory.in_flight().iter().map(|request| request.unique).collect();
+        let mut suspects = self.suspects.lock();
+        suspects.retain(|suspect| executed.contains(&suspect.0));
+        self.memory.set_suspects(&suspects);
+        self.suspicious.store(!suspects.is_empty(), Ordering::SeqCst);
     }
 
     /// Takes a request off the list: it was answered.
@@ -290,6 +313,31 @@ mod tests {
         drop(handover.admit(request(2 | RESENT)));
         // It was answered: what comes later begins anew.
         assert_eq!(memory.suspects(), []);
+    }
+
+    #[test]
+    fn who_is_not_sent_again_is_no_suspect_for_ever() {
+        let memory = memory();
+        die_over(&memory, None, &[2, 4]);
+        let handover = Handover::of(Arc::clone(&memory), Some(Death::Killed));
+        let (begun, over) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let executed = handover.admit(request(2 | RESENT));
+                begun.wait();
+                over.wait();
+                drop(executed);
+            });
+            begun.wait();
+            drop(handover.admit(request(6)));
+            assert_eq!(memory.suspects().len(), 2);
+            *handover.until.lock() = Instant::now();
+            drop(handover.admit(request(8)));
+            let left = memory.suspects();
+            over.wait();
+            assert_eq!(left, [(2, 1)]);
+        });
+        assert!(!handover.suspicious.load(Ordering::SeqCst));
     }
 
     #[test]
