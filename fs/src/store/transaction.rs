@@ -193,7 +193,10 @@ impl<'a> Txn<'a> {
         let number = |at_least| store.new_segment(branch, at_least);
         let allocated = store.segments.allocate(&self.head.appender, branch, count, number)?;
         let PageRun { segment, page, count } = allocated.run;
-        request::note_pages(segment, page, count);
+        // What tidies up within a request has a batch of its own, without an answer: a successor would take it for not done.
+        if self.purpose == Purpose::Change {
+            request::note_pages(segment, page, count);
+        }
         self.allocated.push(allocated);
         Ok(self.allocated.last().expect("something was pushed just now"))
     }
@@ -284,7 +287,7 @@ impl<'a> Txn<'a> {
             *writer = state;
         }
         drop(sharing);
-        if !self.allocated.is_empty() {
+        if !self.allocated.is_empty() && self.purpose == Purpose::Change {
             request::note_settled();
         }
         head.commit_usage(epoch, self.charged);
@@ -331,6 +334,8 @@ impl Drop for Txn<'_> {
                 tracing::warn!(%error, ?run, "pages of a failed operation stay behind until fsck --repair");
             }
         }
-        request::note_settled();
+        if self.purpose == Purpose::Change {
+            request::note_settled();
+        }
     }
 }
