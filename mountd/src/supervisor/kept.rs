@@ -35,13 +35,18 @@ impl Kept {
         {
             return Err("its name cannot be passed on");
         }
-        self.remove(name);
-        let names: usize = self.entries.iter().map(|(name, _)| name.len() + 1).sum();
-        if self.entries.len() + descriptors.len() > LIMIT
+        if descriptors.is_empty() {
+            // Without room for descriptors of its own a process does not get those that are sent to it.
+            return Err("no descriptor came with it");
+        }
+        let others = self.entries.iter().filter(|(own, _)| own != name);
+        let names: usize = others.clone().map(|(name, _)| name.len() + 1).sum();
+        if others.count() + descriptors.len() > LIMIT
             || names + descriptors.len() * (name.len() + 1) > NAMES_LIMIT
         {
             return Err("there are too many");
         }
+        self.remove(name);
         self.entries.extend(descriptors.into_iter().map(|descriptor| (name.to_owned(), descriptor)));
         Ok(())
     }
@@ -102,6 +107,12 @@ mod tests {
         for name in ["", "a:b", "a\nb", "a b", &"x".repeat(256)] {
             assert!(kept.store(name, vec![null()]).is_err(), "{name:?}");
         }
+        kept.store("a", vec![null()]).unwrap();
+        assert!(kept.store("a", Vec::new()).is_err());
+        let too_many = (0..=LIMIT).map(|_| null()).collect();
+        assert!(kept.store("a", too_many).is_err());
+        assert_eq!((kept.names().as_str(), kept.len()), ("a", 1), "what is kept stays");
+        kept.remove("a");
         let long = "x".repeat(250);
         let fits = (0..)
             .take_while(|number| kept.store(&format!("{long}{number:05}"), vec![null()]).is_ok())
