@@ -222,10 +222,12 @@ impl Retry {
     /// Waits before the next attempt.
     ///
     /// # Errors
-    /// Gives `error` back if it is no loss of a connection, or if enough was tried.
+    /// Gives `error` back if it is no loss of a connection, nor a greeting without an answer, or if enough was tried.
     async fn after(&mut self, error: ClientError) -> Result<(), ClientError> {
         let first_loss = *self.first_loss.get_or_insert_with(Instant::now);
-        if !error.is_loss()
+        // A successor that opens its store has the listener, and answers when it is done.
+        let is_unanswered = matches!(error, ClientError::TimedOut { .. });
+        if !(error.is_loss() || is_unanswered)
             || self.losses >= MOST_LOSSES
             || self.limit.is_some_and(|limit| self.begun.elapsed() + self.pause >= limit)
             || first_loss.elapsed() + self.pause >= USUAL
@@ -262,10 +264,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_lost_connection_is_tried_again() {
+    fn only_a_lost_connection_or_a_silent_one_is_tried_again() {
         run(async {
             let mut retry = Retry::within(Some(USUAL));
             retry.after(lost()).await.unwrap();
+            retry.after(ClientError::TimedOut { after: HELLO }).await.unwrap();
             let reported =
                 ClientError::Reported { exit: ExitClass::Failed, message: String::new(), causes: Vec::new() };
             assert!(matches!(retry.after(reported).await, Err(ClientError::Reported { .. })));
