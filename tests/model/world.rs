@@ -36,7 +36,7 @@ pub(crate) struct Volume {
     pub(crate) bound: BTreeSet<Id>,
     /// What happened since the last cut.
     pub(crate) effect: Effect,
-    /// Something lost its last name at some time: removing it later may count as a change after a remount.
+    /// Something lost its last name at some time: what changed of it counts as a change as long as it is there, and after a remount it is not.
     pub(crate) had_orphans: bool,
 }
 
@@ -131,7 +131,7 @@ impl World {
         let volume = &mut self.volumes[index];
         volume.bound = BTreeSet::from([ROOT]);
         volume.had_orphans |= volume.fs.drop_unheld(|_| false);
-        if volume.had_orphans && volume.effect == Effect::Nothing {
+        if volume.had_orphans && volume.effect == Effect::Changed {
             volume.effect = Effect::Unclear;
         }
         self.cursors.retain(|cursor| cursor.volume != index);
