@@ -38,7 +38,8 @@ enum Unadoptable {
 }
 
 impl Mounts {
-    /// Goes on with every mount that is among the descriptors `kept`. Returns the other descriptors.
+    /// Goes on with every mount that is among the descriptors `kept`, with all at once: one whose lower is slow keeps no other waiting.
+    /// Returns the other descriptors.
     pub(crate) fn adopt_all(
         &self,
         store: &Arc<Store>,
@@ -47,22 +48,27 @@ impl Mounts {
     ) -> Vec<(String, OwnedFd)> {
         let (sessions, others) = by_session(kept);
         let Some(keeper) = self.keeper() else { return others };
-        for (session, inherited) in sessions {
-            if let Err(error) = self.adopt(store, keeper, inherited, death) {
-                match &error {
-                    Unadoptable::Incomplete | Unadoptable::Unfinished => {
-                        tracing::info!(%session, error = one_line(&error), "a mount is not gone on with");
+        std::thread::scope(|scope| {
+            for (session, inherited) in sessions {
+                scope.spawn(move || {
+                    if let Err(error) = self.adopt(store, keeper, inherited, death) {
+                        self.give_up(keeper, session, &error);
                     }
-                    _ => tracing::error!(
-                        %session,
-                        error = one_line(&error),
-                        "cannot go on with a mount: its programs get errors"
-                    ),
-                }
-                self.let_go(keeper, session);
+                });
             }
-        }
+        });
         others
+    }
+
+    fn give_up(&self, keeper: &Arc<dyn Keep>, session: SessionId, error: &Unadoptable) {
+        let why = one_line(error);
+        match error {
+            Unadoptable::Incomplete | Unadoptable::Unfinished => {
+                tracing::info!(%session, error = why, "a mount is not gone on with");
+            }
+            _ => tracing::error!(%session, error = why, "cannot go on with a mount: its programs get errors"),
+        }
+        self.let_go(keeper, session);
     }
 
     fn adopt(
