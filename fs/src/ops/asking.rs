@@ -18,14 +18,17 @@ impl VolumeFs {
     /// Lets go of inodes without names that the kernel holds no more.
     pub(super) fn ask_about_unnamed(&self) {
         let Some(adopted) = self.adopted.get() else { return };
+        let invalidator = self.invalidator.read();
+        let Some(kernel) = invalidator.as_ref() else { return };
         let orphans = adopted.take_unasked();
         let doubted = std::mem::take(&mut *self.nodes.doubted.lock());
         if orphans.is_empty() && doubted.is_empty() {
             return;
         }
         let tree = self.root.read().clone();
-        let invalidator = self.invalidator.read();
-        let Some(kernel) = invalidator.as_ref().filter(|_| tree.key == TreeKey::Mounted) else { return };
+        if tree.key != TreeKey::Mounted {
+            return;
+        }
         for ino in orphans {
             // One that is in memory again is told of in the ordinary way.
             if self.nodes.find(&tree, ino).is_none() && !kernel.holds(NodeId(ino.0)) && adopted.is_over(ino) {
