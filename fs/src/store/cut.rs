@@ -3,7 +3,7 @@
 //! # Crash consistency
 //! 1. The next epochs are announced: from here on they exist, whatever happens.
 //! 2. The gates close, move on, open ([`super::gate`]). Operations that follow write into the next epoch.
-//! 3. When the last operation of the old epoch is done, one batch makes all snapshots, and the log is synced.
+//! 3. When the last operation of the old epoch is done, one batch makes all snapshots. Who needs them to outlive the host syncs the log.
 //!
 //! A crash before 3 leaves epochs that ended without a snapshot: nobody can see that, and
 //! what they wrote belongs to the head as before. File data of the cut that was never synced is pushed out right
@@ -80,6 +80,20 @@ impl Store {
         name: Option<&str>,
         receipt: Receipt<'_, CutReport>,
     ) -> Result<CutReport, FsError> {
+        let start = Instant::now();
+        let report = self.cut(volumes, name, receipt)?;
+        let cut = start.elapsed();
+        self.sync_records()?;
+        Ok(CutReport { sync: start.elapsed() - cut, ..report })
+    }
+
+    /// The same, but of a loss of power it is not safe until [`Store::sync_records`] has returned. It does outlive the process.
+    pub fn cut(
+        &self,
+        volumes: &[&str],
+        name: Option<&str>,
+        receipt: Receipt<'_, CutReport>,
+    ) -> Result<CutReport, FsError> {
         if volumes.is_empty() {
             return Err(FsError::Invalid { what: "no volume is named" });
         }
@@ -125,7 +139,6 @@ impl Store {
         }
         failpoint::hit("cut.flipped");
         let number = |_| self.number(Counter::Cut).map(u64::from);
-        let start = Instant::now();
         let recorded = moving.first().map_or(Ok(0), number).and_then(|id| {
             let snapshots = parts.iter().map(|part| part.report(name)).collect();
             let report = CutReport { id, held, drained, sync: Duration::ZERO, snapshots };
@@ -138,8 +151,6 @@ impl Store {
             let unmade = parts.iter().filter(|part| part.same_as.is_none());
             unmade.for_each(|part| registry.finish_end(part.head.branch, part.ended));
         })?;
-        self.db.sync_log()?;
-        let sync = start.elapsed();
         self.seal_later(moving.iter().map(|head| Ended::new(head, head.gate.epoch().previous())));
         for (part, made) in parts.iter().zip(&report.snapshots) {
             // One that gets a name is not shown by its epoch any more.
@@ -148,7 +159,12 @@ impl Store {
                 live.snapshots_changed(&names);
             }
         }
-        Ok(CutReport { sync, ..report })
+        Ok(report)
+    }
+
+    /// Brings everything that is on record to the disk, but no data of files.
+    pub fn sync_records(&self) -> Result<(), FsError> {
+        Ok(self.db.sync_log()?)
     }
 
     fn parts(&self, volumes: &[&str], name: Option<&str>) -> Result<Vec<Part>, FsError> {

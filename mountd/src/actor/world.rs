@@ -162,6 +162,7 @@ impl World for NodeWorld {
     }
 
     fn step(&self, name: &'static str) {
+        tracing::debug!(name, "step");
         failpoint::hit(name);
     }
 }

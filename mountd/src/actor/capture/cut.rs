@@ -15,7 +15,8 @@ impl Driver<'_> {
         names.map(|(name, _)| (name.to_owned(), self.actor.volume_name(name))).collect()
     }
 
-    /// Ends the epochs of volumes, all at one instant. What it made is on record under the capture's id, in the batch of the cut.
+    /// Ends the epochs of volumes, all at one instant. What it made is on record under the capture's id, in the batch of the cut; it is on the disk with
+    /// whatever is brought there next.
     pub(in crate::actor) fn cut(
         &self,
         id: CaptureId,
@@ -27,7 +28,7 @@ impl Driver<'_> {
             let made: Vec<_> = made.map(|snapshot| (&snapshot.volume, snapshot.epoch.0)).collect();
             OutcomeV1::Done(serde_json::to_vec(&made).expect("names and numbers are JSON"))
         });
-        let report = self.actors.store.snapshot(&names, None, receipt)?;
+        let report = self.actors.store.cut(&names, None, receipt)?;
         let mut held = Vec::new();
         for ((name, stored), snapshot) in volumes.iter().zip(report.snapshots) {
             let (volume, epoch) = (self.actors.store.volume(stored)?.id, snapshot.epoch);

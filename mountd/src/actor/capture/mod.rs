@@ -13,7 +13,8 @@
 //!
 //! # Invariants
 //! - Nothing is paused before everything was checked that can be.
-//! - The manifest is the last file that appears, with a rename: when it is there the capture is complete, before it there is none.
+//! - The manifest is the last thing that appears, with a rename: when it is there the capture is complete, and memory and cut are on the disk; before it
+//!   there is none.
 //! - Up to there an error, or a death, leaves the actor running as before; from there on the capture is completed. A committed
 //!   capture that cannot be published is dropped again.
 //! - What the sandbox of an actor at rest has left behind, mounts above all, is taken away in the background. Whoever wants to do something with
@@ -169,24 +170,30 @@ impl Driver<'_> {
         directory: &CaptureDirectory,
     ) -> Result<String, ApiError> {
         self.advance(capturing, CaptureStep::Bind, "actor.bind")?;
-        let (files, synced) = match image {
-            None => (Vec::new(), None),
-            Some(image) => image.files().map(|(files, synced)| (files, Some(synced)))?,
-        };
-        let manifest = Manifest::of(Contents {
-            id: capturing.id,
-            actor: &self.actor.id,
-            scope: capturing.scope,
-            sandbox_class: self.actor.recipe.sandbox_class,
-            runtime,
-            template: &self.actor.recipe.hash,
-            volumes: &capturing.cut,
-            files,
-        });
-        let (bytes, hash) = manifest.encode();
-        let path = directory.manifest();
-        let draft = Draft::write(&path, &bytes).map_err(|error| failed("write", &path, error))?;
-        synced.map_or(Ok(()), joined)?;
+        let (path, store) = (directory.manifest(), &self.actors.store);
+        let (draft, hash) = std::thread::scope(|scope| {
+            // Three things come to the disk side by side: the cut, the memory, and the manifest that is about both.
+            let recorded = scope.spawn(|| store.sync_records());
+            let (files, synced) = match image {
+                None => (Vec::new(), None),
+                Some(image) => image.files().map(|(files, synced)| (files, Some(synced)))?,
+            };
+            let manifest = Manifest::of(Contents {
+                id: capturing.id,
+                actor: &self.actor.id,
+                scope: capturing.scope,
+                sandbox_class: self.actor.recipe.sandbox_class,
+                runtime,
+                template: &self.actor.recipe.hash,
+                volumes: &capturing.cut,
+                files,
+            });
+            let (bytes, hash) = manifest.encode();
+            let draft = Draft::write(&path, &bytes).map_err(|error| failed("write", &path, error))?;
+            synced.map_or(Ok(()), joined)?;
+            joined(recorded)?;
+            Ok::<_, ApiError>((draft, hash))
+        })?;
         draft.publish().map_err(|error| failed("write", &path, error))?;
         self.actors.world.step("actor.manifest");
         Ok(hash)
@@ -309,8 +316,7 @@ impl Driver<'_> {
         actor.document.last_capture = Some(view.clone());
         let (capture, phases) = (Some(view.clone()), view.phases.clone());
         let outcome = Outcome { actor: actor.clone(), capture, phases };
-        // Of a pause the cut has brought to the disk what was begun, and the manifest is there: whoever finds the two completes it to the
-        // same. A committed capture gives its manifest up after this.
+        // Of a pause what was begun and cut was brought to the disk before the manifest: whoever finds the two completes it to the same. A committed capture gives its manifest up after this.
         let is_found = was_running && !capturing.kind.is_committed() && !capturing.cut.is_empty();
         let durability = if is_found { Durability::Process } else { Durability::Disk };
         self.change(captures, durability, receipt.of(outcome.clone()), |stored| *stored = actor)?;
