@@ -66,7 +66,8 @@ pub fn sync_files(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
+/// Brings the names in a directory to the disk.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 

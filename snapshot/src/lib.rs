@@ -7,8 +7,10 @@
 
 mod durable;
 mod local;
+mod reading;
 mod target;
 
-pub use durable::{Draft, sync_files, write_durably};
+pub use durable::{Draft, sync_directory, sync_files, write_durably};
 pub use local::LocalDirectory;
+pub use reading::{open_regular, read_small};
 pub use target::{Opened, Publication, Target, TargetError};

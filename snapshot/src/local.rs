@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::durable::{sync_directory, sync_files, write_durably};
+use crate::reading::read_small;
 use crate::target::{Opened, Publication, Target, TargetError};
 
 const MANIFEST: &str = "manifest.json";
@@ -35,6 +36,14 @@ impl LocalDirectory {
         let plain = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if plain { Ok(self.0.join(id)) } else { Err(TargetError::BadName { name: id.to_owned() }) }
     }
+
+    /// Brings the names of a capture to the disk.
+    fn sync(&self, directory: &Path) -> Result<(), TargetError> {
+        for directory in [directory, &self.0] {
+            sync_directory(directory).map_err(|error| failed("sync", directory, error))?;
+        }
+        Ok(())
+    }
 }
 
 impl Target for LocalDirectory {
@@ -53,8 +62,9 @@ impl Target for LocalDirectory {
     fn publish(&self, publication: Publication<'_>) -> Result<(), TargetError> {
         let directory = self.of(publication.id)?;
         let manifest = directory.join(MANIFEST);
-        match std::fs::read(&manifest) {
-            Ok(there) if there == publication.manifest => return Ok(()),
+        match read_small(&manifest) {
+            // Who gave it its name may have died before that was on the disk.
+            Ok(there) if there == publication.manifest => return self.sync(&directory),
             Ok(_) => {
                 return Err(TargetError::Other { id: publication.id.to_owned(), place: self.0.clone() });
             }
@@ -78,7 +88,7 @@ impl Target for LocalDirectory {
         }
         sync_files(&files).map_err(|error| failed("sync", &files, error))?;
         write_durably(&manifest, publication.manifest).map_err(|error| failed("write", &manifest, error))?;
-        sync_directory(&self.0).map_err(|error| failed("sync", &self.0, error))
+        self.sync(&directory)
     }
 
     fn withdraw(&self, id: &str) -> Result<(), TargetError> {
@@ -98,7 +108,7 @@ impl Target for LocalDirectory {
     fn open(&self, id: &str) -> Result<Opened, TargetError> {
         let directory = self.of(id)?;
         let manifest = directory.join(MANIFEST);
-        match std::fs::read(&manifest) {
+        match read_small(&manifest) {
             Ok(manifest) => Ok(Opened { manifest, files: directory.join(FILES) }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(TargetError::NotFound { id: id.to_owned(), place: self.0.clone() })

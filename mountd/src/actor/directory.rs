@@ -18,6 +18,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use durdir_fs::ids::CaptureId;
+use durdir_snapshot::sync_directory;
 
 use super::error::ActorError;
 
@@ -123,13 +124,30 @@ impl CaptureDirectory {
     /// Removes it.
     pub(crate) fn remove(&self) -> Result<(), ActorError> {
         // The manifest first: half of a capture is none.
-        match std::fs::remove_file(self.manifest()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &self.manifest(), error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        self.remove_manifest()?;
         remove_with_content(&self.0)
+    }
+
+    /// Makes sure that it has no manifest, on the disk either.
+    pub(crate) fn unbind(&self) -> Result<(), ActorError> {
+        if self.remove_manifest()? { self.sync() } else { Ok(()) }
+    }
+
+    /// Brings the names in it to the disk, and its own.
+    pub(crate) fn sync(&self) -> Result<(), ActorError> {
+        for directory in std::iter::once(self.0.as_path()).chain(self.0.parent()) {
+            sync_directory(directory).map_err(|error| failed("sync", directory, error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the manifest. Returns whether there was one.
+    fn remove_manifest(&self) -> Result<bool, ActorError> {
+        match std::fs::remove_file(self.manifest()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed("remove", &self.manifest(), error)),
+        }
     }
 }
 

@@ -10,13 +10,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use durdir_fs::ids::CaptureId;
 use durdir_fs::store::{ActorChange, Durability, Receipt};
 
 use super::error::ActorError;
-use super::record::{Actor, Capture, CaptureView, DoneView, Phases};
+use super::phases::Phases;
+use super::record::{Actor, Capture, CaptureView, DoneView};
 use super::registry::{Actors, Claim, Settled, Turn};
 use super::state::{Operation, OperationKind, Standing};
 use super::thaw::Note;
@@ -212,8 +212,8 @@ impl<'a> Driver<'a> {
             let (capture, phases) = (Some(capture.clone()), capture.phases.clone());
             return Some(Outcome { actor: self.actor.clone(), capture, phases });
         }
-        let DoneView { phases, .. } = document.done.as_ref().filter(|done| done.id == operation)?;
-        let (capture, phases) = (document.last_capture.clone(), phases.clone());
+        let DoneView { phases, from, .. } = document.done.as_ref().filter(|done| done.id == operation)?;
+        let (capture, phases) = (from.as_deref().cloned(), phases.clone());
         Some(Outcome { actor: self.actor.clone(), capture, phases })
     }
 
@@ -355,6 +355,14 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
+    /// Takes a sandbox away that does not go on. Returns where its actor stands then, which is the caller's to store.
+    pub(super) fn give_up(&self, what: &str, error: &ApiError) -> Result<Standing, ApiError> {
+        let reason = format!("{what}: {}", one_line(error));
+        tracing::warn!(actor = self.actor.id, reason, "an actor has ended");
+        self.bring_down()?;
+        Ok(Standing::Exited { reason })
+    }
+
     pub(super) fn turn(&self) -> &Turn {
         &self.turn
     }
@@ -370,37 +378,5 @@ impl<'a> Driver<'a> {
             tracing::error!(actor, error = failed, "what was begun with an actor cannot be undone yet");
         }
         error
-    }
-}
-
-/// Measures phases.
-pub(super) struct Clock {
-    begun: Instant,
-    phases: Phases,
-}
-
-impl Clock {
-    pub(super) fn start() -> Clock {
-        Clock { begun: Instant::now(), phases: Phases::default() }
-    }
-
-    /// Does something and adds how long it took.
-    pub(super) fn time<T>(&mut self, phase: &str, work: impl FnOnce() -> T) -> T {
-        let begun = Instant::now();
-        let done = work();
-        self.phases.add(phase, begun.elapsed());
-        done
-    }
-
-    /// Returns the phases so far.
-    pub(super) fn phases(&self) -> Phases {
-        self.phases.clone()
-    }
-
-    /// Returns the phases, and how long everything took.
-    pub(super) fn total(&self) -> Phases {
-        let mut phases = self.phases.clone();
-        phases.add("total", self.begun.elapsed());
-        phases
     }
 }

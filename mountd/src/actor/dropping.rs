@@ -7,6 +7,7 @@
 use durdir_fs::ids::CaptureId;
 use durdir_fs::store::{ActorChange, Durability, Receipt};
 
+use super::capture::published_name;
 use super::driver::Driver;
 use super::record::{Capture, Checkpoint, captured};
 use super::registry::Actors;
@@ -41,11 +42,6 @@ impl Driver<'_> {
             tracing::warn!(actor = id, error = one_line(&error), "a capture that nobody needs stays for now");
         }
     }
-
-    /// Removes snapshots that were made for captures, unless another capture than `but` has them too.
-    pub(super) fn drop_snapshots(&self, held: &[Held], but: Option<CaptureId>) -> Result<(), ApiError> {
-        self.actors.drop_snapshots(held, but)
-    }
 }
 
 impl Actors {
@@ -55,25 +51,49 @@ impl Actors {
             let document = &capture.document;
             document.actor == actor && (!document.dropping.is_empty() || is_over(capture))
         });
+        let mut failed = None;
         for capture in ending {
-            self.drop_snapshots(&capture.document.dropping, Some(capture.id))?;
-            let left = if is_over(&capture) {
-                self.directory.of(actor).capture(capture.id).remove()?;
-                None
-            } else {
-                let mut left = capture.clone();
-                left.document.dropping.clear();
-                Some(left)
-            };
-            let record = left.as_ref().map(Capture::encode);
-            let captures = vec![(capture.id, record.as_ref())];
-            let change = ActorChange { actors: Vec::new(), captures };
-            self.store.change_actors(&change, Durability::Process, Receipt::none(), &())?;
-            self.show_capture(capture.id, left);
+            // One that somebody looks at keeps no other.
+            failed = self.finish_dropping_one(actor, capture).err().or(failed);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn finish_dropping_one(&self, actor: &str, capture: Capture) -> Result<(), ApiError> {
+        let (id, over) = (capture.id, is_over(&capture));
+        if over && capture.document.kind.is_committed() {
+            // It was to be published.
+            self.drop_published(id, capture.document.dropping.iter().map(|held| held.name.as_str()))?;
+        }
+        self.drop_snapshots(&capture.document.dropping, Some(id))?;
+        let left = if over {
+            self.directory.of(actor).capture(id).remove()?;
+            None
+        } else {
+            let mut left = capture;
+            left.document.dropping.clear();
+            Some(left)
+        };
+        let record = left.as_ref().map(Capture::encode);
+        let change = ActorChange { actors: Vec::new(), captures: vec![(id, record.as_ref())] };
+        self.store.change_actors(&change, Durability::Process, Receipt::none(), &())?;
+        self.show_capture(id, left);
+        Ok(())
+    }
+
+    /// Removes the volumes that were to stand for a capture once it is committed.
+    pub(super) fn drop_published<'a>(
+        &self,
+        id: CaptureId,
+        volumes: impl Iterator<Item = &'a str>,
+    ) -> Result<(), ApiError> {
+        for volume in volumes {
+            gone_is_fine(self.store.remove_volume(&published_name(id, volume), Receipt::none()))?;
         }
         Ok(())
     }
 
+    /// Removes snapshots that were made for captures, unless another capture than `but` has them too.
     fn drop_snapshots(&self, held: &[Held], but: Option<CaptureId>) -> Result<(), ApiError> {
         for held in held.iter().filter(|held| held.owned && !self.is_held(held, but)) {
             let Some(snapshot) = self.store.snapshot_at(held.volume, held.epoch) else { continue };
@@ -86,12 +106,12 @@ impl Actors {
         Ok(())
     }
 
-    /// Removes directories of captures that no record knows.
+    /// Removes directories of captures that no record knows, and those of which everything is where commits go.
     pub(super) fn sweep_captures_of(&self, actor: &str) -> Result<(), ApiError> {
         let directory = self.directory.of(actor);
         for name in directory.list_captures()? {
             let id = super::names::parse_capture_id(&name);
-            if let Some(id) = id.filter(|id| !self.has_record(*id)) {
+            if let Some(id) = id.filter(|id| !self.has_files(*id)) {
                 tracing::info!(actor, capture = name, "removed what was left of a capture");
                 directory.capture(id).remove()?;
             }

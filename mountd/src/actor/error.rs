@@ -73,7 +73,7 @@ pub(crate) enum ActorError {
         name: String,
     },
     /// More was asked for than there is.
-    #[error("{what} holds {has}, and cannot be widened to {asked}")]
+    #[error("{what} holds {has}, and cannot be widened to {asked}; `--scope {has}` takes what there is")]
     Widened {
         /// The capture or setting.
         what: String,
@@ -147,17 +147,6 @@ pub(crate) enum ActorError {
     Gone {
         /// The actor.
         id: String,
-    },
-    /// The operation failed, and the actor could not be brought back.
-    #[error(
-        "actor {id} ended, since it could not be brought back after a capture failed; its volumes are as it left them"
-    )]
-    Lost {
-        /// The actor.
-        id: String,
-        /// Why the capture failed.
-        #[source]
-        source: Box<crate::api::ApiError>,
     },
     /// A committed capture could not be brought to its place.
     #[error("publish capture {id}")]

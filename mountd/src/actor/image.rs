@@ -13,7 +13,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-use durdir_snapshot::sync_files;
+use durdir_snapshot::{open_regular, sync_files};
 use serde::{Deserialize, Serialize};
 
 use super::error::ActorError;
@@ -34,11 +34,18 @@ impl ImageFile {
     pub(super) fn of(image: &Path, name: &str) -> Result<ImageFile, ActorError> {
         let path = image.join(name);
         let failed = |source| ActorError::Io { action: "read", path: path.clone(), source };
-        let file = File::open(&path).map_err(failed)?;
+        let file = open_regular(&path).map_err(failed)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(file).map_err(failed)?;
         let (bytes, blake3) = (hasher.count(), hasher.finalize().to_hex().to_string());
         Ok(ImageFile { name: name.to_owned(), bytes, blake3 })
+    }
+
+    /// Returns how many bytes a file has.
+    pub(super) fn size_of(image: &Path, name: &str) -> Result<u64, ActorError> {
+        let path = image.join(name);
+        let size = open_regular(&path).and_then(|file| Ok(file.metadata()?.len()));
+        size.map_err(|source| ActorError::Io { action: "read", path, source })
     }
 
     /// Describes all files of an image.

@@ -13,10 +13,9 @@ use durdir_fs::store::{Durability, Receipt, VolumeInfo, VolumeOrigin};
 
 use super::driver::{CaptureChanges, Driver, Outcome, Request};
 use super::error::ActorError;
+use super::phases::Phases;
 use super::recipe::Recipe;
-use super::record::{
-    Actor, ActorDocument, Capture, CaptureDocument, Checkpoint, Phases, captured, volume_name,
-};
+use super::record::{Actor, ActorDocument, Capture, CaptureDocument, Checkpoint, captured, volume_name};
 use super::registry::{Actors, Claim};
 use super::restore::gone_is_fine;
 use super::state::{CaptureKind, Operation, OperationKind, Standing};
@@ -210,10 +209,22 @@ impl Actors {
             turn => turn?,
         };
         let mut driver = Driver::new(self, turn);
-        if !again {
-            driver.check_not_looked_at()?;
+        // No other actor has ever had a sandbox of this name.
+        let name = driver.actor.document.sandbox.clone();
+        match &request.begun {
+            None => driver.check_not_looked_at()?,
+            Some(begun) if *begun == name => {}
+            // It is gone, and somebody has made another one that is called so.
+            Some(_) => {
+                return Ok(self.store.change_actors(
+                    &Default::default(),
+                    Durability::Process,
+                    receipt,
+                    &(),
+                )?);
+            }
         }
-        driver.journal_with(Operation::Remove, (request.begin)(id), "actor.remove")?;
+        driver.journal_with(Operation::Remove, (request.begin)(&name), "actor.remove")?;
         driver.take_away(receipt)
     }
 
@@ -271,6 +282,10 @@ impl Driver<'_> {
                 capture.document.dropping.clear();
                 changes.push((capture.id, Some(capture)));
             } else {
+                if capture.document.kind.is_committed() {
+                    let volumes = self.actor.recipe.volumes.iter().map(|volume| volume.name.as_str());
+                    self.actors.drop_published(capture.id, volumes)?;
+                }
                 changes.push((capture.id, None));
             }
         }

@@ -5,14 +5,17 @@
 //! without one does not exist. Its own BLAKE3 is in the capture's record, so that one which was edited, or comes from elsewhere, is
 //! noticed.
 
+use std::io;
 use std::path::Path;
 
 use durdir_fs::ids::CaptureId;
+use durdir_snapshot::read_small;
 use serde::{Deserialize, Serialize};
 
 use super::error::ActorError;
 use super::image::{ImageFile, names_in};
 use super::names;
+use super::record::Actor;
 use super::state::Held;
 use crate::template::Scope;
 
@@ -93,22 +96,42 @@ impl Manifest {
         }
         let manifest: Manifest =
             serde_json::from_slice(bytes).map_err(|_| damaged("its manifest does not parse"))?;
-        if manifest.format != FORMAT || manifest.id != id {
-            return Err(damaged("its manifest is one of another capture or version"));
+        if manifest.format != FORMAT {
+            let what = format!(
+                "this version of mountd: its manifest has format {}, and {FORMAT} is known",
+                manifest.format
+            );
+            return Err(ActorError::Mismatched { id, what, remedy: None });
+        }
+        if manifest.id != id {
+            return Err(damaged("its manifest is one of another capture"));
         }
         Ok(manifest)
     }
 
     /// Reads a manifest whose hash is not on record yet, and returns that too; `None` if there is none.
     pub(crate) fn found(id: CaptureId, path: &Path) -> Result<Option<(Manifest, String)>, ActorError> {
-        match std::fs::read(path) {
+        match read_small(path) {
             Ok(bytes) => {
                 let hash = hash_of(&bytes);
                 Ok(Some((Manifest::decode(id, &bytes, &hash)?, hash)))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(ActorError::Io { action: "read", path: path.to_owned(), source }),
         }
+    }
+
+    /// Checks that one whose hash was on nobody's record is of this actor, and about its volumes alone.
+    pub(crate) fn check_is_of(&self, actor: &Actor, scope: Scope) -> Result<(), ActorError> {
+        let is_own = |held: &Held| {
+            let mut volumes = actor.named_volumes();
+            volumes.any(|(name, volume)| held.name == name && held.volume == volume)
+        };
+        if self.actor == actor.id && self.scope == scope && self.volumes.iter().all(is_own) {
+            return Ok(());
+        }
+        let what = "its manifest is not of what was being captured".to_owned();
+        Err(ActorError::Damaged { id: self.id, what })
     }
 
     /// Checks that the files in `image` are those that were saved: all of them, nothing else, byte for byte.
@@ -122,11 +145,11 @@ impl Manifest {
             if !there.contains(&file.name) {
                 return damaged(format!("{} is missing", file.name));
             }
-            let found = ImageFile::of(image, &file.name)?;
-            if found.bytes != file.bytes {
-                return damaged(format!("{} has {} bytes, not {}", file.name, found.bytes, file.bytes));
+            let (bytes, of_file) = (ImageFile::size_of(image, &file.name)?, &file.name);
+            if bytes != file.bytes {
+                return damaged(format!("{of_file} has {bytes} bytes, not {}", file.bytes));
             }
-            if found.blake3 != file.blake3 {
+            if ImageFile::of(image, &file.name)?.blake3 != file.blake3 {
                 return damaged(format!("{} is not what was saved", file.name));
             }
         }

@@ -26,6 +26,7 @@ mod image;
 mod making;
 mod manifest;
 mod names;
+mod phases;
 mod queue;
 mod recipe;
 mod record;
@@ -42,7 +43,8 @@ mod world;
 
 pub(crate) use driver::{Outcome, Request};
 pub(crate) use error::ActorError;
-pub(crate) use record::{Actor, CaptureView, Phases};
+pub(crate) use phases::Phases;
+pub(crate) use record::{Actor, CaptureView};
 pub(crate) use registry::Actors;
 pub(crate) use state::{CaptureKind, Standing};
 pub(crate) use thaw::{PATIENCE, thaw};

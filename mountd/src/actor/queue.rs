@@ -45,8 +45,8 @@ pub(crate) fn decide(standing: &Standing, in_hand: Option<InHand>, asked: Operat
         (OperationKind::Start, Standing::Paused | Standing::Suspended) => {
             Verdict::Misplaced("`durdir actor resume` lets it go on")
         }
-        (OperationKind::Pause, Standing::Running) => Verdict::Do,
-        (OperationKind::Pause, Standing::Paused) => Verdict::Misplaced("it is paused already"),
+        // One that is at rest may be narrowed: that depends on what it holds.
+        (OperationKind::Pause, Standing::Running | Standing::Paused) => Verdict::Do,
         (OperationKind::Pause, _) => Verdict::Misplaced("only what runs can be paused"),
         (OperationKind::Resume, Standing::Paused | Standing::Suspended) => Verdict::Do,
         (OperationKind::Resume, Standing::Running) => Verdict::Misplaced("it runs already"),
@@ -54,8 +54,7 @@ pub(crate) fn decide(standing: &Standing, in_hand: Option<InHand>, asked: Operat
         (OperationKind::Resume, Standing::Exited { .. }) => {
             Verdict::Misplaced("`durdir actor start` starts it anew, on its volumes as they are")
         }
-        (OperationKind::Suspend, Standing::Running | Standing::Paused) => Verdict::Do,
-        (OperationKind::Suspend, Standing::Suspended) => Verdict::Misplaced("it is suspended already"),
+        (OperationKind::Suspend, Standing::Running | Standing::Paused | Standing::Suspended) => Verdict::Do,
         (OperationKind::Suspend, Standing::Created | Standing::Exited { .. }) => Verdict::Misplaced(
             "only what runs or is paused can be suspended; `durdir actor commit` keeps its volumes",
         ),
@@ -122,10 +121,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_runs_is_paused() {
+    fn only_what_runs_or_is_narrowed_is_paused() {
         for standing in standings() {
             let paused = decide(&standing, None, OperationKind::Pause) == Verdict::Do;
-            assert_eq!(paused, standing == Standing::Running, "{standing:?}");
+            assert_eq!(paused, matches!(standing, Standing::Running | Standing::Paused), "{standing:?}");
         }
     }
 }

@@ -5,7 +5,6 @@
 //! wrote; a document of another version is refused, and harms nobody else. Fields that are not known are passed over.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use durdir_fs::attr::Timestamp;
 use durdir_fs::ids::{CaptureId, VolumeId};
@@ -13,6 +12,7 @@ use durdir_fs::store::record::{Actor as ActorRecord, Capture as CaptureRecord, C
 use serde::{Deserialize, Serialize};
 
 use super::names;
+use super::phases::Phases;
 use super::recipe::Recipe;
 use super::state::{CaptureKind, Held, Operation, Standing, State};
 use crate::template::Scope;
@@ -91,26 +91,9 @@ pub(crate) struct DoneView {
     pub(crate) id: String,
     /// How long its phases took.
     pub(crate) phases: Phases,
-}
-
-/// How long the phases of an operation took, in microseconds and in their order.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Phases(Vec<(String, u64)>);
-
-impl Phases {
-    /// Adds a phase.
-    pub(crate) fn add(&mut self, name: &str, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, sum)) => *sum += micros,
-            None => self.0.push((name.to_owned(), micros)),
-        }
-    }
-
-    /// Returns them.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|(name, micros)| (name.as_str(), *micros))
-    }
+    /// What was gone on from, if anything was.
+    #[serde(default)]
+    pub(crate) from: Option<Box<CaptureView>>,
 }
 
 /// A record that was read, and makes no sense.
@@ -289,14 +272,5 @@ mod tests {
         assert!(matches!(refused, RecordError::Version { found: 2 }), "{refused}");
         let record = ActorRecord { document: b"[]".to_vec(), ..record };
         assert!(matches!(Actor::decode("a", &record), Err(RecordError::Syntax(_))));
-    }
-
-    #[test]
-    fn times_of_one_phase_add_up() {
-        let mut phases = Phases::default();
-        phases.add("save", Duration::from_micros(3));
-        phases.add("cut", Duration::from_micros(1));
-        phases.add("save", Duration::from_micros(4));
-        assert_eq!(phases.iter().collect::<Vec<_>>(), [("save", 7), ("cut", 1)]);
     }
 }

@@ -8,7 +8,8 @@
 //! | | no manifest, a sandbox | back: it goes on; the cut and the files are dropped |
 //! | | neither, and it was being saved | back: it is restored from what was saved |
 //! | | its volumes are not mounted | back, and it has ended |
-//! | capture: resume, publish, tear down | | forth; one that cannot be published is dropped, and its actor goes on |
+//! | capture: resume, publish, tear down | | forth; one that cannot be published is withdrawn |
+//! | capture: withdraw | | back: it goes on; the cut, the files and what was published are dropped |
 //! | removal | | forth |
 //! | nothing; it stands at running | it runs, its volumes are mounted | nothing |
 //! | | it is paused | it goes on |
@@ -20,17 +21,18 @@
 //! A capture that goes back first lets the sandbox go on, and drops things after that: nobody waits for a disk.
 //!
 //! # Concurrency
-//! Each actor on a thread of its own, while clients are served already: who asks for one that is not done yet waits.
+//! Each actor that runs, or with which something is in hand, on a thread of its own, and those at rest one after another on one; clients
+//! are served already, and who asks for one that is not done yet waits.
 
 use std::sync::Arc;
 
 use durdir_fs::store::Receipt;
 
-use super::driver::{Clock, Driver};
+use super::driver::Driver;
 use super::error::ActorError;
 use super::manifest::Manifest;
-use super::record::Actor;
-use super::registry::{Actors, Settled, Turn};
+use super::phases::Clock;
+use super::registry::{Actors, Attended, Settled, Turn};
 use super::state::{CaptureKind, CaptureStep, Capturing, Operation, Standing};
 use crate::api::ApiError;
 use crate::exit::one_line;
@@ -49,10 +51,22 @@ impl Actors {
                 );
             }
         }
+        let mut at_rest = Vec::new();
         for actor in self.all() {
             let Some(turn) = self.try_take_own(&actor.id) else { continue };
+            // Should there be no thread for it, somebody looks after it later.
+            turn.settle(Settled::No);
+            if actor.document.operation.is_none() && actor.document.standing != Standing::Running {
+                at_rest.push(turn);
+                continue;
+            }
             let actors = Arc::clone(self);
             self.world.in_background(&actor.id, Box::new(move || actors.recover_one(turn)));
+        }
+        if !at_rest.is_empty() {
+            let actors = Arc::clone(self);
+            let all = move || at_rest.into_iter().for_each(|turn| actors.recover_one(turn));
+            self.world.in_background("rest", Box::new(all));
         }
     }
 
@@ -94,14 +108,15 @@ impl Actors {
 
     /// Looks after actors that nobody works on: whether sandboxes that should run still do, and whether anything could not be undone,
     /// completed or taken away before. `wants` tells which are worth a closer look.
-    pub(crate) fn look(&self, wants: impl Fn(&Actor, Settled) -> bool) {
-        for (actor, settled) in self.to_be_looked_after() {
-            if !wants(&actor, settled) {
+    pub(super) fn look(self: &Arc<Self>, wants: impl Fn(&Attended) -> bool) {
+        for attended in self.to_be_looked_after() {
+            if !wants(&attended) {
                 continue;
             }
-            // Whoever works on it looks after it.
-            let Some(turn) = self.try_take_own(&actor.id) else { continue };
-            self.recover_one(turn);
+            let id = attended.actor.id;
+            let Some(turn) = self.try_take_own(&id) else { continue };
+            let actors = Arc::clone(self);
+            self.world.in_background(&id, Box::new(move || actors.recover_one(turn)));
         }
     }
 }
@@ -114,11 +129,16 @@ fn note(id: &str, done: Result<(), ApiError>) {
 }
 
 impl Driver<'_> {
-    /// Takes note of whether anything is left to be done. Still nobody else works on the actor: what has no record is nobody's.
+    /// Takes note of whether anything is left to be done.
     fn tidied(&self, done: Result<(), ApiError>) {
-        self.turn().settle(if done.is_ok() { Settled::Yes } else { Settled::No });
+        let is_done = done.is_ok();
+        self.turn().settle(if is_done { Settled::Yes } else { Settled::No });
         note(&self.actor.id, done);
-        if let Err(error) = self.actors.sweep_captures_of(&self.actor.id) {
+        // While something is in hand, what has no record is not nobody's.
+        if is_done
+            && self.actor.document.operation.is_none()
+            && let Err(error) = self.actors.sweep_captures_of(&self.actor.id)
+        {
             tracing::warn!(
                 actor = self.actor.id,
                 error = one_line(&error),
@@ -150,9 +170,22 @@ impl Driver<'_> {
             // Which of these the record says does not matter: a host that lost power may remember an earlier one.
             CaptureStep::Quiesce | CaptureStep::Save | CaptureStep::Cut | CaptureStep::Bind => {
                 let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
-                match Manifest::found(capturing.id, &directory.manifest())? {
-                    None => self.abort(&capturing),
-                    Some((manifest, hash)) => {
+                let found = Manifest::found(capturing.id, &directory.manifest());
+                match found.and_then(|found| self.check_found(found, &capturing)) {
+                    Ok(None) => self.abort(&capturing),
+                    // Nobody has ever been told that it is there.
+                    Err(error @ ActorError::Damaged { .. }) => {
+                        tracing::error!(
+                            actor = self.actor.id,
+                            error = one_line(&error),
+                            "a capture is dropped"
+                        );
+                        self.abort(&capturing)
+                    }
+                    Err(error) => Err(error.into()),
+                    Ok(Some((manifest, hash))) => {
+                        // Who gave it its name may have died before that was on the disk.
+                        directory.sync()?;
                         capturing.cut = manifest.volumes;
                         self.bound(&mut capturing, hash, &Clock::start())?;
                         self.complete_of_itself(capturing)
@@ -162,7 +195,19 @@ impl Driver<'_> {
             CaptureStep::Resume | CaptureStep::Publish | CaptureStep::TearDown => {
                 self.complete_of_itself(capturing)
             }
+            CaptureStep::Withdraw => self.withdraw(capturing),
         }
+    }
+
+    fn check_found(
+        &self,
+        found: Option<(Manifest, String)>,
+        capturing: &Capturing,
+    ) -> Result<Option<(Manifest, String)>, ActorError> {
+        if let Some((manifest, _)) = &found {
+            manifest.check_is_of(&self.actor, capturing.scope)?;
+        }
+        Ok(found)
     }
 
     fn complete_of_itself(&mut self, capturing: Capturing) -> Result<(), ApiError> {
@@ -171,7 +216,8 @@ impl Driver<'_> {
             // It went on before the worker died, or ended since.
             self.check_running_on(&capturing)?;
         }
-        match self.complete(capturing, Clock::start(), Receipt::none()) {
+        let clock = Clock::going_on(capturing.phases.clone());
+        match self.complete(capturing, clock, Receipt::none()) {
             Ok(_) => Ok(()),
             Err(error) if self.actor.document.operation.is_none() => {
                 tracing::warn!(

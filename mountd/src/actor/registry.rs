@@ -13,6 +13,7 @@ use durdir_fs::store::record::CapturedV1;
 use durdir_fs::store::{Listed, Store};
 use parking_lot::{Condvar, Mutex};
 
+use super::capture::published_name;
 use super::directory::ActorsDirectory;
 use super::error::ActorError;
 use super::names;
@@ -22,6 +23,7 @@ use super::state::{Held, OperationKind, Standing};
 use super::world::World;
 use crate::api::ApiError;
 use crate::exit::one_line;
+use crate::template::Scope;
 
 /// The actors of a node.
 pub(crate) struct Actors {
@@ -59,6 +61,14 @@ pub(crate) enum Settled {
     Yes,
     /// Something is left to be taken away, or to go on.
     No,
+}
+
+/// An actor that something may have to be done about.
+pub(super) struct Attended {
+    pub(super) actor: Actor,
+    pub(super) settled: Settled,
+    /// Whether somebody works on it.
+    pub(super) busy: bool,
 }
 
 impl Inner {
@@ -176,11 +186,14 @@ impl Actors {
     }
 
     /// Returns those that something may have to be done about, though nobody asks.
-    pub(super) fn to_be_looked_after(&self) -> Vec<(Actor, Settled)> {
+    pub(super) fn to_be_looked_after(&self) -> Vec<Attended> {
         self.select_slots(|Inner { actor, settled, in_hand, .. }| {
-            let busy = in_hand.is_some() || actor.document.operation.is_some();
-            let wanted = *settled == Settled::No || busy || actor.document.standing == Standing::Running;
-            wanted.then(|| (actor.clone(), *settled))
+            let busy = in_hand.is_some();
+            let wanted = *settled == Settled::No
+                || busy
+                || actor.document.operation.is_some()
+                || actor.document.standing == Standing::Running;
+            wanted.then(|| Attended { actor: actor.clone(), settled: *settled, busy })
         })
     }
 
@@ -219,10 +232,17 @@ impl Actors {
         holder.map(|capture| capture.document.actor.clone())
     }
 
-    /// Tells whether a volume stands for a committed capture.
-    pub(crate) fn is_published(&self, volume: VolumeId) -> bool {
+    /// Tells whether a volume stands for a committed capture, or is going to.
+    pub(crate) fn is_published(&self, name: &str, volume: VolumeId) -> bool {
         let captures = self.captures.lock();
-        captures.values().any(|capture| capture.document.published.iter().any(|held| held.volume == volume))
+        let stands = |capture: &Capture| capture.document.published.iter().any(|held| held.volume == volume);
+        let becomes = |capture: &Capture| {
+            let document = &capture.document;
+            let is_unfinished =
+                document.kind.is_committed() && !document.replaced && document.location.is_none();
+            is_unfinished && name.starts_with(&published_name(capture.id, ""))
+        };
+        captures.values().any(|capture| stands(capture) || becomes(capture))
     }
 
     /// Returns the process that stands for an actor's sandbox, if it runs.
@@ -243,9 +263,11 @@ impl Actors {
         found.ok_or_else(|| ActorError::NoCommit { id: id.to_owned() })
     }
 
-    /// Tells whether there is a record of a capture, though it may say nothing.
-    pub(super) fn has_record(&self, id: CaptureId) -> bool {
-        self.unreadable_captures.contains_key(&id) || self.captures.lock().contains_key(&id)
+    /// Tells whether the files of a capture are in its actor's directory, as far as its record tells.
+    pub(super) fn has_files(&self, id: CaptureId) -> bool {
+        // One of nothing was not brought anywhere.
+        let here = |capture: &Capture| !capture.is_committed() || capture.document.scope == Scope::None;
+        self.unreadable_captures.contains_key(&id) || self.captures.lock().get(&id).is_some_and(here)
     }
 
     /// Returns the captures for which `wanted` holds.

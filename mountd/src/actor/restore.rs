@@ -13,11 +13,13 @@ use std::path::PathBuf;
 
 use durdir_fs::FsError;
 use durdir_fs::store::{Durability, Receipt};
+use durdir_snapshot::read_small;
 
-use super::driver::{Begun, Clock, Driver, Outcome, Request};
+use super::driver::{Begun, Driver, Outcome, Request};
 use super::error::ActorError;
 use super::manifest::Manifest;
-use super::record::{Capture, Checkpoint, DoneView};
+use super::phases::{Clock, Phases};
+use super::record::{Capture, CaptureView, Checkpoint, DoneView};
 use super::registry::Actors;
 use super::state::{CaptureKind, Held, Operation, OperationKind, Standing};
 use super::world::limits;
@@ -113,10 +115,19 @@ impl Driver<'_> {
         let mut actor = self.actor.clone();
         actor.document.standing = Standing::Running;
         actor.document.operation = None;
-        actor.document.done = Some(DoneView { id, phases: phases.clone() });
-        let outcome = Outcome { actor: actor.clone(), capture: actor.document.last_capture.clone(), phases };
+        let capture = from.map(|(checkpoint, _)| self.view_of(&checkpoint));
+        let shown = capture.clone().map(Box::new);
+        actor.document.done = Some(DoneView { id, phases: phases.clone(), from: shown });
+        let outcome = Outcome { actor: actor.clone(), capture, phases };
         self.change(Vec::new(), Durability::Disk, receipt.of(outcome.clone()), |stored| *stored = actor)?;
         Ok(outcome)
+    }
+
+    /// Returns what is gone on from, for people.
+    fn view_of(&self, checkpoint: &Checkpoint) -> CaptureView {
+        let (id, scope) = (checkpoint.capture, checkpoint.scope);
+        let kind = self.actors.capture(id).map_or(CaptureKind::Pause, |capture| capture.document.kind);
+        CaptureView { id: id.to_string(), kind, scope, phases: Phases::default() }
     }
 
     /// Mounts the volumes, makes the sandbox and waits until it is ready.
@@ -192,7 +203,7 @@ impl Driver<'_> {
             None => {
                 let directory = self.actors.directory.of(&capture.document.actor).capture(id);
                 let manifest = directory.manifest();
-                let bytes = std::fs::read(&manifest)
+                let bytes = read_small(&manifest)
                     .map_err(|error| damaged(&format!("{}: {error}", manifest.display())))?;
                 (bytes, directory.image())
             }
@@ -237,9 +248,17 @@ impl Driver<'_> {
                     "{} {}, it was saved by {} {}",
                     here.name, here.version, saved.name, saved.version
                 );
-                let remedy =
-                    "install that version, or let go of the memory: `durdir actor suspend --scope Data`";
-                refuse(what, Some(remedy.to_owned()))
+                let (id, again) = (
+                    &self.actor.id,
+                    match self.actor.document.standing {
+                        Standing::Suspended => "suspend",
+                        _ => "pause",
+                    },
+                );
+                let remedy = format!(
+                    "install that version, or let go of the memory: `durdir actor {again} {id} --scope Data`"
+                );
+                refuse(what, Some(remedy))
             }
             None => Err(ActorError::Damaged { id, what: "it does not say what saved it".to_owned() }.into()),
         }

@@ -16,8 +16,8 @@ impl Actors {
         // Whoever has a turn now comes to an end, and is stopped then; nobody else gets one.
         self.close();
         std::thread::scope(|scope| {
-            for (actor, _) in self.to_be_looked_after() {
-                scope.spawn(move || self.stop(&actor.id));
+            for attended in self.to_be_looked_after() {
+                scope.spawn(move || self.stop(&attended.actor.id));
             }
         });
     }

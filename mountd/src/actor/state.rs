@@ -24,6 +24,7 @@ use durdir_fs::ids::{CaptureId, Epoch, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::names;
+use super::phases::Phases;
 use crate::template::Scope;
 
 /// Where an actor stands.
@@ -111,6 +112,9 @@ pub(crate) struct Capturing {
     pub(crate) from: Option<CaptureId>,
     /// The ends of epochs that it holds, once they are cut.
     pub(crate) cut: Vec<Held>,
+    /// How long its phases took, as of when it was bound.
+    #[serde(default)]
+    pub(crate) phases: Phases,
 }
 
 /// What a capture is made for.
@@ -162,6 +166,8 @@ pub(crate) enum CaptureStep {
     Publish,
     /// A pause or suspend takes the sandbox away.
     TearDown,
+    /// One that could not be published is taken back.
+    Withdraw,
 }
 
 /// The end of an epoch that a capture holds.
@@ -257,6 +263,7 @@ mod tests {
             step: CaptureStep::Save,
             from: None,
             cut: Vec::new(),
+            phases: Phases::default(),
         };
         let pausing = Operation::Capture(capturing);
         assert_eq!(State::of(&Standing::Running, Some(&pausing)).name(), "pausing");
@@ -275,6 +282,7 @@ mod tests {
             step: CaptureStep::TearDown,
             from: Some(CaptureId([2; 16])),
             cut: vec![held],
+            phases: Phases::default(),
         };
         for operation in [
             Operation::Birth,

@@ -4,12 +4,13 @@
 //! that is gone.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::record::Actor;
-use super::registry::{Actors, Settled};
+use super::registry::{Actors, Attended, Settled};
 use super::state::Standing;
 
 /// Between two attempts to bring an actor where it belongs, with nobody at work on it.
@@ -32,11 +33,16 @@ struct Seen {
 }
 
 impl Watch {
-    /// Looks after every actor.
-    pub(crate) fn tick(&self, actors: &Actors) {
-        actors.look(|actor, settled| {
+    /// Looks after every actor. What has to be done about one is done in the background: it may take long, and the others are not to wait.
+    pub(crate) fn tick(&self, actors: &Arc<Actors>) {
+        actors.look(|Attended { actor, settled, busy }| {
             let runs = actor.document.operation.is_none() && actor.document.standing == Standing::Running;
-            if !runs || settled == Settled::No {
+            if *busy {
+                // Whoever works on it looks after it. What is left after that is left from then on.
+                self.left.lock().insert(actor.id.clone(), Instant::now());
+                return false;
+            }
+            if !runs || *settled == Settled::No {
                 return self.is_left(actor);
             }
             self.left.lock().remove(&actor.id);
@@ -44,15 +50,10 @@ impl Watch {
         });
     }
 
-    /// Tells whether something has been left to be done for so long that it is worth asking whether anybody works on it.
+    /// Tells whether something has been left to be done for so long that it is worth another attempt.
     fn is_left(&self, actor: &Actor) -> bool {
         let mut left = self.left.lock();
-        let since = left.entry(actor.id.clone()).or_insert_with(Instant::now);
-        let is_due = since.elapsed() >= AGAIN;
-        if is_due {
-            *since = Instant::now();
-        }
-        is_due
+        left.entry(actor.id.clone()).or_insert_with(Instant::now).elapsed() >= AGAIN
     }
 
     fn looks_dead(&self, actors: &Actors, actor: &Actor) -> bool {

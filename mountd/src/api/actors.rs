@@ -244,7 +244,7 @@ pub(super) fn check_not_owned(node: &Node, volume: &str, id: VolumeId) -> Result
         let remedy = "look at a snapshot of it, or remove the actor";
         return Err(ActorError::Owned { what: what(), actor, remedy }.into());
     }
-    if node.actors.is_published(id) {
+    if node.actors.is_published(volume, id) {
         let remedy = "it is what forks of a commit begin with";
         return Err(ActorError::Owned { what: what(), actor: "captures".to_owned(), remedy }.into());
     }

@@ -158,7 +158,7 @@ fn classify_actor(error: &ActorError) -> ExitClass {
         | ActorError::Gone { .. } => ExitClass::Refused,
         ActorError::Damaged { .. } | ActorError::Unreadable { .. } => ExitClass::Integrity,
         ActorError::Runtime { source, .. } => classify_runtime(source),
-        ActorError::Lost { .. } | ActorError::StillMounted { .. } | ActorError::Io { .. } => ExitClass::Failed,
+        ActorError::StillMounted { .. } | ActorError::Io { .. } => ExitClass::Failed,
         ActorError::Publish { source, .. } => match source {
             TargetError::NotFound { .. } => ExitClass::NotFound,
             TargetError::Other { .. } => ExitClass::Conflict,

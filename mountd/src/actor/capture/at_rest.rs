@@ -3,8 +3,9 @@
 use durdir_fs::store::Receipt;
 
 use crate::actor::directory::failed;
-use crate::actor::driver::{Clock, Driver, Outcome};
+use crate::actor::driver::{Driver, Outcome};
 use crate::actor::image::{Storing, names_in};
+use crate::actor::phases::Clock;
 use crate::actor::record::Checkpoint;
 use crate::actor::state::{CaptureStep, Capturing, Operation, Standing};
 use crate::api::ApiError;

@@ -27,6 +27,9 @@ mod at_rest;
 mod cut;
 mod publish;
 mod running;
+mod undo;
+
+pub(super) use publish::published_name;
 
 use std::sync::Arc;
 
@@ -35,11 +38,12 @@ use durdir_fs::store::{Durability, Receipt};
 use durdir_snapshot::Draft;
 
 use super::directory::{CaptureDirectory, failed};
-use super::driver::{Begun, CaptureChanges, Clock, Driver, Outcome, Request};
+use super::driver::{Begun, CaptureChanges, Driver, Outcome, Request};
 use super::error::ActorError;
 use super::image::{Storing, joined};
 use super::manifest::{Contents, Manifest, RuntimeVersion};
-use super::record::{Capture, CaptureDocument, CaptureView, Checkpoint, Phases, captured};
+use super::phases::{Clock, Phases};
+use super::record::{Capture, CaptureDocument, CaptureView, Checkpoint, captured};
 use super::registry::Actors;
 use super::state::{CaptureKind, CaptureStep, Capturing, Operation, OperationKind, Standing};
 use super::world::limits;
@@ -68,8 +72,8 @@ impl Actors {
         let scope = driver.check_scope(kind, scope)?;
         let id = CaptureId(self.world.new_id().into_bytes());
         let begin = (request.begin)(&id.to_string());
-        let capturing =
-            Capturing { id, kind, scope, step: CaptureStep::Quiesce, from: None, cut: Vec::new() };
+        let (step, from, cut, phases) = (CaptureStep::Quiesce, None, Vec::new(), Phases::default());
+        let capturing = Capturing { id, kind, scope, step, from, cut, phases };
         if driver.actor.document.standing == Standing::Running {
             let runtime = driver.check_running(&capturing)?;
             let outcome = driver.capture_running(capturing, runtime, begin, receipt)?;
@@ -97,6 +101,16 @@ impl Driver<'_> {
         let has_memory = !matches!(self.actor.document.standing, Standing::Created | Standing::Exited { .. });
         let scope = asked.unwrap_or(if has_memory { most } else { most.min(Scope::Data) });
         let id = || self.actor.id.clone();
+        let has = self.actor.document.checkpoint.as_ref().map(|checkpoint| checkpoint.scope);
+        let already = match (kind, &self.actor.document.standing) {
+            (CaptureKind::Pause, Standing::Paused) => Some("it is paused already"),
+            (CaptureKind::Suspend, Standing::Suspended) => Some("it is suspended already"),
+            _ => None,
+        };
+        // Less than what it was stopped with is another capture.
+        if let Some(remedy) = already.filter(|_| asked.is_none() || asked == has) {
+            return Err(ActorError::Misplaced { id: id(), state: self.actor.state(), remedy });
+        }
         if scope > most {
             let what = format!("{setting} of actor {}", self.actor.id);
             return Err(ActorError::Widened { what, has: most, asked: scope });
@@ -114,10 +128,11 @@ impl Driver<'_> {
                        `--scope Data` keeps what they hold";
             return Err(ActorError::NothingToCapture { id: id(), why });
         }
-        match (&self.actor.document.standing, &self.actor.document.checkpoint) {
-            (Standing::Paused | Standing::Suspended, Some(checkpoint)) if scope > checkpoint.scope => {
-                let what = format!("the capture that actor {} is paused with", self.actor.id);
-                Err(ActorError::Widened { what, has: checkpoint.scope, asked: scope })
+        match (&self.actor.document.standing, has) {
+            (Standing::Paused | Standing::Suspended, Some(has)) if scope > has => {
+                let (id, state) = (&self.actor.id, self.actor.state());
+                let what = format!("the capture that actor {id} is {state} with");
+                Err(ActorError::Widened { what, has, asked: scope })
             }
             _ if scope == Scope::Full && !has_memory => {
                 let why = "it does not run, so that there is no memory; `--scope Data` captures its volumes";
@@ -224,13 +239,11 @@ impl Driver<'_> {
             CaptureKind::Suspend => CaptureStep::Publish,
             CaptureKind::Commit => CaptureStep::Resume,
         };
+        capturing.phases = clock.phases();
         let operation = Operation::Capture(capturing.clone());
-        let view = view_of(capturing, clock.phases());
         // The manifest is on the disk. That is enough: whoever finds it there completes the capture.
         self.change(vec![(capture.id, Some(capture))], Durability::Process, Receipt::none(), |actor| {
             actor.document.operation = Some(operation);
-            // Its phases so far, should this worker not come to the end.
-            actor.document.last_capture = Some(view);
         })?;
         self.actors.world.step("actor.bound");
         Ok(())
@@ -258,7 +271,7 @@ impl Driver<'_> {
         if capturing.step == CaptureStep::Publish {
             let published = clock.time("publish", || self.publish(&capturing));
             if let Err(error) = published {
-                return Err(self.undone(error, |driver| driver.unpublish(&capturing)));
+                return Err(self.undone(error, |driver| driver.withdraw(capturing)));
             }
             self.actors.world.step("actor.published");
             if capturing.kind == CaptureKind::Suspend {
@@ -268,8 +281,11 @@ impl Driver<'_> {
         if capturing.step == CaptureStep::TearDown && !at_rest {
             clock.time("tear_down", || self.end_sandbox())?;
         }
+        let ended =
+            lost.map(|error| self.give_up("it could not go on after a commit", &error)).transpose()?;
         let view = view_of(&capturing, clock.total());
-        let outcome = self.captured(&capturing, &view, receipt)?;
+        let outcome = self.captured(&capturing, ended, &view, receipt)?;
+        self.actors.world.step("actor.captured");
         // One of nothing was not brought anywhere: its manifest is all there is of it.
         if capturing.kind.is_committed()
             && capturing.scope > Scope::None
@@ -282,20 +298,14 @@ impl Driver<'_> {
             // Of one that was just brought to rest this is tidied up with the rest.
             self.finish_dropping();
         }
-        match lost {
-            None => Ok(outcome),
-            Some(error) => {
-                let id = self.actor.id.clone();
-                self.lose("it could not go on after a commit")?;
-                Err(ActorError::Lost { id, source: Box::new(error) }.into())
-            }
-        }
+        Ok(outcome)
     }
 
-    /// Stores that a capture is complete, and that the one it replaces goes.
+    /// Stores that a capture is complete, and that the one it replaces goes. `ended`: where an actor stands that could not go on.
     fn captured(
         &mut self,
         capturing: &Capturing,
+        ended: Option<Standing>,
         view: &CaptureView,
         receipt: Receipt<'_, Outcome>,
     ) -> Result<Outcome, ApiError> {
@@ -312,6 +322,9 @@ impl Driver<'_> {
             captures.extend(replaced.and_then(|replaced| self.released(&replaced, capturing.id)));
             actor.document.standing = standing;
         }
+        if let Some(ended) = ended {
+            actor.document.standing = ended;
+        }
         actor.document.operation = None;
         actor.document.last_capture = Some(view.clone());
         let (capture, phases) = (Some(view.clone()), view.phases.clone());
@@ -321,29 +334,6 @@ impl Driver<'_> {
         let durability = if is_found { Durability::Process } else { Durability::Disk };
         self.change(captures, durability, receipt.of(outcome.clone()), |stored| *stored = actor)?;
         Ok(outcome)
-    }
-
-    /// Undoes a capture that is not bound: the actor runs as before, or is at rest as before.
-    pub(in crate::actor) fn abort(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
-        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
-        if self.actor.document.standing == Standing::Running {
-            let image = (capturing.scope == Scope::Full && capturing.step >= CaptureStep::Save)
-                .then(|| directory.image());
-            if let Err(error) = self.keep_running(image.as_deref()) {
-                let error = crate::exit::one_line(&error);
-                self.lose(&format!("it could not be brought back after a capture failed: {error}"))?;
-            }
-        }
-        self.actors.world.step("actor.aborted");
-        let mut made = capturing.cut.clone();
-        if made.is_empty() {
-            made = self.cut_made(capturing.id)?;
-        }
-        if capturing.from.is_none() {
-            self.drop_snapshots(&made, None)?;
-        }
-        directory.remove()?;
-        self.stand()
     }
 }
 

@@ -2,16 +2,15 @@
 
 use durdir_fs::ids::CaptureId;
 use durdir_fs::store::{Durability, Receipt};
-use durdir_snapshot::Publication;
+use durdir_snapshot::{Publication, read_small};
 
 use crate::actor::directory::failed;
 use crate::actor::driver::Driver;
 use crate::actor::error::ActorError;
 use crate::actor::manifest::Manifest;
 use crate::actor::record::captured;
-use crate::actor::state::{CaptureKind, Capturing, Held, Standing};
+use crate::actor::state::{CaptureKind, Capturing, Held};
 use crate::api::ApiError;
-use crate::exit::one_line;
 use crate::template::Scope;
 
 impl Driver<'_> {
@@ -19,14 +18,14 @@ impl Driver<'_> {
     pub(super) fn publish(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
         let id = capturing.id;
         let mut capture = self.actors.capture(id).ok_or(ActorError::NoCommit { id: id.to_string() })?;
-        if capturing.scope == Scope::None {
+        if capturing.scope == Scope::None || capture.is_committed() {
             return Ok(());
         }
         let location = self.actor.recipe.location.clone();
         let target = self.actors.world.target(&location)?;
         let directory = self.actors.directory.of(&self.actor.id).capture(id);
         let path = directory.manifest();
-        let manifest = std::fs::read(&path).map_err(|error| failed("read", &path, error))?;
+        let manifest = read_small(&path).map_err(|error| failed("read", &path, error))?;
         let files = Manifest::decode(id, &manifest, &capture.document.manifest)?.files;
         let names: Vec<String> = files.into_iter().map(|file| file.name).collect();
         let published = self.publish_volumes(capturing)?;
@@ -71,46 +70,11 @@ impl Driver<'_> {
         published.iter_mut().for_each(|held| held.owned = true);
         Ok(published)
     }
-
-    /// Drops a capture that could not be published. An actor that was to be suspended goes on.
-    pub(super) fn unpublish(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
-        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
-        if self.actor.document.standing == Standing::Running {
-            let image = (capturing.scope == Scope::Full).then(|| directory.image());
-            if let Err(error) = self.keep_running(image.as_deref()) {
-                let error = crate::exit::one_line(&error);
-                self.lose(&format!("it could not be brought back after a suspend failed: {error}"))?;
-            }
-        }
-        if capturing.scope > Scope::None {
-            let id = capturing.id;
-            let withdrawn = self.actors.world.target(&self.actor.recipe.location)?.withdraw(&id.to_string());
-            if let Err(source) = withdrawn {
-                let (id, error) = (id.to_string(), one_line(&source));
-                tracing::warn!(id, error, "what was published of a capture that failed stays");
-            }
-        }
-        self.change(vec![(capturing.id, None)], Durability::Disk, Receipt::none(), |actor| {
-            actor.document.last_capture = None;
-        })?;
-        for held in &capturing.cut {
-            match self.actors.store.remove_volume(&published_name(capturing.id, &held.name), Receipt::none())
-            {
-                Ok(()) | Err(durdir_fs::FsError::VolumeNotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if capturing.from.is_none() {
-            self.drop_snapshots(&capturing.cut, None)?;
-        }
-        directory.remove()?;
-        self.stand()
-    }
 }
 
 /// Returns the store's name of the volume that stands for one of a committed capture. No actor's volume has such a name: an
 /// underscore is not in a DNS label.
-fn published_name(id: CaptureId, volume: &str) -> String {
+pub(in crate::actor) fn published_name(id: CaptureId, volume: &str) -> String {
     let hex: String = id.0.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("_commit.{hex}.{volume}")
 }

@@ -3,9 +3,10 @@
 use durdir_fs::drain;
 use durdir_fs::store::Receipt;
 
-use crate::actor::driver::{Clock, Driver, Outcome};
+use crate::actor::driver::{Driver, Outcome};
 use crate::actor::image::{Saving, joined};
 use crate::actor::manifest::RuntimeVersion;
+use crate::actor::phases::Clock;
 use crate::actor::state::{CaptureKind, CaptureStep, Capturing, Operation};
 use crate::actor::thaw::Note;
 use crate::actor::world::limits;

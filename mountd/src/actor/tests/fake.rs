@@ -65,6 +65,8 @@ pub(super) enum Fault {
     FailAt(usize),
     /// The process dies.
     DieAt(usize),
+    /// Something fails, and over that the process dies.
+    FailThenDieAt(usize, usize),
 }
 
 impl Host {
@@ -184,18 +186,21 @@ impl Host {
         let mut state = self.0.state.lock();
         state.events.push(name);
         let number = state.events.len();
-        match state.fault {
-            Fault::DieAt(at) if at == number => {
-                drop(state);
-                std::panic::resume_unwind(Box::new(Death));
-            }
-            Fault::FailAt(at) if at == number => Err(RuntimeError::Failed {
-                program: "fake".to_owned(),
-                action: name.to_owned(),
-                detail: "no".to_owned(),
-            }),
-            Fault::None | Fault::DieAt(_) | Fault::FailAt(_) => Ok(()),
+        let (fails, dies) = match state.fault {
+            Fault::None => (None, None),
+            Fault::FailAt(at) => (Some(at), None),
+            Fault::DieAt(at) => (None, Some(at)),
+            Fault::FailThenDieAt(fails, dies) => (Some(fails), Some(dies)),
+        };
+        if dies == Some(number) {
+            drop(state);
+            std::panic::resume_unwind(Box::new(Death));
         }
+        if fails == Some(number) {
+            let (program, action, detail) = ("fake".to_owned(), name.to_owned(), "no".to_owned());
+            return Err(RuntimeError::Failed { program, action, detail });
+        }
+        Ok(())
     }
 
     /// Does something: it may fail before, and the process may die before and after.

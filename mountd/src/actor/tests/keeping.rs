@@ -192,3 +192,139 @@ fn nobody_gets_a_turn_when_mountd_ends() {
     assert!(matches!(node.ask("a", Ask::Resume), Err(ApiError::ShuttingDown)));
     node.check("ended");
 }
+
+#[test]
+fn a_removal_that_comes_again_removes_no_other_actor() {
+    let files_gone = {
+        let node = full();
+        node.host.calm();
+        node.ask("a", Ask::Remove).unwrap();
+        1 + node.host.events().iter().position(|event| *event == "actor.files-gone").unwrap()
+    };
+    let mut node = full();
+    node.host.plan(fake::Fault::DieAt(files_gone));
+    let died =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.ask("a", Ask::Remove).map(drop)));
+    assert!(died.is_err_and(|payload| payload.is::<fake::Death>()));
+    let begun = node.begun();
+    node.restart();
+    assert!(node.actors.get("a").is_err());
+    node.create("a", Scope::Full, Scope::Full);
+    node.ask_again("a", Ask::Remove, begun).unwrap();
+    node.check("asked again");
+    assert_eq!(node.standing(), Standing::Created);
+}
+
+#[test]
+fn an_actor_at_rest_is_narrowed_where_it_is() {
+    let (pause, suspend) = (CaptureKind::Pause, CaptureKind::Suspend);
+    for (kind, standing) in [(pause, Standing::Paused), (suspend, Standing::Suspended)] {
+        let node = full();
+        node.ask("a", Ask::Capture(kind, None)).unwrap();
+        // Its memory is of no use any more.
+        node.host.upgrade_runtime();
+        let refused = node.ask("a", Ask::Resume).unwrap_err();
+        assert!(matches!(refused, ApiError::Actor(ActorError::Mismatched { .. })), "{refused}");
+        let verb = kind.name();
+        let remedy = format!("`durdir actor {verb} a --scope Data`");
+        assert!(refused.to_string().contains(&remedy), "{refused}");
+        for same in [None, Some(Scope::Full)] {
+            let refused = node.ask("a", Ask::Capture(kind, same)).unwrap_err();
+            assert!(matches!(refused, ApiError::Actor(ActorError::Misplaced { .. })), "{refused}");
+        }
+        node.ask("a", Ask::Capture(kind, Some(Scope::Data))).unwrap();
+        node.check("narrowed");
+        assert_eq!(node.standing(), standing);
+        let refused = node.ask("a", Ask::Capture(kind, Some(Scope::Full))).unwrap_err();
+        assert!(matches!(refused, ApiError::Actor(ActorError::Widened { .. })), "{refused}");
+        node.ask("a", Ask::Resume).unwrap();
+        node.check("resumed");
+        assert_eq!(node.host.counters(), [3]);
+    }
+}
+
+#[test]
+fn a_fork_is_narrowed_too() {
+    let node = full();
+    let commit = captured(&node, COMMIT);
+    node.fork(&commit, "f", None).unwrap();
+    node.host.upgrade_runtime();
+    node.ask("f", Ask::Resume).unwrap_err();
+    node.ask("f", Ask::Capture(CaptureKind::Suspend, Some(Scope::Data))).unwrap();
+    node.ask("f", Ask::Resume).unwrap();
+    node.check("resumed");
+    // The commit is still what it was.
+    node.fork(&commit, "g", Some(Scope::Data)).unwrap();
+    node.ask("g", Ask::Resume).unwrap();
+    node.check("forked again");
+}
+
+#[test]
+fn what_was_gone_on_from_is_told() {
+    let node = full();
+    let told = |asked: Result<Option<Outcome>, ApiError>| {
+        asked.unwrap().unwrap().capture.map(|capture| (capture.id, capture.scope))
+    };
+    let commit = captured(&node, COMMIT);
+    node.fork(&commit, "f", None).unwrap();
+    assert_eq!(told(node.ask("f", Ask::Resume)), Some((commit, Scope::Full)));
+    let paused = captured(&node, PAUSE);
+    node.ask("a", Ask::Capture(CaptureKind::Commit, Some(Scope::Data))).unwrap();
+    assert_eq!(told(node.ask("a", Ask::Resume)), Some((paused.clone(), Scope::Full)));
+    let done = node.actor().document.done.unwrap().id;
+    assert_eq!(told(node.ask_again("a", Ask::Resume, Some(done))), Some((paused, Scope::Full)));
+    node.host.exit_all();
+    node.actors.look(|_| true);
+    assert_eq!(told(node.ask("a", Ask::Start)), None);
+}
+
+/// A node with an actor that is being suspended, to where nothing can be brought, and whose worker has died over that.
+fn suspending_to_nowhere() -> Node {
+    let publishing = {
+        let node = full();
+        node.host.calm();
+        node.ask("a", SUSPEND).unwrap();
+        1 + node.host.events().iter().position(|event| *event == "target-publish").unwrap()
+    };
+    let node = full();
+    node.host.plan(fake::Fault::DieAt(publishing));
+    let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.ask("a", SUSPEND).map(drop)));
+    assert!(died.is_err_and(|payload| payload.is::<fake::Death>()));
+    let commits = node.dir.path().join("commits");
+    let _ = std::fs::remove_dir_all(&commits);
+    std::fs::write(commits, "in the way").unwrap();
+    node
+}
+
+#[test]
+fn who_looks_at_a_snapshot_keeps_no_capture_in_hand() {
+    let mut node = suspending_to_nowhere();
+    let of_home = node.store.snapshots(Some("a.home")).unwrap();
+    let view = node.store.open_snapshot(&of_home[0].snapshot).unwrap();
+    node.restart();
+    assert_eq!((node.standing(), node.actor().document.operation), (Standing::Running, None));
+    drop(view);
+    node.restart();
+    node.check("nobody looks any more");
+}
+
+#[test]
+fn the_volumes_of_a_commit_are_not_anybodys_while_it_is_published() {
+    let node = suspending_to_nowhere();
+    let volumes = node.store.volumes().unwrap();
+    let published: Vec<_> = volumes.iter().filter(|volume| volume.name.starts_with("_commit.")).collect();
+    assert_eq!(published.len(), 2);
+    let actors = load(&node.store, &node.host);
+    assert!(published.iter().all(|volume| actors.is_published(&volume.name, volume.id)));
+    assert!(!actors.is_published("_commit.x.home", durdir_fs::ids::VolumeId(999)));
+}
+
+#[test]
+fn a_suspend_that_failed_leaves_the_last_capture() {
+    let node = full();
+    let paused = captured(&node, PAUSE);
+    std::fs::write(node.dir.path().join("commits"), "in the way").unwrap();
+    node.ask("a", SUSPEND).unwrap_err();
+    node.check("failed");
+    assert_eq!(node.actor().document.last_capture.unwrap().id, paused);
+}

@@ -201,7 +201,8 @@ impl Node {
         }
         // No half capture: what has a directory has a record, and every snapshot belongs to a record.
         let captures = self.actors.captures(|_| true);
-        let known: BTreeSet<String> = captures.iter().map(|capture| capture.id.to_string()).collect();
+        let here = captures.iter().filter(|capture| self.actors.has_files(capture.id));
+        let known: BTreeSet<String> = here.map(|capture| capture.id.to_string()).collect();
         for actor in &actors {
             for found in self.actors.directory.of(&actor.id).list_captures().unwrap() {
                 assert!(known.contains(&found), "{when}: files of no capture: {found}");
@@ -212,6 +213,11 @@ impl Node {
             .flat_map(|capture| &capture.snapshots)
             .map(|held| (held.volume.0, held.epoch.0))
             .collect();
+        for volume in self.store.volumes().unwrap() {
+            let owned = actors.iter().any(|actor| actor.volumes.contains(&volume.id));
+            let published = self.actors.is_published(&volume.name, volume.id);
+            assert!(owned || published, "{when}: a volume of nobody: {}", volume.name);
+        }
         for snapshot in self.store.snapshots(None).unwrap() {
             let volume = self.store.volume(&snapshot.volume).unwrap();
             assert!(

@@ -4,6 +4,7 @@ use durdir_fs::store::{ActorChange, Durability};
 
 use super::fake::{Death, Fault, count};
 use super::*;
+use crate::actor::driver::Driver;
 use crate::actor::state::{CaptureStep, Operation};
 
 const PAUSE: Ask = Ask::Capture(CaptureKind::Pause, None);
@@ -76,7 +77,7 @@ fn at_every_failure(prepare: impl Fn() -> Node, ask: Ask, expected: Option<Stand
             format!("{ask:?}, failure {at} of {all}, {:?}: {:?}", events.get(at - 1), done.as_ref().err());
         node.host.calm();
         // What could not even be undone, or taken away, is when somebody looks next.
-        node.actors.look(|_, _| true);
+        node.actors.look(|_| true);
         let Ok(actor) = node.actors.get("a") else {
             assert_eq!(expected, None, "{when}");
             continue;
@@ -245,7 +246,7 @@ fn a_start_survives_every_death_and_failure() {
         node.host.plan(Fault::FailAt(at));
         let started = node.ask("a", Ask::Start);
         node.host.calm();
-        node.actors.look(|_, _| true);
+        node.actors.look(|_| true);
         check(&node, &format!("failure {at}: {:?}", started.err()));
     }
 }
@@ -462,7 +463,139 @@ fn what_could_not_be_taken_away_after_a_pause_is_taken_away_later() {
     let directory = node.actors.directory.of("a");
     assert!(directory.volumes().exists());
     node.host.calm();
-    node.actors.look(|_, _| true);
+    node.actors.look(|_| true);
     node.check("later");
     assert_eq!(node.standing(), Standing::Paused);
+}
+
+/// Whatever happens while a suspend is taken back: what the sandbox does once it goes on is not lost.
+#[test]
+fn a_suspend_that_is_taken_back_survives_every_death() {
+    for prepare in [full, ending] {
+        let fails = number_of(prepare, SUSPEND, "target-publish");
+        let all = {
+            let node = prepare();
+            node.host.plan(Fault::FailAt(fails));
+            node.ask("a", SUSPEND).unwrap_err();
+            node.check("taken back");
+            node.host.events().len()
+        };
+        assert!(all >= fails + 5, "there is something to die at");
+        for at in fails + 1..=all {
+            let mut node = prepare();
+            node.host.plan(Fault::FailThenDieAt(fails, at));
+            assert!(dies(&node, SUSPEND));
+            let when = format!("death {at} of {all}, after {:?}", node.host.events().last());
+            node.host.calm();
+            node.work(2);
+            let counted = node.host.counters();
+            node.restart();
+            node.check(&when);
+            match node.standing() {
+                Standing::Running => assert!(node.host.counters() == counted || counted.is_empty(), "{when}"),
+                Standing::Suspended => assert!(counted == [3] || counted.is_empty(), "{when}: {counted:?}"),
+                standing => panic!("{when}: {standing:?}"),
+            }
+            bring_back(&node, &when);
+        }
+    }
+}
+
+#[test]
+fn what_ends_while_a_capture_is_taken_back_leaves_nothing() {
+    let made = number_of(ending, PAUSE, "actor.was-cut");
+    for step in 1.. {
+        let mut node = ending();
+        node.host.plan(Fault::DieAt(made));
+        assert!(dies(&node, PAUSE));
+        node.host.reboot();
+        // It dies once more while that is undone.
+        node.host.plan(Fault::DieAt(step));
+        let recovered = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            node.actors = load(&node.store, &node.host);
+            let turn = node.actors.try_take_own("a").unwrap();
+            node.actors.recover_one(turn);
+        }));
+        node.restart();
+        node.check(&format!("death {step}"));
+        assert!(matches!(node.standing(), Standing::Exited { .. }));
+        if recovered.is_ok() {
+            assert!(step > 3, "there is something to die at");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_capture_that_is_taken_back_is_not_completed_after_all() {
+    let mut node = full();
+    node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
+    assert!(dies(&node, PAUSE));
+    // An error, had it lived on: the name was not brought to the disk.
+    node.host.plan(Fault::DieAt(number_of_abort()));
+    let aborted = std::panic::catch_unwind(AssertUnwindSafe(|| abort_what_is_in_hand(&node)));
+    assert!(aborted.is_err_and(|payload| payload.is::<Death>()));
+    node.work(2);
+    node.restart();
+    node.check("taken back");
+    assert_eq!((node.standing(), node.host.counters()), (Standing::Running, vec![5]));
+}
+
+/// Returns the number of the event after which the sandbox goes on, among those of [`abort_what_is_in_hand`].
+fn number_of_abort() -> usize {
+    let node = full();
+    node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
+    assert!(dies(&node, PAUSE));
+    node.host.calm();
+    abort_what_is_in_hand(&node);
+    1 + node.host.events().iter().position(|name| *name == "actor.aborted").unwrap()
+}
+
+fn abort_what_is_in_hand(node: &Node) {
+    let actors = load(&node.store, &node.host);
+    let mut driver = Driver::new(&actors, actors.try_take_own("a").unwrap());
+    let Some(Operation::Capture(capturing)) = driver.actor.document.operation.clone() else {
+        panic!("no capture is in hand")
+    };
+    driver.abort(&capturing).unwrap();
+}
+
+#[test]
+fn a_capture_whose_manifest_cannot_be_read_for_a_while_is_kept() {
+    let mut node = full();
+    node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
+    assert!(dies(&node, PAUSE));
+    let id = node.begun().unwrap();
+    let manifest = node.dir.path().join("store/actors/a/captures").join(id).join("manifest.json");
+    let aside = manifest.with_extension("aside");
+    std::fs::rename(&manifest, &aside).unwrap();
+    std::fs::create_dir(&manifest).unwrap();
+    node.restart();
+    assert!(node.actor().document.operation.is_some());
+    std::fs::remove_dir(&manifest).unwrap();
+    std::fs::rename(&aside, &manifest).unwrap();
+    node.actors.look(|_| true);
+    node.check("readable again");
+    assert_eq!(node.standing(), Standing::Paused);
+    node.ask("a", Ask::Resume).unwrap();
+    assert_eq!(node.host.counters(), [3]);
+}
+
+#[test]
+fn a_manifest_of_something_else_is_not_believed() {
+    for (from, to) in
+        [("\"actor\": \"a\"", "\"actor\": \"b\""), ("\"volume\": ", "\"volume\": 7"), ("{", "[")]
+    {
+        let mut node = full();
+        node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
+        assert!(dies(&node, PAUSE));
+        let id = node.begun().unwrap();
+        let manifest = node.dir.path().join("store/actors/a/captures").join(id).join("manifest.json");
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        assert!(text.contains(from));
+        std::fs::write(&manifest, text.replacen(from, to, 1)).unwrap();
+        node.restart();
+        node.check(to);
+        assert_eq!((node.standing(), node.host.counters()), (Standing::Running, vec![3]), "{to}");
+    }
 }

@@ -1,0 +1,91 @@
+//! Taking a capture back: one that was not bound, or could not be published.
+//!
+//! # Crash consistency
+//! That it goes back is certain before its sandbox goes on: what the sandbox does from then on would be lost if somebody completed
+//! the capture after all. One that is not bound has no manifest any more; one that was has it on record. The operation ends with a batch
+//! in which the capture becomes one that was replaced, with all that is to be dropped: [`crate::actor::dropping`] sees to that.
+
+use std::path::Path;
+
+use durdir_fs::attr::Timestamp;
+use durdir_fs::store::{Durability, Receipt};
+
+use crate::actor::driver::Driver;
+use crate::actor::record::{Capture, CaptureDocument};
+use crate::actor::registry::Settled;
+use crate::actor::state::{CaptureStep, Capturing, Held, Standing};
+use crate::api::ApiError;
+use crate::exit::one_line;
+use crate::template::Scope;
+
+impl Driver<'_> {
+    /// Takes back a capture that is not bound: the actor runs as before, or is at rest as before.
+    pub(in crate::actor) fn abort(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
+        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+        // It may have got its name, and not be on the disk.
+        directory.unbind()?;
+        let image = (capturing.scope == Scope::Full && capturing.step >= CaptureStep::Save)
+            .then(|| directory.image());
+        let ended = self.go_on_after(image.as_deref())?;
+        self.actors.world.step("actor.aborted");
+        let mut made = capturing.cut.clone();
+        if made.is_empty() {
+            made = self.cut_made(capturing.id)?;
+        }
+        self.leave(capturing, made, ended)
+    }
+
+    /// Takes back a capture that is bound and could not be published. An actor that was to be suspended goes on. Until it is on record that
+    /// this is so the sandbox stays as it is: what cannot be recorded now is completed when it can be.
+    pub(in crate::actor) fn withdraw(&mut self, mut capturing: Capturing) -> Result<(), ApiError> {
+        if capturing.step != CaptureStep::Withdraw {
+            self.advance(&mut capturing, CaptureStep::Withdraw, "actor.withdraw")?;
+        }
+        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+        let image = (capturing.scope == Scope::Full).then(|| directory.image());
+        let ended = self.go_on_after(image.as_deref())?;
+        self.actors.world.step("actor.withdrawing");
+        if capturing.scope > Scope::None {
+            let (id, location) = (capturing.id.to_string(), &self.actor.recipe.location);
+            let target = self.actors.world.target(location).map_err(|error| one_line(&error));
+            let withdrawn = target.and_then(|target| target.withdraw(&id).map_err(|error| one_line(&error)));
+            if let Err(error) = withdrawn {
+                tracing::warn!(id, error, "what was published of a capture that failed stays");
+            }
+        }
+        let made = capturing.cut.clone();
+        self.leave(&capturing, made, ended)
+    }
+
+    /// Lets a sandbox go on whose capture is taken back. If that cannot be, takes it away, and returns where its actor stands then.
+    fn go_on_after(&self, image: Option<&Path>) -> Result<Option<Standing>, ApiError> {
+        if self.actor.document.standing != Standing::Running {
+            return Ok(None);
+        }
+        let Err(error) = self.keep_running(image) else { return Ok(None) };
+        self.give_up("it could not be brought back after a capture failed", &error).map(Some)
+    }
+
+    /// Stores that a capture is taken back, and where the actor stands, and drops what was made for it.
+    fn leave(
+        &mut self,
+        capturing: &Capturing,
+        made: Vec<Held>,
+        ended: Option<Standing>,
+    ) -> Result<(), ApiError> {
+        let (kind, scope) = (capturing.kind, capturing.scope);
+        let mut document = CaptureDocument::new(&self.actor, kind, scope, String::new());
+        (document.replaced, document.dropping) = (true, made);
+        let (id, created) = (capturing.id, Timestamp::now());
+        let capture = Capture { id, created, snapshots: Vec::new(), document };
+        self.change(vec![(id, Some(capture))], Durability::Disk, Receipt::none(), |actor| {
+            actor.document.operation = None;
+            if let Some(standing) = ended {
+                actor.document.standing = standing;
+            }
+        })?;
+        self.turn().settle(Settled::Yes);
+        self.finish_dropping();
+        Ok(())
+    }
+}
