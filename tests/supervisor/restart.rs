@@ -140,3 +140,46 @@ fn a_configuration_that_was_broken_meanwhile_does_not_keep_the_next_worker_from_
     store.ok(["volume", "ls"]);
     assert!(store.log().contains("going on without"), "{}", store.log());
 }
+
+#[test]
+fn a_worker_that_cannot_have_metrics_goes_on_with_the_mounts() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = Store::new();
+    store.expect_alarm("there are no metrics");
+    let config = store.side_dir().join("mountd.toml");
+    std::fs::write(&config, "[log]\nfilter = 'info'\n").unwrap();
+    store.start_daemon(["--config".as_ref(), config.as_os_str()]);
+    let mount = store.mount("v");
+    mount.write("f", "before");
+    let file = std::fs::File::options().append(true).open(mount.path("f")).unwrap();
+    let address = taken.local_addr().unwrap();
+    std::fs::write(&config, format!("metrics = '{address}'\n")).unwrap();
+    store.kill_worker(Signal::SIGKILL);
+    std::io::Write::write_all(&mut &file, b" and after").unwrap();
+    assert_eq!(mount.text("f"), "before and after");
+    store.ok(["volume", "ls"]);
+    assert!(store.log().contains("there are no metrics"), "{}", store.log());
+}
+
+#[test]
+fn a_worker_that_cannot_have_its_socket_gives_way_and_the_mounts_stay() {
+    let store = Store::new();
+    store.expect_alarm("cannot serve clients");
+    let switches = store.side_dir().join("switches");
+    std::fs::create_dir(&switches).unwrap();
+    let armed = [("DURDIR_FAILPOINTS", "worker.listen:errno=98".as_ref())];
+    let armed = armed.into_iter().chain([("DURDIR_FAILPOINT_SWITCHES", switches.as_os_str())]);
+    let nothing: [&str; 0] = [];
+    run(store.mountd(nothing).envs(armed), Duration::from_secs(60)).ok();
+    let mount = store.mount("v");
+    let file = std::fs::File::options().append(true).create(true).open(mount.path("f")).unwrap();
+    std::fs::write(switches.join("worker.listen"), "").unwrap();
+    store.kill_worker(Signal::SIGKILL);
+    eventually("some workers have given way", Duration::from_secs(60), || {
+        (store.log().matches("cannot serve clients").count() > 1).then_some(())
+    });
+    std::fs::remove_file(switches.join("worker.listen")).unwrap();
+    std::io::Write::write_all(&mut &file, b"written").unwrap();
+    assert_eq!(mount.text("f"), "written");
+    store.ok(["volume", "show", "v"]);
+}

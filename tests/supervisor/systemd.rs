@@ -153,6 +153,8 @@ fn the_service_managers_descriptor_store_takes_the_place_of_the_supervisor() {
 
     signal(pid_of(&service), Signal::SIGTERM);
     manager.serve_until("STOPPING=1");
+    // Memory of actors may have to be written.
+    manager.serve_until("EXTEND_TIMEOUT_USEC=60000000");
     eventually("the service ends", MINUTE, || {
         manager.serve_once();
         service.try_wait().unwrap()

@@ -6,7 +6,7 @@
 //! - Nobody looks into the store any more when it is closed: a process that ends while RocksDB is in use aborts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -14,6 +14,12 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::Node;
 use crate::exit::one_line;
 use crate::keeper::Keeper;
+
+/// What is asked for at a time while the process ends.
+pub(super) const MORE_TIME: Duration = Duration::from_secs(60);
+
+/// How long it may take altogether: twice what a save, the longest phase of a capture, may.
+const LONGEST_END: Duration = Duration::from_secs(600);
 
 /// Gives signs of life, if anybody wants them, until `stopped` says so.
 pub(super) async fn beat(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
@@ -42,20 +48,32 @@ pub(super) async fn beat(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
     }
 }
 
-/// Gives signs of life while the process ends, which may take as long as mounts are in use.
+/// Gives signs of life while the process ends, and asks for the time that takes: memory of actors may have to be written, and mounts be in
+/// use. A service manager that is asked no more ends the process when its own limit is over.
 pub(super) async fn beat_to_the_end(keeper: Keeper) {
-    let Some(mut ticks) = ticks(&keeper) else { return };
+    let begun = Instant::now();
+    let period = keeper.watchdog().map_or(MORE_TIME / 3, |period| period.min(MORE_TIME / 3));
+    let mut ticks = interval(period);
     let mut listener = Listener::default();
     loop {
         ticks.tick().await;
-        listener.note(keeper.alive());
+        if keeper.watchdog().is_some() {
+            listener.note(keeper.alive());
+        }
+        if begun.elapsed() < LONGEST_END {
+            listener.note(keeper.more_time(MORE_TIME));
+        }
     }
 }
 
 fn ticks(keeper: &Keeper) -> Option<Interval> {
-    let mut ticks = tokio::time::interval(keeper.watchdog()?.max(Duration::from_millis(1)));
+    keeper.watchdog().map(interval)
+}
+
+fn interval(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(period.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    Some(ticks)
+    ticks
 }
 
 /// Whether somebody listens; that nobody does is told once.

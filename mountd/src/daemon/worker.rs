@@ -98,6 +98,13 @@ pub(super) fn run(mut assignment: Assignment) -> Result<(), StartError> {
         in_flight: InFlight::default(),
     });
     let served = runtime.block_on(serve(&node, &mut assignment, signals, log_filter));
+    if let Err(error) = &served
+        && assignment.inheritance.predecessor != Predecessor::None
+    {
+        // Programs are waiting on the mounts. Another worker may have more luck with its clients, and gets everything as this one did.
+        tracing::error!(error = one_line(error), "cannot serve clients: giving way to another worker");
+        std::process::abort();
+    }
     put_away(&node);
     // Whoever still looks into the store is waited for: a process that ends while RocksDB is in use aborts. Calls that do
     // not end in time end with the process.
@@ -172,11 +179,19 @@ async fn serve(
     log_filter: LogFilter,
 ) -> Result<Option<Ending>, StartError> {
     let path = &node.endpoint.socket;
+    failpoint::fail("worker.listen").map_err(|source| StartError::Listen { socket: path.clone(), source })?;
     let inheritance = &mut assignment.inheritance;
     let listener = listeners::api(&node.keeper, inheritance, path)?;
     let own_socket =
         socket::identify(path).map_err(|source| StartError::Listen { socket: path.clone(), source })?;
-    let metrics = listeners::metrics(&node.keeper, inheritance, assignment.config.metrics)?;
+    let metrics = match listeners::metrics(&node.keeper, inheritance, assignment.config.metrics) {
+        // Those who wait for their files need no metrics.
+        Err(error) if inheritance.predecessor != Predecessor::None => {
+            tracing::error!(error = one_line(&error), "there are no metrics until the next start");
+            None
+        }
+        listener => listener?,
+    };
     let connections = Connections::default();
     let (stop, stopped) = watch::channel(false);
     let api = api::serve(Arc::clone(node), listener, connections.clone(), stopped.clone())
@@ -213,6 +228,7 @@ async fn serve(
     node.mounts.set_grace(grace);
 
     let told = node.keeper.status("unmounting").and_then(|()| node.keeper.stopping());
+    let told = told.and_then(|()| node.keeper.more_time(heartbeat::MORE_TIME));
     if let Err(error) = told {
         tracing::warn!(%error, "cannot tell that this is the end");
     }

@@ -139,6 +139,11 @@ impl Keeper {
         self.say("STOPPING=1")
     }
 
+    /// Asks for so much more time to come to an end, from now on.
+    pub(crate) fn more_time(&self, time: Duration) -> io::Result<()> {
+        self.say(&format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()))
+    }
+
     /// Says that this process is alive and well.
     pub(crate) fn alive(&self) -> io::Result<()> {
         self.say("WATCHDOG=1")
