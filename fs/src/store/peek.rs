@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::db::{Database, META, TOUCHED};
 use super::kinds::Kind;
-use super::record::{Record, Volume};
+use super::record::{Actor, Capture, Record, Volume};
 use super::{Family, StoreError, format, hex, meta};
+use crate::ids::CaptureId;
 
 /// The newest version of the records of every family but `meta`.
 const VERSIONED: u8 = 1;
@@ -64,6 +65,34 @@ pub fn unknown_records(dir: &Path) -> Result<Vec<String>, StoreError> {
             unknown_in(db, family, &mut unknown)?;
         }
         Ok(unknown)
+    })
+}
+
+/// Records of actors and captures, by what they are called.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ActorRecords {
+    /// Those of actors.
+    pub actors: Vec<(String, Actor)>,
+    /// Those of captures.
+    pub captures: Vec<(CaptureId, Capture)>,
+}
+
+/// Returns all actors and captures of the store in `dir` that can be read, beside whoever has it open.
+///
+/// # Errors
+/// As [`unknown_records`].
+pub fn actor_records(dir: &Path) -> Result<ActorRecords, StoreError> {
+    look_into(dir, |db| {
+        let mut records = ActorRecords::default();
+        db.scan(META, &[meta::ACTOR], &[], |key, value| {
+            records.actors.extend(meta::parse_actor(key).map(str::to_owned).zip(Actor::decode(value)));
+            Ok(true)
+        })?;
+        db.scan(META, &[meta::CAPTURE], &[], |key, value| {
+            records.captures.extend(meta::parse_capture(key).zip(Capture::decode(value)));
+            Ok(true)
+        })?;
+        Ok(records)
     })
 }
 

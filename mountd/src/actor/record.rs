@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use durdir_fs::attr::Timestamp;
 use durdir_fs::ids::{CaptureId, VolumeId};
+use durdir_fs::store::ActorRecords;
 use durdir_fs::store::record::{Actor as ActorRecord, Capture as CaptureRecord, CapturedV1};
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +167,28 @@ impl Actor {
 /// Returns the store's name of an actor's volume. Neither an actor's id nor a volume's name has a dot in it.
 pub(crate) fn volume_name(actor: &str, volume: &str) -> String {
     format!("{actor}.{volume}")
+}
+
+/// Describes a record that a newer version has written, if there is one. What does not parse is none.
+pub(crate) fn newer_document(records: &ActorRecords) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let newer = |document: &[u8]| {
+        let found = serde_json::from_slice::<Versioned>(document).ok()?.version;
+        (found > VERSION).then_some(found)
+    };
+    let told = |what: String, found: u32| {
+        format!("{what} has version {found}, the newest that is known is {VERSION}")
+    };
+    let mut of_actors = records.actors.iter().filter_map(|(id, record)| {
+        newer(&record.document).map(|found| told(format!("the document of actor {id}"), found))
+    });
+    let mut of_captures = records.captures.iter().filter_map(|(id, record)| {
+        newer(&record.document).map(|found| told(format!("the document of capture {id}"), found))
+    });
+    of_actors.next().or_else(|| of_captures.next())
 }
 
 /// A capture, as it is stored.

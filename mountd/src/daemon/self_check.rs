@@ -134,10 +134,20 @@ fn check_format(store: &Path) -> Result<(), SelfCheckError> {
 fn check_records(store: &Path) -> Result<(), SelfCheckError> {
     match durdir_fs::store::unknown_records(store) {
         Ok(unknown) => match unknown.into_iter().next() {
-            None => Ok(()),
+            None => check_documents(store),
             Some(unknown) => Err(SelfCheckError::NewerRecord { unknown }),
         },
         Err(source) => Err(SelfCheckError::Open { store: store.to_owned(), source }),
+    }
+}
+
+/// The same for what is in the records of actors and captures, which the store itself does not look at.
+fn check_documents(store: &Path) -> Result<(), SelfCheckError> {
+    let records = durdir_fs::store::actor_records(store)
+        .map_err(|source| SelfCheckError::Open { store: store.to_owned(), source })?;
+    match crate::actor::newer_document(&records) {
+        None => Ok(()),
+        Some(unknown) => Err(SelfCheckError::NewerRecord { unknown }),
     }
 }
 
@@ -168,6 +178,28 @@ mod tests {
         assert_eq!(check_format(dir.path()).unwrap_err().exit_class(), ExitClass::Integrity);
         std::fs::remove_file(dir.path().join("db/CURRENT")).unwrap();
         assert!(matches!(check_records(dir.path()), Err(SelfCheckError::Open { .. })));
+    }
+
+    #[test]
+    fn a_store_with_an_actor_of_a_newer_version_is_refused() {
+        use durdir_fs::store::{ActorChange, Durability, Receipt, record};
+        let dir = tempfile::tempdir().unwrap();
+        let options = durdir_fs::store::StoreOptions { background: false, ..Default::default() };
+        let store = durdir_fs::store::Store::open(dir.path(), &options).unwrap();
+        let put = |document: &str| {
+            let (created, volumes) = (durdir_fs::attr::Timestamp::default(), Vec::new());
+            let actor = record::Actor { created, volumes, document: document.as_bytes().to_vec() };
+            let change = ActorChange { actors: vec![("a", Some(&actor))], captures: Vec::new() };
+            store.change_actors(&change, Durability::Disk, Receipt::none(), &()).unwrap();
+        };
+        // What nobody can read is no reason.
+        put("{");
+        check_records(dir.path()).unwrap();
+        put(r#"{"version": 2, "what": "is not known yet"}"#);
+        let refused = check_records(dir.path()).unwrap_err();
+        assert_eq!(refused.exit_class(), ExitClass::Refused);
+        assert!(refused.to_string().contains("actor a"), "{refused}");
+        store.close().unwrap();
     }
 
     #[test]

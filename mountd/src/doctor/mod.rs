@@ -26,7 +26,8 @@ pub(crate) use problem::Problem;
 use crate::client::{Client, ClientError, Patience};
 use crate::paths::Endpoint;
 use crate::proto::{
-    GetStatsRequest, GetStatsResponse, ListMountsRequest, ListVolumesRequest, MountInfo, Volume, VolumeStats,
+    Actor, GetStatsRequest, GetStatsResponse, ListActorsRequest, ListMountsRequest, ListVolumesRequest,
+    MountInfo, Volume, VolumeStats,
 };
 use processes::Process;
 
@@ -60,6 +61,7 @@ struct Told {
     store: PathBuf,
     mounts: Vec<MountInfo>,
     volumes: Vec<Volume>,
+    actors: Vec<Actor>,
     stats: GetStatsResponse,
 }
 
@@ -93,6 +95,8 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
                 problems.push(Problem::store_stopped(&endpoint.log()));
             }
             examine_flags(&told.volumes, &mut problems);
+            let unreadable = told.actors.iter().filter(|actor| actor.state == "unreadable");
+            problems.extend(unreadable.map(|actor| Problem::unreadable_actor(&actor.id, &endpoint.log())));
             told.volumes.iter().map(|volume| volume.name.clone()).collect()
         }
         Daemon::Absent | Daemon::Silent(_) => {
@@ -128,6 +132,9 @@ async fn ask(endpoint: &Endpoint) -> Daemon {
         let volumes = client
             .call(usual, ListVolumesRequest {}, async |to, request| to.volumes().list_volumes(request).await)
             .await?;
+        let actors = client
+            .call(usual, ListActorsRequest {}, async |to, request| to.actors().list_actors(request).await)
+            .await?;
         let stats = client
             .call(usual, GetStatsRequest::default(), async |to, request| to.node().get_stats(request).await)
             .await?;
@@ -136,6 +143,7 @@ async fn ask(endpoint: &Endpoint) -> Daemon {
             store: path_of(&client.hello().store),
             mounts: mounts.mounts,
             volumes: volumes.volumes,
+            actors: actors.actors,
             stats,
         }))
     };

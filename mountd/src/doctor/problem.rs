@@ -126,6 +126,13 @@ impl Problem {
         Problem::of_node("store-unreadable", why.to_owned(), remedy)
     }
 
+    /// The record of an actor makes no sense to this version.
+    pub(super) fn unreadable_actor(id: &str, log: &Path) -> Problem {
+        let detail = format!("what is stored of actor {id} cannot be read; nobody looks after it");
+        let remedy = format!("if a newer durdir wrote it, use that; {} tells more", log.display());
+        Problem::of_node("unreadable-actor", detail, remedy)
+    }
+
     /// Records do not parse and are passed over.
     pub(super) fn quarantined_records(count: u64) -> Problem {
         let detail = format!("{count} records cannot be read and are passed over");
