@@ -74,7 +74,7 @@ pub use error::{Shortage, StoreError};
 pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
 pub use lock::{StoreLock, lock_file};
-pub use peek::{RecordCount, StorePeek, count_records, peek, unknown_records};
+pub use peek::{ActorRecords, RecordCount, StorePeek, actor_records, count_records, peek, unknown_records};
 pub use preview::RemovalPreview;
 pub use quarantine::Quarantined;
 pub use reclaim::ReclaimReport;
@@ -291,6 +291,15 @@ impl Store {
     pub(crate) fn sync_data(&self, appender: &Appender) -> Result<(), FsError> {
         let behind = self.segments.sync(appender).map_err(|error| self.db.poison(error))?;
         Ok(self.store_marks(&behind)?)
+    }
+
+    /// Refuses if so many bytes more on the disk of the store would leave too little for deletes to succeed.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`]
+    pub fn check_room(&self, bytes: u64) -> Result<(), FsError> {
+        let (_, available) = self.space.available()?;
+        if available > bytes { Ok(()) } else { Err(FsError::NoSpace) }
     }
 
     /// Makes everything durable.

@@ -156,6 +156,22 @@ pub(crate) enum ActorError {
         /// Why.
         source: durdir_snapshot::TargetError,
     },
+    /// The disk of the store has no room for the memory.
+    #[error("actor {id}: its memory, up to {} MiB, does not fit on the disk of the store; free some room, or `--scope Data` captures its volumes", bytes.div_ceil(1 << 20))]
+    NoRoom {
+        /// The actor.
+        id: String,
+        /// What its sandbox has in memory.
+        bytes: u64,
+    },
+    /// The place where it was to go does not answer.
+    #[error("capture {id} was not published within {} s: what its location is on does not answer", limit.as_secs())]
+    NotPublished {
+        /// The capture.
+        id: CaptureId,
+        /// How long that was tried.
+        limit: std::time::Duration,
+    },
     /// Committed captures cannot go there.
     #[error("commits cannot go to {location}: only file:///DIRECTORY is known to this version")]
     NoTarget {

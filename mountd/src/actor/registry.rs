@@ -89,7 +89,7 @@ pub(super) enum Claim {
 }
 
 /// The right to work on an actor.
-pub(super) struct Turn(Arc<Slot>);
+pub(crate) struct Turn(Arc<Slot>);
 
 impl Turn {
     pub(super) fn actor(&self) -> Actor {
@@ -173,6 +173,11 @@ impl Actors {
     /// Returns all actors, as they were stored last.
     pub(crate) fn all(&self) -> Vec<Actor> {
         self.select(|_| true)
+    }
+
+    /// Returns the names of those whose records could not be read.
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = &str> {
+        self.unreadable.iter().map(String::as_str)
     }
 
     /// Returns those for which `wanted` holds.
@@ -368,6 +373,21 @@ impl Actors {
         inner.in_hand = Some(InHand::Asked(asked));
         drop(inner);
         Ok(Turn(slot))
+    }
+
+    /// Takes the turns of all actors that volumes belong to: while they are held nobody captures any of them.
+    pub(crate) fn hold_owners(&self, volumes: &[VolumeId]) -> Result<Vec<Turn>, ActorError> {
+        let owners: BTreeSet<String> = volumes.iter().filter_map(|id| self.owner_of_volume(*id)).collect();
+        let mut held = Vec::new();
+        for id in owners {
+            let Some(turn) = self.try_take_own(&id) else {
+                let doing =
+                    self.get(&id)?.document.operation.map_or(OperationKind::Pause, |doing| doing.kind());
+                return Err(ActorError::Busy { id, doing });
+            };
+            held.push(turn);
+        }
+        Ok(held)
     }
 
     /// Takes the turn for what mountd does of itself, unless somebody has it.

@@ -54,6 +54,11 @@ pub(crate) trait World: Send + Sync {
     /// Returns the place for commits that a URL stands for.
     fn target(&self, location: &str) -> Result<Box<dyn Target>, ApiError>;
 
+    /// Returns how long a capture may be on its way to where it goes.
+    fn publish_limit(&self) -> Duration {
+        limits::PUBLISH
+    }
+
     /// Does something for an actor while others go on.
     fn in_background(&self, actor: &str, work: Box<dyn FnOnce() + Send>);
 
@@ -196,6 +201,10 @@ pub(super) mod limits {
     pub(crate) fn resume() -> Deadline {
         Deadline::after(Duration::from_secs(30))
     }
+    /// Of a place that is somebody else's.
+    pub(crate) const PUBLISH: Duration = Duration::from_secs(300);
+    /// The same, where little is to be done.
+    pub(crate) const ASK_PLACE: Duration = Duration::from_secs(30);
     pub(crate) fn start() -> Deadline {
         Deadline::after(Duration::from_secs(60))
     }

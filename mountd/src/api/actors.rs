@@ -48,7 +48,14 @@ impl Actors for ActorsService {
         _: Request<ListActorsRequest>,
     ) -> Result<Response<ListActorsResponse>, Status> {
         let work = |node: &Node| {
-            let actors = node.actors.all().iter().map(|actor| show(node, actor)).collect();
+            let unreadable = node.actors.unreadable().map(|id| Actor {
+                id: id.to_owned(),
+                state: "unreadable".to_owned(),
+                ..Actor::default()
+            });
+            let mut actors: Vec<_> =
+                node.actors.all().iter().map(|actor| show(node, actor)).chain(unreadable).collect();
+            actors.sort_by(|one, other| one.id.cmp(&other.id));
             Ok(ListActorsResponse { actors })
         };
         self.node.answer("actor ls", work).await

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use durdir_fs::store::{CutReport, Receipt, VolumeInfo};
+use durdir_fs::{FsError, failpoint};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -11,6 +12,7 @@ use super::actors::check_not_held;
 use super::mounts::{mount_as_begun, mount_view};
 use super::volumes::show;
 use super::{ApiError, Done, Ticket, convert};
+use crate::actor::Turn;
 use crate::daemon::Node;
 use crate::proto::snapshots_server::Snapshots;
 use crate::proto::{
@@ -89,7 +91,10 @@ impl Snapshots for SnapshotsService {
         request: Request<RemoveSnapshotsRequest>,
     ) -> Result<Response<RemoveSnapshotsResponse>, Status> {
         let work = |node: &Node, RemoveSnapshotsRequest { snapshots }, ticket: Ticket<'_>| {
+            // What is not held by a capture now is not when it is removed.
+            let _held = hold_owners(node, &snapshots)?;
             check_unused(node, &snapshots)?;
+            failpoint::hit("snapshot-rm.checked");
             let names: Vec<&str> = snapshots.iter().map(String::as_str).collect();
             let remove = |receipt: Receipt<'_, ()>| node.store.remove_snapshots(&names, receipt);
             ticket.change(remove, |()| RemoveSnapshotsResponse {})
@@ -145,6 +150,13 @@ impl Snapshots for SnapshotsService {
         };
         self.node.answer("log", work).await
     }
+}
+
+/// Has no capture made of any volume that a snapshot is of.
+fn hold_owners(node: &Node, snapshots: &[String]) -> Result<Vec<Turn>, ApiError> {
+    let volume_of = |given: &String| Ok(node.store.volume(&node.store.find_snapshot(given)?.volume)?.id);
+    let volumes = snapshots.iter().map(volume_of).collect::<Result<Vec<_>, FsError>>()?;
+    Ok(node.actors.hold_owners(&volumes)?)
 }
 
 /// Refuses while one of the snapshots is mounted.

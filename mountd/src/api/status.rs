@@ -149,6 +149,7 @@ fn classify_actor(error: &ActorError) -> ExitClass {
         | ActorError::UnknownScope { .. }
         | ActorError::Widened { .. }
         | ActorError::NothingToCapture { .. }
+        | ActorError::NoRoom { .. }
         | ActorError::Unfit { .. }
         | ActorError::Mismatched { .. }
         | ActorError::NoTarget { .. }
@@ -158,6 +159,7 @@ fn classify_actor(error: &ActorError) -> ExitClass {
         | ActorError::Gone { .. } => ExitClass::Refused,
         ActorError::Damaged { .. } | ActorError::Unreadable { .. } => ExitClass::Integrity,
         ActorError::Runtime { source, .. } => classify_runtime(source),
+        ActorError::NotPublished { .. } => ExitClass::TimedOut,
         ActorError::StillMounted { .. } | ActorError::Io { .. } => ExitClass::Failed,
         ActorError::Publish { source, .. } => match source {
             TargetError::NotFound { .. } => ExitClass::NotFound,

@@ -33,6 +33,7 @@ pub(super) use publish::published_name;
 
 use std::sync::Arc;
 
+use durdir_fs::FsError;
 use durdir_fs::ids::CaptureId;
 use durdir_fs::store::{Durability, Receipt};
 use durdir_snapshot::Draft;
@@ -48,6 +49,7 @@ use super::registry::Actors;
 use super::state::{CaptureKind, CaptureStep, Capturing, Operation, OperationKind, Standing};
 use super::world::limits;
 use crate::api::ApiError;
+use crate::runtime::{Runtime, Sandbox};
 use crate::template::Scope;
 
 impl Actors {
@@ -149,18 +151,29 @@ impl Driver<'_> {
         if capturing.scope == Scope::Full {
             runtime.check_save(&sandbox).map_err(|error| self.runtime_error(error))?;
             version = Some(self.runtime_version()?);
+            self.check_room_for_memory(&*runtime, &sandbox)?;
         }
         self.check_place(capturing)?;
         self.check_alive()?;
         Ok(version)
     }
 
+    /// Refuses where the memory of a sandbox would fill the disk of the store, and nobody could even delete anything any more. It is not
+    /// larger than what its process has in memory now.
+    fn check_room_for_memory(&self, runtime: &dyn Runtime, sandbox: &Sandbox) -> Result<(), ApiError> {
+        let pid = runtime.pid(sandbox).map_err(|error| self.runtime_error(error))?;
+        let resident = pid.and_then(resident_bytes).unwrap_or(0);
+        self.actors.store.check_room(resident).map_err(|error| match error {
+            FsError::NoSpace => ActorError::NoRoom { id: self.actor.id.clone(), bytes: resident }.into(),
+            error => error.into(),
+        })
+    }
+
     /// Checks that a committed capture can go where it is to go.
     fn check_place(&self, capturing: &Capturing) -> Result<(), ApiError> {
         if capturing.kind.is_committed() && capturing.scope > Scope::None {
             let target = self.actors.world.target(&self.actor.recipe.location)?;
-            let id = capturing.id;
-            target.check().map_err(|source| ActorError::Publish { id, source })?;
+            publish::at_place(capturing.id, limits::ASK_PLACE, move || target.check())?;
         }
         Ok(())
     }
@@ -347,4 +360,29 @@ fn standing_after(kind: CaptureKind) -> Option<Standing> {
 
 fn view_of(capturing: &Capturing, phases: Phases) -> CaptureView {
     CaptureView { id: capturing.id.to_string(), kind: capturing.kind, scope: capturing.scope, phases }
+}
+
+/// Returns how much of its own memory a process has in memory, shared or not; `None` if that cannot be told.
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    Some((field("RssAnon:")? + field("RssShmem:")?) * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_a_process_is_what_it_has_touched() {
+        let before = resident_bytes(std::process::id()).unwrap();
+        let touched = vec![1u8; 64 << 20];
+        let after = resident_bytes(std::process::id()).unwrap();
+        assert!(touched.iter().all(|byte| *byte == 1));
+        assert!(after >= before + (32 << 20), "{before} and {after}");
+        assert_eq!(resident_bytes(u32::MAX), None);
+    }
 }

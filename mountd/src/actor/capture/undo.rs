@@ -9,11 +9,15 @@ use std::path::Path;
 
 use durdir_fs::attr::Timestamp;
 use durdir_fs::store::{Durability, Receipt};
+use durdir_snapshot::Target;
+
+use super::publish::at_place;
 
 use crate::actor::driver::Driver;
 use crate::actor::record::{Capture, CaptureDocument};
 use crate::actor::registry::Settled;
 use crate::actor::state::{CaptureStep, Capturing, Held, Standing};
+use crate::actor::world::limits;
 use crate::api::ApiError;
 use crate::exit::one_line;
 use crate::template::Scope;
@@ -28,6 +32,8 @@ impl Driver<'_> {
             .then(|| directory.image());
         let ended = self.go_on_after(image.as_deref())?;
         self.actors.world.step("actor.aborted");
+        // On a full disk this may be what has filled it.
+        directory.remove()?;
         let mut made = capturing.cut.clone();
         if made.is_empty() {
             made = self.cut_made(capturing.id)?;
@@ -45,11 +51,16 @@ impl Driver<'_> {
         let image = (capturing.scope == Scope::Full).then(|| directory.image());
         let ended = self.go_on_after(image.as_deref())?;
         self.actors.world.step("actor.withdrawing");
+        directory.remove()?;
         if capturing.scope > Scope::None {
             let (id, location) = (capturing.id.to_string(), &self.actor.recipe.location);
-            let target = self.actors.world.target(location).map_err(|error| one_line(&error));
-            let withdrawn = target.and_then(|target| target.withdraw(&id).map_err(|error| one_line(&error)));
+            let withdraw = |target: Box<dyn Target>| {
+                let name = capturing.id.to_string();
+                Ok(at_place(capturing.id, limits::ASK_PLACE, move || target.withdraw(&name))?)
+            };
+            let withdrawn = self.actors.world.target(location).and_then(withdraw);
             if let Err(error) = withdrawn {
+                let error = one_line(&error);
                 tracing::warn!(id, error, "what was published of a capture that failed stays");
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use durdir_fs::FsError;
 use durdir_fs::drain::{Helper, Scope};
@@ -47,6 +48,8 @@ struct State {
     version: String,
     ids: u64,
     half_published: Option<PathBuf>,
+    /// Who publishes waits until this is gone.
+    hanging: Option<Arc<Mutex<()>>>,
 }
 
 #[derive(Clone)]
@@ -117,6 +120,13 @@ impl Host {
     /// A publication that fails leaves half of itself in this directory.
     pub(super) fn leave_half_published(&self, place: &Path) {
         self.0.state.lock().half_published = Some(place.to_owned());
+    }
+
+    /// Whoever publishes from now on hangs as long as the lock that is returned is held.
+    pub(super) fn hang_publications(&self) -> Arc<Mutex<()>> {
+        let lock = Arc::<Mutex<()>>::default();
+        self.0.state.lock().hanging = Some(Arc::clone(&lock));
+        lock
     }
 
     /// The host goes down and up: nothing runs and nothing is mounted.
@@ -408,6 +418,11 @@ impl World for Host {
         Ok(Box::new(FakeTarget { host: self.clone(), inner: target_at(location)? }))
     }
 
+    fn publish_limit(&self) -> Duration {
+        let hangs = self.0.state.lock().hanging.is_some();
+        if hangs { Duration::from_millis(20) } else { Duration::from_secs(60) }
+    }
+
     /// At once: so its events belong to what asked for it.
     fn in_background(&self, _: &str, work: Box<dyn FnOnce() + Send>) {
         work();
@@ -455,6 +470,8 @@ impl Target for FakeTarget {
             std::fs::write(files.join("memory"), "half").unwrap();
         }
         self.event("target-publish")?;
+        let hanging = self.host.0.state.lock().hanging.clone();
+        drop(hanging.as_ref().map(|lock| lock.lock()));
         self.inner.publish(publication)?;
         drop(self.event("after"));
         Ok(())

@@ -291,7 +291,9 @@ fn suspending_to_nowhere() -> Node {
     let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.ask("a", SUSPEND).map(drop)));
     assert!(died.is_err_and(|payload| payload.is::<fake::Death>()));
     let commits = node.dir.path().join("commits");
-    let _ = std::fs::remove_dir_all(&commits);
+    if commits.exists() {
+        std::fs::remove_dir_all(&commits).unwrap();
+    }
     std::fs::write(commits, "in the way").unwrap();
     node
 }
@@ -327,4 +329,33 @@ fn a_suspend_that_failed_leaves_the_last_capture() {
     node.ask("a", SUSPEND).unwrap_err();
     node.check("failed");
     assert_eq!(node.actor().document.last_capture.unwrap().id, paused);
+}
+
+#[test]
+fn a_place_that_hangs_keeps_nobody_stopped() {
+    let node = full();
+    let hanging = node.host.hang_publications();
+    let held = hanging.lock();
+    let refused = node.ask("a", SUSPEND).unwrap_err();
+    assert!(matches!(refused, ApiError::Actor(ActorError::NotPublished { .. })), "{refused}");
+    node.check("given up");
+    assert_eq!(node.standing(), Standing::Running);
+    drop(held);
+}
+
+#[test]
+fn nobody_captures_a_volume_of_which_a_snapshot_is_removed() {
+    let node = full();
+    let volume = node.actor().volumes[0];
+    let held = node.actors.hold_owners(&[volume, volume]).unwrap();
+    assert!(matches!(node.actors.hold_owners(&[volume]), Err(ActorError::Busy { .. })));
+    let asked = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| node.ask("a", PAUSE).map(drop));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!asked.is_finished() && node.standing() == Standing::Running);
+        drop(held);
+        asked.join().unwrap()
+    });
+    asked.unwrap();
+    assert!(node.actors.hold_owners(&[durdir_fs::ids::VolumeId(999)]).unwrap().is_empty());
 }

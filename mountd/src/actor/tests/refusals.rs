@@ -33,7 +33,10 @@ fn refused(node: &Node, id: &str, ask: Ask) -> ActorError {
 fn what_makes_no_sense_is_refused_before_anything_is_paused() {
     let node = Node::running(Scope::Full, Scope::Data);
     let widened = refused(&node, "a", capture(CaptureKind::Commit, Scope::Full));
-    assert_eq!(widened.to_string(), "onCommit of actor a holds Data, and cannot be widened to Full; `--scope Data` takes what there is");
+    assert_eq!(
+        widened.to_string(),
+        "onCommit of actor a holds Data, and cannot be widened to Full; `--scope Data` takes what there is"
+    );
     assert!(matches!(refused(&node, "a", Ask::Start), ActorError::Misplaced { .. }));
     assert!(matches!(refused(&node, "a", Ask::Resume), ActorError::Misplaced { .. }));
     assert!(matches!(refused(&node, "b", PAUSE), ActorError::NotFound { .. }));
