@@ -118,7 +118,10 @@ impl CaptureDirectory {
     /// Makes it, with an empty image: remains of an earlier attempt go.
     pub(crate) fn create(&self) -> Result<(), ActorError> {
         self.remove()?;
-        create(&self.image())
+        // Above it all is made once.
+        let above: Vec<&Path> = self.0.ancestors().skip(1).take_while(|path| !path.exists()).collect();
+        create(&self.image())?;
+        above.iter().filter_map(|made| made.parent()).try_for_each(sync)
     }
 
     /// Removes it.
@@ -135,10 +138,13 @@ impl CaptureDirectory {
 
     /// Brings the names in it to the disk, and its own.
     pub(crate) fn sync(&self) -> Result<(), ActorError> {
-        for directory in std::iter::once(self.0.as_path()).chain(self.0.parent()) {
-            sync_directory(directory).map_err(|error| failed("sync", directory, error))?;
-        }
-        Ok(())
+        sync(&self.0)?;
+        self.sync_place()
+    }
+
+    /// Brings its own name to the disk.
+    pub(crate) fn sync_place(&self) -> Result<(), ActorError> {
+        self.0.parent().map_or(Ok(()), sync)
     }
 
     /// Removes the manifest. Returns whether there was one.
@@ -149,6 +155,10 @@ impl CaptureDirectory {
             Err(error) => Err(failed("remove", &self.manifest(), error)),
         }
     }
+}
+
+fn sync(directory: &Path) -> Result<(), ActorError> {
+    sync_directory(directory).map_err(|error| failed("sync", directory, error))
 }
 
 fn create(path: &Path) -> Result<(), ActorError> {

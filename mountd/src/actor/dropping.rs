@@ -47,10 +47,8 @@ impl Driver<'_> {
 impl Actors {
     /// Drops what is to be dropped of an actor's captures.
     pub(super) fn finish_dropping_of(&self, actor: &str) -> Result<(), ApiError> {
-        let ending = self.captures(|capture| {
-            let document = &capture.document;
-            document.actor == actor && (!document.dropping.is_empty() || is_over(capture))
-        });
+        let is_ending = |capture: &Capture| !capture.document.dropping.is_empty() || is_over(capture);
+        let ending = self.captures_of(actor, is_ending);
         let mut failed = None;
         for capture in ending {
             // One that somebody looks at keeps no other.

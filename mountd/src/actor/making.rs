@@ -273,7 +273,7 @@ impl Driver<'_> {
     pub(super) fn take_away(mut self, receipt: Receipt<'_, ()>) -> Result<(), ApiError> {
         self.bring_down()?;
         let id = self.actor.id.clone();
-        let own = self.actors.captures(|capture| capture.document.actor == id);
+        let own = self.actors.captures_of(&id, |_| true);
         let mut changes = CaptureChanges::new();
         for mut capture in own {
             if capture.is_committed() {

@@ -18,6 +18,7 @@
 //! Start reading at [`state`].
 
 mod capture;
+mod captures;
 mod directory;
 mod driver;
 mod dropping;

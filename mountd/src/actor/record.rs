@@ -229,13 +229,19 @@ pub(crate) struct CaptureDocument {
 impl CaptureDocument {
     /// Returns that of a capture that was just bound.
     pub(crate) fn new(actor: &Actor, kind: CaptureKind, scope: Scope, manifest: String) -> CaptureDocument {
+        let template = actor.document.template.clone();
+        CaptureDocument { manifest, template, ..CaptureDocument::of(&actor.id, kind, scope) }
+    }
+
+    /// Returns that of a capture of which nothing else is known.
+    pub(super) fn of(actor: &str, kind: CaptureKind, scope: Scope) -> CaptureDocument {
         CaptureDocument {
             version: VERSION,
-            actor: actor.id.clone(),
+            actor: actor.to_owned(),
             kind,
             scope,
-            manifest,
-            template: actor.document.template.clone(),
+            manifest: String::new(),
+            template: String::new(),
             location: None,
             published: Vec::new(),
             replaced: false,
@@ -263,11 +269,6 @@ impl Capture {
     /// Tells whether it was brought to permanent storage, and outlives its actor.
     pub(crate) fn is_committed(&self) -> bool {
         self.document.location.is_some()
-    }
-
-    /// Tells whether it needs a snapshot.
-    pub(crate) fn holds(&self, held: &Held) -> bool {
-        self.snapshots.iter().any(|own| own.volume == held.volume && own.epoch == held.epoch)
     }
 }
 

@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use durdir_fs::ids::{CaptureId, VolumeId};
-use durdir_fs::store::record::CapturedV1;
+use durdir_fs::ids::{CaptureId, Epoch, VolumeId};
 use durdir_fs::store::{Listed, Store};
 use parking_lot::{Condvar, Mutex};
 
-use super::capture::published_name;
+use super::captures::Captures;
 use super::directory::ActorsDirectory;
 use super::error::ActorError;
 use super::names;
@@ -31,11 +30,9 @@ pub(crate) struct Actors {
     pub(super) world: Box<dyn World>,
     pub(super) directory: ActorsDirectory,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
-    captures: Mutex<BTreeMap<CaptureId, Capture>>,
+    captures: Mutex<Captures>,
     /// Records that could not be read: their names stay taken.
     unreadable: BTreeSet<String>,
-    /// Captures whose records could not be read, and the snapshots that they need as far as that is known: they are left alone.
-    unreadable_captures: BTreeMap<CaptureId, Vec<CapturedV1>>,
     /// Held while an actor is made.
     pub(super) creating: Mutex<()>,
     /// Whether mountd is about to end.
@@ -144,15 +141,14 @@ impl Actors {
             }
         }
         let Listed { records, unreadable: damaged } = store.captures()?;
-        let mut captures = BTreeMap::new();
-        let mut unreadable_captures: BTreeMap<_, _> =
-            damaged.into_iter().map(|id| (id, Vec::new())).collect();
+        let mut captures = Captures::default();
+        damaged.into_iter().for_each(|id| captures.insert_unreadable(id, Vec::new()));
         for (id, record) in records {
             match Capture::decode(id, &record) {
-                Ok(capture) => drop(captures.insert(id, capture)),
+                Ok(capture) => captures.insert(capture),
                 Err(error) => {
                     tracing::error!(capture = %id, error = one_line(&error), "what is stored of a capture cannot be read");
-                    unreadable_captures.insert(id, record.snapshots);
+                    captures.insert_unreadable(id, record.snapshots);
                 }
             }
         }
@@ -164,7 +160,6 @@ impl Actors {
             slots: Mutex::new(slots),
             captures: Mutex::new(captures),
             unreadable,
-            unreadable_captures,
             creating: Mutex::new(()),
             closed: AtomicBool::new(false),
         })
@@ -229,25 +224,19 @@ impl Actors {
     }
 
     /// Returns the actor that a capture with this snapshot is of.
-    pub(crate) fn owner_of_snapshot(&self, volume: VolumeId, epoch: durdir_fs::ids::Epoch) -> Option<String> {
+    pub(crate) fn owner_of_snapshot(&self, volume: VolumeId, epoch: Epoch) -> Option<String> {
         let captures = self.captures.lock();
-        let holder = captures.values().find(|capture| {
-            capture.snapshots.iter().any(|held| held.volume == volume && held.epoch == epoch)
-        });
-        holder.map(|capture| capture.document.actor.clone())
+        captures.holding((volume, epoch)).next().map(|capture| capture.document.actor.clone())
+    }
+
+    /// Tells whether a capture that cannot be read needs a snapshot.
+    pub(crate) fn is_held_by_unreadable(&self, volume: VolumeId, epoch: Epoch) -> bool {
+        self.captures.lock().is_held_by_unreadable((volume, epoch))
     }
 
     /// Tells whether a volume stands for a committed capture, or is going to.
     pub(crate) fn is_published(&self, name: &str, volume: VolumeId) -> bool {
-        let captures = self.captures.lock();
-        let stands = |capture: &Capture| capture.document.published.iter().any(|held| held.volume == volume);
-        let becomes = |capture: &Capture| {
-            let document = &capture.document;
-            let is_unfinished =
-                document.kind.is_committed() && !document.replaced && document.location.is_none();
-            is_unfinished && name.starts_with(&published_name(capture.id, ""))
-        };
-        captures.values().any(|capture| stands(capture) || becomes(capture))
+        self.captures.lock().is_published(name, volume)
     }
 
     /// Returns the process that stands for an actor's sandbox, if it runs.
@@ -259,7 +248,7 @@ impl Actors {
 
     /// Returns a capture.
     pub(super) fn capture(&self, id: CaptureId) -> Option<Capture> {
-        self.captures.lock().get(&id).cloned()
+        self.captures.lock().get(id).cloned()
     }
 
     /// Returns a capture by its name.
@@ -272,32 +261,40 @@ impl Actors {
     pub(super) fn has_files(&self, id: CaptureId) -> bool {
         // One of nothing was not brought anywhere.
         let here = |capture: &Capture| !capture.is_committed() || capture.document.scope == Scope::None;
-        self.unreadable_captures.contains_key(&id) || self.captures.lock().get(&id).is_some_and(here)
-    }
-
-    /// Returns the captures for which `wanted` holds.
-    pub(super) fn captures(&self, wanted: impl Fn(&Capture) -> bool) -> Vec<Capture> {
-        self.captures.lock().values().filter(|capture| wanted(capture)).cloned().collect()
-    }
-
-    /// Tells whether a capture beside `but` needs a snapshot, and whether the snapshot was made for one.
-    pub(super) fn is_held(&self, held: &Held, but: Option<CaptureId>) -> bool {
-        let mut unreadable = self.unreadable_captures.values().flatten();
-        unreadable.any(|other| other.volume == held.volume && other.epoch == held.epoch)
-            || self.captures.lock().values().any(|capture| Some(capture.id) != but && capture.holds(held))
-    }
-
-    pub(super) fn is_owned_by_captures(&self, volume: VolumeId, epoch: durdir_fs::ids::Epoch) -> bool {
         let captures = self.captures.lock();
-        let mut held = captures.values().flat_map(|capture| &capture.snapshots);
+        captures.is_unreadable(id) || captures.get(id).is_some_and(here)
+    }
+
+    /// Returns the captures of an actor for which `wanted` holds.
+    pub(super) fn captures_of(&self, actor: &str, wanted: impl Fn(&Capture) -> bool) -> Vec<Capture> {
+        self.captures.lock().of(actor).filter(|capture| wanted(capture)).cloned().collect()
+    }
+
+    /// Returns all captures.
+    #[cfg(test)]
+    pub(super) fn all_captures(&self) -> Vec<Capture> {
+        self.captures.lock().all().cloned().collect()
+    }
+
+    /// Tells whether a capture beside `but` needs a snapshot.
+    pub(super) fn is_held(&self, held: &Held, but: Option<CaptureId>) -> bool {
+        let (end, captures) = ((held.volume, held.epoch), self.captures.lock());
+        captures.is_held_by_unreadable(end) || captures.holding(end).any(|capture| Some(capture.id) != but)
+    }
+
+    /// Tells whether a snapshot was made for captures.
+    pub(super) fn is_owned_by_captures(&self, volume: VolumeId, epoch: Epoch) -> bool {
+        let captures = self.captures.lock();
+        let mut held = captures.holding((volume, epoch)).flat_map(|capture| &capture.snapshots);
         held.any(|held| held.volume == volume && held.epoch == epoch && held.owned)
     }
 
     /// Shows a capture as it was just stored.
     pub(super) fn show_capture(&self, id: CaptureId, capture: Option<Capture>) {
+        let mut captures = self.captures.lock();
         match capture {
-            Some(capture) => drop(self.captures.lock().insert(id, capture)),
-            None => drop(self.captures.lock().remove(&id)),
+            Some(capture) => captures.insert(capture),
+            None => captures.remove(id),
         }
     }
 

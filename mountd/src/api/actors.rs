@@ -269,10 +269,15 @@ pub(super) fn check_not_held(
     if let Some(actor) = node.actors.owner_of_volume(volume) {
         node.actors.check_idle(&actor)?;
     }
+    let what = format!("snapshot {snapshot}");
     match node.actors.owner_of_snapshot(volume, epoch) {
+        None if node.actors.is_held_by_unreadable(volume, epoch) => {
+            let remedy = "a capture needs that, of which the record cannot be read";
+            Err(ActorError::Owned { what, actor: "captures".to_owned(), remedy }.into())
+        }
         None => Ok(()),
         Some(actor) => {
-            let (what, remedy) = (format!("snapshot {snapshot}"), "a capture of it needs that");
+            let remedy = "a capture of it needs that";
             Err(ActorError::Owned { what, actor, remedy }.into())
         }
     }

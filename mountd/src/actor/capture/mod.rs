@@ -29,7 +29,7 @@ mod publish;
 mod running;
 mod undo;
 
-pub(super) use publish::published_name;
+pub(super) use publish::{capture_in_name, published_name};
 
 use std::sync::Arc;
 
@@ -200,8 +200,9 @@ impl Driver<'_> {
         self.advance(capturing, CaptureStep::Bind, "actor.bind")?;
         let (path, store) = (directory.manifest(), &self.actors.store);
         let (draft, hash) = std::thread::scope(|scope| {
-            // Three things come to the disk side by side: the cut, the memory, and the manifest that is about both.
+            // All of it comes to the disk side by side: the cut, the memory, and the manifest that is about both.
             let recorded = scope.spawn(|| store.sync_records());
+            let placed = scope.spawn(|| directory.sync_place());
             let (files, synced) = match image {
                 None => (Vec::new(), None),
                 Some(image) => image.files().map(|(files, synced)| (files, Some(synced)))?,
@@ -220,6 +221,7 @@ impl Driver<'_> {
             let draft = Draft::write(&path, &bytes).map_err(|error| failed("write", &path, error))?;
             synced.map_or(Ok(()), joined)?;
             joined(recorded)?;
+            joined(placed)?;
             Ok::<_, ApiError>((draft, hash))
         })?;
         draft.publish().map_err(|error| failed("write", &path, error))?;

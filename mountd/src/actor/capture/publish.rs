@@ -114,6 +114,12 @@ pub(in crate::actor) fn published_name(id: CaptureId, volume: &str) -> String {
     format!("_commit.{hex}.{volume}")
 }
 
+/// Returns the id in the name of a volume that is called so.
+pub(in crate::actor) fn capture_in_name(volume: &str) -> Option<CaptureId> {
+    let (hex, _) = volume.strip_prefix("_commit.")?.split_once('.')?;
+    uuid::Uuid::try_parse(hex).ok().map(|id| CaptureId(id.into_bytes()))
+}
+
 /// Returns an id for the cut of the published volumes: another one than for that of the actor's.
 fn published_cut(id: CaptureId) -> CaptureId {
     let mut bytes = id.0;

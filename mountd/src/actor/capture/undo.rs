@@ -85,7 +85,7 @@ impl Driver<'_> {
         ended: Option<Standing>,
     ) -> Result<(), ApiError> {
         let (kind, scope) = (capturing.kind, capturing.scope);
-        let mut document = CaptureDocument::new(&self.actor, kind, scope, String::new());
+        let mut document = CaptureDocument::of(&self.actor.id, kind, scope);
         (document.replaced, document.dropping) = (true, made);
         let (id, created) = (capturing.id, Timestamp::now());
         let capture = Capture { id, created, snapshots: Vec::new(), document };

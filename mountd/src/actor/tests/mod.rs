@@ -200,7 +200,7 @@ impl Node {
             assert_eq!(directory.volumes().exists(), mounted, "{when}: mount points");
         }
         // No half capture: what has a directory has a record, and every snapshot belongs to a record.
-        let captures = self.actors.captures(|_| true);
+        let captures = self.actors.all_captures();
         let here = captures.iter().filter(|capture| self.actors.has_files(capture.id));
         let known: BTreeSet<String> = here.map(|capture| capture.id.to_string()).collect();
         for actor in &actors {
