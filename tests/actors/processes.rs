@@ -1,6 +1,7 @@
 //! Plain processes in a cgroup.
 
 use std::fs;
+use std::path::Path;
 
 use durdir_tests::support::*;
 use serde_json::json;
@@ -28,7 +29,35 @@ fn process(store: &Store, mount_path: &std::path::Path, command: &str) {
 }
 
 fn lines(store: &Store) -> usize {
-    fs::read_to_string(store.path().join("actors/p/volumes/home/log")).map_or(0, |log| log.lines().count())
+    lines_of(store, "p")
+}
+
+fn lines_of(store: &Store, actor: &str) -> usize {
+    let log = store.path().join("actors").join(actor).join("volumes/home/log");
+    fs::read_to_string(log).map_or(0, |log| log.lines().count())
+}
+
+#[test]
+fn the_example_runs() {
+    let store = Store::new();
+    let commits = store.side_dir();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/process.yaml");
+    let example = fs::read_to_string(example).unwrap();
+    let (before, location) = example.split_once("location: file:///").unwrap();
+    let after = location.split_once('\n').unwrap().1;
+    let file = store.side_dir().join("process.yaml");
+    fs::write(&file, format!("{before}location: file://{}/my%20commits\n{after}", commits.display()))
+        .unwrap();
+    store.ok(["actor", "create", "-f", file.to_str().unwrap(), "--id", "example"]);
+    store.ok(["actor", "start", "example"]);
+    eventually("it writes", LIMIT, || (lines_of(&store, "example") > 0).then_some(()));
+    let commit = store.json(["actor", "commit", "example"]);
+    let manifest = commits.join("my commits").join(commit["capture"].as_str().unwrap()).join("manifest.json");
+    assert!(manifest.is_file(), "{}", manifest.display());
+    store.ok(["actor", "pause", "example"]);
+    store.ok(["actor", "resume", "example"]);
+    store.ok(["actor", "suspend", "example"]);
+    store.ok(["actor", "rm", "example"]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(crate) struct RecipeVolume {
 impl Recipe {
     /// Reads a template as it is stored.
     pub(crate) fn parse(template: &str) -> Result<Recipe, String> {
-        let parsed = Template::parse(template.as_bytes()).map_err(|problems| problems.to_string())?;
+        let parsed = Template::parse_stored(template).map_err(|problems| problems.to_string())?;
         Ok(Recipe::of(parsed))
     }
 

@@ -19,6 +19,7 @@ use crate::api::ApiError;
 use crate::mounts::{MountPlan, Mounts, Selector, Source, start_helper};
 use crate::runtime::readiness::{HttpGet, Pace, await_ready};
 use crate::runtime::{Deadline, Runtime, RuntimeError, Sandbox};
+use crate::template::directory_of;
 
 /// How long the last holder of a volume may take to let go of it, after its sandbox is gone.
 const LET_GO: Duration = Duration::from_secs(10);
@@ -149,7 +150,7 @@ impl World for NodeWorld {
     }
 
     fn target(&self, location: &str) -> Result<Box<dyn Target>, ApiError> {
-        self.check_outside(&[directory_of(location)?.to_owned()])?;
+        self.check_outside(&[directory(location)?])?;
         Ok(target_at(location)?)
     }
 
@@ -174,12 +175,11 @@ impl World for NodeWorld {
 
 /// Returns the place for commits that a URL stands for.
 pub(super) fn target_at(location: &str) -> Result<Box<dyn Target>, ActorError> {
-    Ok(Box::new(LocalDirectory::at(directory_of(location)?)))
+    Ok(Box::new(LocalDirectory::at(&directory(location)?)))
 }
 
-fn directory_of(location: &str) -> Result<&Path, ActorError> {
-    let directory = location.strip_prefix("file://").filter(|path| path.starts_with('/'));
-    directory.map(Path::new).ok_or_else(|| ActorError::NoTarget { location: location.to_owned() })
+fn directory(location: &str) -> Result<PathBuf, ActorError> {
+    directory_of(location).ok_or_else(|| ActorError::NoTarget { location: location.to_owned() })
 }
 
 /// How long each phase may take.

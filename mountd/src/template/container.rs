@@ -17,7 +17,7 @@ pub(crate) struct Container {
     /// The image that `rootfs` was unpacked from, with its digest. Only kept: nothing is pulled here. `None`: not from an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<String>,
-    /// The host directory that is its root. `None`: its sandbox brings one (a microVM's initramfs, a process's host).
+    /// The host directory that is its root. `None`: its sandbox brings one, a microVM's initramfs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rootfs: Option<PathBuf>,
     /// The program, and the first of its arguments; no shell takes part, and nothing is replaced in it.

@@ -6,6 +6,15 @@ use super::{json, yaml};
 /// How large a document may be: no template comes near.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
 
+/// Why a text is no document.
+#[derive(PartialEq, Debug)]
+pub(super) struct Misread {
+    /// Line and column up to which it made sense, from 1.
+    pub(super) at: (usize, usize),
+    /// What is wrong there.
+    pub(super) message: String,
+}
+
 /// Reads YAML or JSON.
 pub(super) fn read(bytes: &[u8]) -> Result<Node, String> {
     if bytes.len() > MAX_BYTES {
@@ -16,9 +25,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<Node, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // Nearly every JSON is YAML too, but not every one: what a string may hold differs. Only YAML may begin with a brace and be none.
     if !text.trim_start().starts_with('{') {
-        return yaml::read(text);
+        return yaml::read(text).map_err(|misread| misread.message);
     }
-    json::read(text).or_else(|error| yaml::read(text).map_err(|_| error))
+    let no_json = match json::read(text) {
+        Ok(node) => return Ok(node),
+        Err(misread) => misread,
+    };
+    // It was meant to be what it is for longer.
+    yaml::read(text).map_err(|no_yaml| if no_yaml.at > no_json.at { no_yaml } else { no_json }.message)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::node::Node;
+use super::node::{Node, beginning};
 use super::problem::{Place, Problems};
 use crate::units::parse_size;
 
@@ -142,6 +142,10 @@ impl<'a> Fields<'a> {
     pub(super) fn integer(&mut self, key: &'static str) -> Given<i128> {
         self.field(key, |node, place, problems| match node {
             Node::Integer(number) => Given::Value(*number),
+            Node::Fraction(number) => {
+                problems.report(&place, no_integer(number));
+                Given::Wrong
+            }
             other => wrong("a number without a fraction", other, &place, problems),
         })
     }
@@ -242,9 +246,23 @@ fn text(node: &Node, place: Place, problems: &Problems) -> Given<String> {
 }
 
 fn wrong<T>(expected: &str, found: &Node, place: &Place, problems: &Problems) -> Given<T> {
-    problems.report(place, format!("must be {expected}, not {}", found.kind()));
+    problems.report(place, format!("must be {expected}, not {}", found.shown()));
     Given::Wrong
 }
+
+/// Says why a number cannot be counted with. JSON's parser gives large integers as fractions.
+fn no_integer(number: &str) -> String {
+    let is_large = number.parse::<f64>().is_ok_and(|value| value.is_finite() && value.abs() >= TOO_LARGE);
+    let shown = beginning(number);
+    if is_large {
+        format!("{shown} is too large a number")
+    } else {
+        format!("must be a number without fraction and exponent, not {shown}")
+    }
+}
+
+/// Two to the power of 64: no field takes more.
+const TOO_LARGE: f64 = 18_446_744_073_709_551_616.0;
 
 /// Reads `512MiB`, and `512Mi` as Kubernetes has it.
 fn parse_any_size(text: &str) -> Result<u64, String> {

@@ -4,11 +4,13 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::document::Misread;
 use super::node::Node;
 
 /// Reads a JSON document. How deep it may be nested is limited by the parser.
-pub(super) fn read(text: &str) -> Result<Node, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+pub(super) fn read(text: &str) -> Result<Node, Misread> {
+    serde_json::from_str(text)
+        .map_err(|error| Misread { at: (error.line(), error.column()), message: error.to_string() })
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -43,7 +45,8 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
-        Ok(Node::Fraction(value.to_string()))
+        // With its fraction or exponent, which told the parser what it is.
+        Ok(Node::Fraction(format!("{value:?}")))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Node, E> {
@@ -96,7 +99,7 @@ mod tests {
     #[test]
     fn what_is_no_json_is_refused_with_its_line() {
         for text in ["", "{", "{} {}", "{\n'a': 1}", "{\"a\": 01}"] {
-            assert!(read(text).unwrap_err().contains("line "), "{text}");
+            assert!(read(text).unwrap_err().message.contains("line "), "{text}");
         }
         assert!(read(&"[".repeat(100_000)).is_err());
     }

@@ -1,5 +1,9 @@
 //! Where commits of an actor go.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 const MAX_BYTES: usize = 2048;
@@ -20,7 +24,7 @@ impl Location {
             return Err(format!("must be at most {MAX_BYTES} bytes long, not {}", url.len()));
         }
         if url.chars().any(|character| character.is_control() || character.is_whitespace()) {
-            return Err("must not contain spaces or control characters".to_owned());
+            return Err("must not contain spaces or control characters: write %20 for a space".to_owned());
         }
         let known =
             "must be file:///DIRECTORY, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX";
@@ -41,7 +45,12 @@ impl Location {
         if url.contains(['?', '#']) {
             return Err("must not contain '?' or '#'".to_owned());
         }
-        if path.split('/').any(|component| matches!(component, "." | "..")) {
+        // What is decoded by nobody but a bucket's own server is taken as it is.
+        let path = if scheme == "file" { decode(path)? } else { path.as_bytes().to_owned() };
+        if path.contains(&0) {
+            return Err("must not contain NUL".to_owned());
+        }
+        if path.split(|byte| *byte == b'/').any(|component| matches!(component, b"." | b"..")) {
             return Err("must not contain '.' or '..' as a component".to_owned());
         }
         Ok(Location(url.to_owned()))
@@ -51,6 +60,28 @@ impl Location {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Returns the directory that a URL of the scheme `file` names; `None` for any other.
+pub(crate) fn directory_of(location: &str) -> Option<PathBuf> {
+    let path = location.strip_prefix("file://").filter(|path| path.starts_with('/'))?;
+    Some(PathBuf::from(OsString::from_vec(decode(path).ok()?)))
+}
+
+/// Returns the bytes that a path of a URL stands for (RFC 3986, section 2.1).
+fn decode(path: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = path.bytes();
+    let mut decoded = Vec::with_capacity(path.len());
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(bytes.next()?).to_digit(16);
+        let escaped = digit().zip(digit()).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        decoded.push(escaped.ok_or("must not contain '%' but in an escape: %20, or %25 for itself")?);
+    }
+    Ok(decoded)
 }
 
 #[cfg(test)]
@@ -69,8 +100,21 @@ mod tests {
             "az://container/prefix",
             "s3://bucket/a%20b",
             "s3://bucket/a@b",
+            "file:///my%20commits/%C3%A4%ff",
+            "file:///a%252e",
         ] {
             assert_eq!(Location::parse(url).map(|location| location.0), Ok(url.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_directory_may_have_any_name() {
+        let path = |bytes: &[u8]| Some(PathBuf::from(OsString::from_vec(bytes.to_owned())));
+        assert_eq!(directory_of("file:///my%20commits/%C3%A4%ff"), path(b"/my commits/\xc3\xa4\xff"));
+        assert_eq!(directory_of("file:///a%252e"), path(b"/a%2e"), "decoded once");
+        assert_eq!(directory_of("file:///"), path(b"/"));
+        for other in ["s3://bucket/a", "file://host/a", "file:///%", "/a"] {
+            assert_eq!(directory_of(other), None, "{other}");
         }
     }
 
@@ -95,6 +139,14 @@ mod tests {
             ("s3://bucket/a\n", "spaces"),
             ("s3://bucket/../other", "'..'"),
             ("file:///a/./b", "'..'"),
+            ("file:///a/%2e%2e/b", "'..'"),
+            ("file:///a%2F%2E.", "'..'"),
+            ("file:///a b", "%20"),
+            ("file:///a%", "escape"),
+            ("file:///a%2", "escape"),
+            ("file:///a%2g", "escape"),
+            ("file:///a%+1", "escape"),
+            ("file:///a%00b", "NUL"),
             ("s3://bucket?x=y", "'?'"),
             ("s3://bucket/x#tag", "'#'"),
             (&long, "at most 2048"),

@@ -15,6 +15,7 @@
 //!   memory than a few times its size, or recurse deeply.
 //! - [`Template::to_json`] is canonical: equal templates give equal bytes, and [`Template::parse`] gives the same template back.
 //!   Requests are compared by it.
+//! - What was stored can be read again, by [`Template::parse_stored`], also where it would be refused by now.
 
 mod container;
 mod document;
@@ -41,7 +42,7 @@ use serde::Serialize;
 pub(crate) use container::{Container, User, Variable, VolumeMount};
 pub(crate) use document::MAX_BYTES;
 pub(crate) use label::Label;
-pub(crate) use location::Location;
+pub(crate) use location::{Location, directory_of};
 pub(crate) use mount_path::MountPath;
 pub(crate) use problem::{Problem, TemplateError};
 pub(crate) use readyz::{HttpGet, Readyz};
@@ -51,8 +52,10 @@ pub(crate) use settings::{MachineSettings, Platform, RuntimeSettings, SandboxCla
 pub(crate) use volume::{DurableDir, Volume};
 
 use fields::Given;
+use node::Node;
 use problem::Problems;
 use raw::RawTemplate;
+use validate::Origin;
 
 /// What actors are made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,9 +89,21 @@ impl Template {
     /// Reads a document, YAML or JSON: a template, or an object of kind `ActorTemplate` with one as its `spec`.
     pub(crate) fn parse(document: &[u8]) -> Result<Template, TemplateError> {
         let node = document::read(document).map_err(TemplateError::unreadable)?;
+        Template::of(&node, Origin::Author)
+    }
+
+    /// Reads a canonical document that an actor was made of.
+    pub(crate) fn parse_stored(document: &str) -> Result<Template, TemplateError> {
+        Template::of(
+            &json::read(document).map_err(|misread| TemplateError::unreadable(misread.message))?,
+            Origin::Store,
+        )
+    }
+
+    fn of(node: &Node, origin: Origin) -> Result<Template, TemplateError> {
         let problems = Problems::default();
-        let template = match RawTemplate::read(&node, &problems) {
-            Given::Value(raw) => validate::validate(raw, &problems),
+        let template = match RawTemplate::read(node, &problems) {
+            Given::Value(raw) => validate::validate(raw, origin, &problems),
             Given::Absent | Given::Wrong => None,
         };
         match (problems.into_error(), template) {

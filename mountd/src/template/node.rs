@@ -28,6 +28,14 @@ impl Node {
         }
     }
 
+    /// Returns what it is, for a message: a number with a fraction as it was written, for it may look like none.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Node::Fraction(number) => beginning(number),
+            other => other.kind().to_owned(),
+        }
+    }
+
     /// Returns about how many bytes of memory it takes.
     pub(super) fn weight(&self) -> usize {
         let inside = match self {
@@ -39,5 +47,14 @@ impl Node {
             }
         };
         size_of::<Node>() + inside
+    }
+}
+
+/// Returns a number as it was written, but not without end.
+pub(super) fn beginning(number: &str) -> String {
+    const MOST: usize = 40;
+    match number.char_indices().nth(MOST) {
+        None => number.to_owned(),
+        Some((end, _)) => format!("{}…", number.get(..end).unwrap_or_default()),
     }
 }

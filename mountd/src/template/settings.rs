@@ -101,7 +101,7 @@ pub(crate) struct MachineSettings {
     pub(crate) cpus: u32,
     /// Its kernel.
     pub(crate) kernel: PathBuf,
-    /// Its initial file system. `None`: the kernel brings one.
+    /// Its initial file system. `None` only in templates that were stored before it was required: they are not started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) initramfs: Option<PathBuf>,
     /// More words for the kernel's command line.

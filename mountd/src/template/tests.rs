@@ -43,8 +43,9 @@ fn process() -> Value {
 /// A template of a virtual machine.
 fn microvm() -> Value {
     let mut document = usual();
+    remove(&mut document, "/containers/0/rootfs");
     set(&mut document, "/sandboxClass", json!("microvm"));
-    set(&mut document, "/sandbox", json!({"kernel": "/boot/vmlinuz"}));
+    set(&mut document, "/sandbox", json!({"kernel": "/boot/vmlinuz", "initramfs": "/boot/initramfs"}));
     document
 }
 
@@ -137,8 +138,8 @@ fn every_default_is_written_into_the_canonical_document() {
     assert_eq!(
         template["sandbox"],
         json!({
-            "runtime": "qemu", "memory": 536_870_912, "cpus": 1, "kernel": "/boot/vmlinuz", "kernelArguments": "",
-            "accelerator": "auto", "runtimeFlags": [], "network": "none",
+            "runtime": "qemu", "memory": 536_870_912, "cpus": 1, "kernel": "/boot/vmlinuz", "initramfs": "/boot/initramfs",
+            "kernelArguments": "", "accelerator": "auto", "runtimeFlags": [], "network": "none",
         })
     );
     assert_eq!(template["volumes"][0]["durableDir"], json!({"lowers": [], "quotaBytes": 1 << 30}));
@@ -178,6 +179,23 @@ snapshotsConfig: {location: 'file:///commits'}
 }
 
 #[test]
+fn a_stored_template_is_read_whatever_is_refused_by_now() {
+    let mut without_root = process();
+    remove(&mut without_root, "/containers/0/rootfs");
+    let no_runtime_runs = [
+        without_root,
+        with(microvm(), &[("/containers/0/rootfs", json!("/r")), ("/sandbox/initramfs", Value::Null)]),
+        of_class("gvisor", json!({"network": "host"})),
+    ];
+    for document in no_runtime_runs {
+        assert!(!problems(document.to_string().as_bytes()).is_empty(), "{document}");
+        let template = Template::parse_stored(&document.to_string()).unwrap();
+        assert_eq!(Template::parse_stored(&template.to_json()), Ok(template));
+    }
+    assert!(Template::parse_stored("{}").is_err());
+}
+
+#[test]
 fn other_objects_are_refused() {
     refused(&json!({"kind": "Pod", "spec": usual()}), &[("kind", "must be ActorTemplate, not \"Pod\"")]);
     refused(&json!({"spec": usual()}), &[("kind", "is required")]);
@@ -202,6 +220,10 @@ fn what_is_no_mapping_is_refused() {
         ("null", "must be a mapping, not nothing"),
         ("{\"volumes\": [}", "line 1 column"),
         ("volumes: [", "line"),
+        ("{a: !!str x}", "tags are not supported at line 1 column"),
+        ("{a: [b}", "mismatched bracket '[' closed by '}' at line 1 column 5"),
+        ("{\"a\": [1, 2", "EOF while parsing a list at line 1 column 11"),
+        ("{\"a\": @}", "expected value at line 1 column 7"),
     ] {
         refused_text(document, &[("", message)]);
     }
@@ -277,6 +299,37 @@ fn types_are_not_guessed() {
             ("snapshotsConfig.location", "must be text, not a number: quote it"),
             ("sandbox", "must be a mapping, not a list"),
             ("readyz.httpGet.port", "must be a number without a fraction, not text"),
+        ],
+    );
+}
+
+#[test]
+fn a_number_that_does_not_fit_is_shown() {
+    let large = "9".repeat(60);
+    for (number, message) in [
+        ("1.5", "must be a number without fraction and exponent, not 1.5"),
+        ("1e3", "must be a number without fraction and exponent, not 1e3"),
+        (".nan", "must be a number without fraction and exponent, not .nan"),
+        (&large, &format!("{}… is too large a number", &large[..40])),
+    ] {
+        let yaml = format!(
+            "containers: [{{name: main, rootfs: /r, command: [x], readyz: {{httpGet: {{port: {number}}}}}}}]\n\
+             snapshotsConfig: {{location: 'file:///c'}}\n"
+        );
+        refused_text(&yaml, &[("containers[0].readyz.httpGet.port", message)]);
+    }
+    let port = |number: &str| {
+        let document = with(usual(), &[("/readyz", json!({"httpGet": {"port": 7}}))]).to_string();
+        document.replacen("\"port\":7", &format!("\"port\":{number}"), 1)
+    };
+    refused_text(&port("1e3"), &[("readyz.httpGet.port", "without fraction and exponent, not 1000.0")]);
+    refused_text(&port("18446744073709551616"), &[("readyz.httpGet.port", "is too large a number")]);
+    let cpus = with(microvm(), &[("/sandbox/cpus", json!(1.5)), ("/sandbox/memory", json!(0.5))]);
+    refused(
+        &cpus,
+        &[
+            ("sandbox.cpus", "must be a number without fraction and exponent, not 1.5"),
+            ("sandbox.memory", "must be a size, such as 512MiB or 536870912, not 0.5"),
         ],
     );
 }
@@ -537,7 +590,7 @@ fn a_durable_dir_may_have_lowers_and_quotas() {
         ("quotaBytes", json!(0), "must be at least 1"),
         ("quotaBytes", json!(true), "must be a size"),
         ("quotaInodes", json!(0), "must be 1 to 18446744073709551615, not 0"),
-        ("quotaInodes", json!(1.5), "must be a number without a fraction"),
+        ("quotaInodes", json!(1.5), "must be a number without fraction and exponent, not 1.5"),
     ] {
         let item = if field == "lowers" { "[0]" } else { "" };
         refused(&dir(json!({field: value})), &[(&format!("{place}.{field}{item}"), message)]);
@@ -697,28 +750,35 @@ fn probes_have_ports_and_limits() {
 
 // Sandboxes.
 
+/// A valid template of a class, but for its sandbox.
+fn of_class(class: &str, settings: Value) -> Value {
+    let document = if class == "microvm" { microvm() } else { usual() };
+    with(document, &[("/sandboxClass", json!(class)), ("/sandbox", settings)])
+}
+
 #[test]
 fn a_runtime_fits_its_class() {
-    let sandbox = |class: &str, settings: Value| {
-        with(usual(), &[("/sandboxClass", json!(class)), ("/sandbox", settings)])
-    };
     for (class, settings, name) in [
         ("gvisor", json!({}), "gvisor"),
         ("gvisor", json!({"runtime": "gvisor", "platform": "kvm"}), "gvisor"),
-        ("microvm", json!({"kernel": "/k"}), "qemu"),
-        ("microvm", json!({"kernel": "/k", "runtime": "qemu"}), "qemu"),
-        ("microvm", json!({"kernel": "/k", "runtime": "cloud-hypervisor"}), "cloud-hypervisor"),
+        ("microvm", json!({"kernel": "/k", "initramfs": "/i"}), "qemu"),
+        ("microvm", json!({"kernel": "/k", "initramfs": "/i", "runtime": "qemu"}), "qemu"),
+        (
+            "microvm",
+            json!({"kernel": "/k", "initramfs": "/i", "runtime": "cloud-hypervisor"}),
+            "cloud-hypervisor",
+        ),
         ("process", json!({}), "process"),
         ("process", json!({"runtime": "process", "network": "host"}), "process"),
     ] {
-        let template = accepted(&sandbox(class, settings));
+        let template = accepted(&of_class(class, settings));
         assert_eq!(template.sandbox.runtime.name(), name);
         assert_eq!(template.sandbox_class().name(), class);
     }
     for (class, settings, at, message) in [
         (
             "gvisor",
-            json!({"runtime": "qemu", "kernel": "/k"}),
+            json!({"runtime": "qemu", "kernel": "/k", "initramfs": "/i"}),
             "runtime",
             "qemu is of sandboxClass microvm, not gvisor",
         ),
@@ -742,33 +802,132 @@ fn a_runtime_fits_its_class() {
         ("gvisor", json!({"runtimeFlags": ["\0"]}), "runtimeFlags[0]", "NUL"),
         ("process", json!({"memory": 1}), "memory", "has no effect with runtime process"),
         ("process", json!({"runtimeFlags": []}), "runtimeFlags", "has no effect with runtime process"),
-        ("microvm", json!({}), "kernel", "is required for runtime qemu"),
-        ("microvm", json!({"kernel": "k"}), "kernel", "must be an absolute path"),
+        ("microvm", json!({"initramfs": "/i"}), "kernel", "is required for runtime qemu"),
+        ("microvm", json!({"kernel": "k", "initramfs": "/i"}), "kernel", "must be an absolute path"),
         (
             "microvm",
-            json!({"kernel": "/k", "platform": "kvm"}),
+            json!({"kernel": "/k", "initramfs": "/i", "platform": "kvm"}),
             "platform",
             "has no effect with runtime qemu",
         ),
-        ("microvm", json!({"kernel": "/k", "memory": "15MiB"}), "memory", "must be at least 16 MiB"),
-        ("microvm", json!({"kernel": "/k", "cpus": 0}), "cpus", "must be 1 to 1024, not 0"),
+        (
+            "microvm",
+            json!({"kernel": "/k", "initramfs": "/i", "memory": "15MiB"}),
+            "memory",
+            "must be at least 16 MiB",
+        ),
+        (
+            "microvm",
+            json!({"kernel": "/k", "initramfs": "/i", "cpus": 0}),
+            "cpus",
+            "must be 1 to 1024, not 0",
+        ),
         ("microvm", json!({"kernel": "/k", "initramfs": "i"}), "initramfs", "must be an absolute path"),
         (
             "microvm",
-            json!({"kernel": "/k", "kernelArguments": "a\nb"}),
+            json!({"kernel": "/k", "initramfs": "/i", "kernelArguments": "a\nb"}),
             "kernelArguments",
             "control characters",
         ),
-        ("microvm", json!({"kernel": "/k", "accelerator": "hvf"}), "accelerator", "must be auto, kvm or tcg"),
         (
             "microvm",
-            json!({"kernel": "/k", "runtime": "cloud-hypervisor", "accelerator": "tcg"}),
+            json!({"kernel": "/k", "initramfs": "/i", "accelerator": "hvf"}),
+            "accelerator",
+            "must be auto, kvm or tcg",
+        ),
+        (
+            "microvm",
+            json!({"kernel": "/k", "initramfs": "/i", "runtime": "cloud-hypervisor", "accelerator": "tcg"}),
             "accelerator",
             "needs KVM",
         ),
     ] {
-        refused(&sandbox(class, settings), &[(&format!("sandbox.{at}"), message)]);
+        refused(&of_class(class, settings), &[(&format!("sandbox.{at}"), message)]);
     }
+}
+
+#[test]
+fn what_no_runtime_can_run_is_refused() {
+    let qemu = |settings: Value| {
+        let mut sandbox = json!({"kernel": "/k", "initramfs": "/i"});
+        sandbox.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        of_class("microvm", sandbox)
+    };
+    let cloud_hypervisor = |settings: Value| {
+        let mut document = qemu(settings);
+        set(&mut document, "/sandbox/runtime", json!("cloud-hypervisor"));
+        document
+    };
+    let probe = json!({"httpGet": {"port": 80}});
+    let host = |pause: &str, commit: &str| {
+        let scopes = json!({"location": "file:///c", "onPause": pause, "onCommit": commit});
+        with(of_class("gvisor", json!({"network": "host"})), &[("/snapshotsConfig", scopes)])
+    };
+    let rootless = |mut document: Value| {
+        remove(&mut document, "/containers/0/rootfs");
+        document
+    };
+    for legal in [
+        qemu(json!({"network": "own", "runtimeFlags": ["-cpu", "max"]})),
+        with(qemu(json!({})), &[("/readyz", probe.clone()), ("/containers/0/readyz", probe.clone())]),
+        cloud_hypervisor(json!({"network": "none", "runtimeFlags": []})),
+        of_class("process", json!({"network": "host"})),
+        of_class("gvisor", json!({"network": "own"})),
+        host("Data", "Data"),
+    ] {
+        accepted(&legal);
+    }
+    for (document, at, message) in [
+        (rootless(usual()), "containers[0].rootfs", "is required for sandboxClass gvisor"),
+        (rootless(process()), "containers[0].rootfs", "is required for sandboxClass process"),
+        (
+            with(microvm(), &[("/containers/0/rootfs", json!("/images/agent"))]),
+            "containers[0].rootfs",
+            "has no effect with sandboxClass microvm",
+        ),
+        (qemu(json!({"initramfs": null})), "sandbox.initramfs", "is required for runtime qemu"),
+        (
+            cloud_hypervisor(json!({"initramfs": null})),
+            "sandbox.initramfs",
+            "is required for runtime cloud-hypervisor",
+        ),
+        (qemu(json!({"network": "host"})), "sandbox.network", "must be none or own with runtime qemu"),
+        (
+            cloud_hypervisor(json!({"network": "own"})),
+            "sandbox.network",
+            "must be none with runtime cloud-hypervisor",
+        ),
+        (
+            cloud_hypervisor(json!({"network": "host"})),
+            "sandbox.network",
+            "must be none with runtime cloud-hypervisor",
+        ),
+        (
+            cloud_hypervisor(json!({"runtimeFlags": ["--x"]})),
+            "sandbox.runtimeFlags",
+            "has no effect with runtime cloud-hypervisor",
+        ),
+        (
+            with(cloud_hypervisor(json!({})), &[("/readyz", probe.clone())]),
+            "readyz",
+            "cannot be asked with runtime cloud-hypervisor",
+        ),
+        (
+            with(cloud_hypervisor(json!({})), &[("/containers/0/readyz", probe)]),
+            "containers[0].readyz",
+            "cannot be asked with runtime cloud-hypervisor",
+        ),
+        (host("Full", "Data"), "snapshotsConfig.onPause", "Full cannot be captured with network host"),
+    ] {
+        refused(&document, &[(at, message)]);
+    }
+    refused(
+        &of_class("gvisor", json!({"network": "host"})),
+        &[
+            ("snapshotsConfig.onPause", "Full, the default, cannot be captured with network host"),
+            ("snapshotsConfig.onCommit", "Full, the default, cannot be captured with network host"),
+        ],
+    );
 }
 
 #[test]
@@ -778,14 +937,6 @@ fn a_microvm_runs_one_container() {
         &with(microvm(), &[("/containers/-", second)]),
         &[("containers", "sandboxClass microvm runs one container, and there are 2")],
     );
-}
-
-#[test]
-fn only_gvisor_needs_a_rootfs() {
-    for mut document in [microvm(), process()] {
-        remove(&mut document, "/containers/0/rootfs");
-        assert_eq!(accepted(&document).containers[0].rootfs, None);
-    }
 }
 
 #[test]
@@ -848,7 +999,7 @@ fn a_template_becomes_the_sandbox_of_an_actor() {
         directory: PathBuf::from("/run/a-1"),
         containers: vec![runtime::Container {
             name: "main".to_owned(),
-            rootfs: Some(PathBuf::from("/images/agent")),
+            rootfs: None,
             command: vec!["/bin/agent".to_owned(), "--serve".to_owned()],
             env: vec![("A".to_owned(), "b".to_owned())],
             working_directory: PathBuf::from("/work"),
@@ -924,14 +1075,14 @@ fn valid_document() -> impl Strategy<Value = Value> {
             let env: Vec<Value> =
                 env.into_iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
             let sandbox = match class {
-                "microvm" => json!({"kernel": "/k", "memory": u64::from(id) + (16 << 20), "cpus": id % 1024 + 1}),
+                "microvm" => json!({"kernel": "/k", "initramfs": "/i", "memory": u64::from(id) + (16 << 20), "cpus": id % 1024 + 1}),
                 "gvisor" => json!({"runtimeFlags": words}),
                 _ => Value::Null,
             };
             json!({
                 "volumes": declared,
                 "containers": [{
-                    "name": name, "rootfs": "/r", "command": ["/bin/x", argument], "args": words, "env": env,
+                    "name": name, "rootfs": (class != "microvm").then_some("/r"), "command": ["/bin/x", argument], "args": words, "env": env,
                     "user": {"uid": id.min(u32::MAX - 1)}, "volumeMounts": mounts, "readyz": probe,
                 }],
                 "sandboxClass": class,

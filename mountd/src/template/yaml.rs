@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, options};
 
+use super::document::Misread;
 use super::node::Node;
 
 /// How deep collections may be nested. A template needs six.
@@ -22,18 +23,19 @@ const MAX_DEPTH: usize = 64;
 const MAX_COPIES: usize = 4 << 20;
 
 /// Reads the one document of a YAML stream.
-pub(super) fn read(text: &str) -> Result<Node, String> {
+pub(super) fn read(text: &str) -> Result<Node, Misread> {
     let options = options! { emit_comments: false, flow_nesting_limit: MAX_DEPTH };
     let mut tree = Tree::default();
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| at(error.marker(), &error.info()))?;
         tree.take(event).map_err(|message| at(&span.start, &message))?;
     }
-    tree.document.ok_or_else(|| "the document is empty".to_owned())
+    tree.document.ok_or_else(|| Misread { at: (0, 0), message: "the document is empty".to_owned() })
 }
 
-fn at(marker: &Marker, message: &str) -> String {
-    format!("{message} at line {} column {}", marker.line(), marker.col() + 1)
+fn at(marker: &Marker, message: &str) -> Misread {
+    let (line, column) = (marker.line(), marker.col() + 1);
+    Misread { at: (line, column), message: format!("{message} at line {line} column {column}") }
 }
 
 /// What was read so far.
@@ -278,7 +280,7 @@ mod tests {
             ("a: b: c", "line 1"),
             ("a: @b", "line 1"),
         ] {
-            let found = read(document).unwrap_err();
+            let found = read(document).unwrap_err().message;
             assert!(found.contains(message), "{document:?}: {found}");
         }
     }
@@ -290,19 +292,19 @@ mod tests {
             let inner = vec![format!("*a{}", level - 1); 10].join(", ");
             bomb.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
         }
-        let refused = read(&bomb).unwrap_err();
+        let refused = read(&bomb).unwrap_err().message;
         assert!(refused.contains("stand for more than 4 MiB"), "{refused}");
         let mut nested = (0..60).map(|level| format!("&n{level} [")).collect::<String>();
         nested.push_str(&"x".repeat(500_000));
         nested.push_str(&"]".repeat(60));
-        assert!(read(&nested).unwrap_err().contains("stand for more than 4 MiB"));
+        assert!(read(&nested).unwrap_err().message.contains("stand for more than 4 MiB"));
     }
 
     #[test]
     fn deep_nesting_is_refused() {
         assert!(read(&"[".repeat(100_000)).is_err());
-        assert!(read(&"- ".repeat(100_000)).unwrap_err().contains("more than 64 deep"));
+        assert!(read(&"- ".repeat(100_000)).unwrap_err().message.contains("more than 64 deep"));
         let deep: String = (0..1000).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
-        assert!(read(&deep).unwrap_err().contains("more than 64 deep"));
+        assert!(read(&deep).unwrap_err().message.contains("more than 64 deep"));
     }
 }

@@ -68,7 +68,7 @@ impl Node {
     fn template(&self, on_pause: Scope, on_commit: Scope, class: &str) -> Template {
         let location = self.dir.path().join("commits");
         let sandbox = if class == "microvm" {
-            serde_json::json!({"runtime": "qemu", "kernel": "/k", "memory": "256MiB"})
+            serde_json::json!({"runtime": "qemu", "kernel": "/k", "initramfs": "/i", "memory": "256MiB"})
         } else {
             serde_json::json!({})
         };

@@ -37,15 +37,10 @@ pub(super) fn check(
             format!("sandboxClass microvm runs one container, and there are {}", containers.len()),
         );
     }
-    each(containers, place, |container, place| check_one(container, class, place, problems))
+    each(containers, place, |container, place| check_one(container, place, problems))
 }
 
-fn check_one(
-    raw: RawContainer,
-    class: Option<SandboxClass>,
-    place: &Place,
-    problems: &Problems,
-) -> Option<Container> {
+fn check_one(raw: RawContainer, place: &Place, problems: &Problems) -> Option<Container> {
     let name = label(raw.name, &place.field("name"), problems);
     let image = check_value(raw.image, &place.field("image"), problems, |image| {
         if image.contains('@') {
@@ -54,14 +49,7 @@ fn check_one(
             Err("must be pinned by its digest: NAME@sha256:…".to_owned())
         }
     });
-    let rootfs_place = place.field("rootfs");
-    if class == Some(SandboxClass::Gvisor) && !raw.rootfs.is_given() {
-        problems.report(
-            &rootfs_place,
-            "is required for sandboxClass gvisor: a directory of the host with an unpacked image (nothing is pulled here)",
-        );
-    }
-    let rootfs = host_path(raw.rootfs, &rootfs_place, problems);
+    let rootfs = host_path(raw.rootfs, &place.field("rootfs"), problems);
 
     let words = |raw: Given<Items<String>>, field: &str| {
         each(raw.or(Items::new())?, &place.field(field), |text, place| word(text, place, problems))

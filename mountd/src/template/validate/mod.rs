@@ -4,8 +4,11 @@
 //! - Every rule is applied to everything it can be applied to. A field of the wrong type was reported by whoever read it, and is
 //!   left out here: it neither hides another problem nor causes one.
 //! - A value that is `None` here has been reported.
+//! - A rule that says what no runtime can run is in `fit.rs`, and is not applied to a template that is stored: an actor can be shown and
+//!   removed, whatever rules came since it was made.
 
 mod containers;
+mod fit;
 mod references;
 mod sandbox;
 mod snapshots;
@@ -17,14 +20,27 @@ use super::problem::{Place, Problems};
 use super::raw::RawTemplate;
 use super::{SandboxClass, Template};
 
+/// Whose document it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Its author's.
+    Author,
+    /// Ours: an actor was made of it.
+    Store,
+}
+
 /// Applies every rule.
-pub(super) fn validate(raw: RawTemplate, problems: &Problems) -> Option<Template> {
+pub(super) fn validate(raw: RawTemplate, origin: Origin, problems: &Problems) -> Option<Template> {
     let place = Place::root();
     references::check(&raw, problems);
 
     let class_names = SandboxClass::ALL.map(|class| (class.name(), class));
-    let class = value::one_of(raw.sandbox_class, &class_names, &place.field("sandboxClass"), problems)
-        .or(SandboxClass::Gvisor);
+    let class =
+        value::one_of(raw.sandbox_class.clone(), &class_names, &place.field("sandboxClass"), problems)
+            .or(SandboxClass::Gvisor);
+    if let (Some(class), Origin::Author) = (class, origin) {
+        fit::check(&raw, class, problems);
+    }
     let has_volumes = match &raw.volumes {
         Given::Absent => false,
         Given::Value(volumes) => !volumes.is_empty(),

@@ -16,7 +16,7 @@ const MIN_MEMORY: u64 = 16 << 20;
 
 /// The runtimes of templates.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Gvisor,
     Qemu,
     CloudHypervisor,
@@ -33,11 +33,11 @@ const KINDS: [(&str, Kind); 5] = [
 ];
 
 impl Kind {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 
-    fn class(self) -> SandboxClass {
+    pub(super) fn class(self) -> SandboxClass {
         match self {
             Kind::Gvisor => SandboxClass::Gvisor,
             Kind::Qemu | Kind::CloudHypervisor | Kind::Firecracker => SandboxClass::Microvm,
@@ -50,6 +50,15 @@ impl Kind {
             SandboxClass::Gvisor => Kind::Gvisor,
             SandboxClass::Microvm => Kind::Qemu,
             SandboxClass::Process => Kind::Process,
+        }
+    }
+
+    /// Returns the one that a template asks for, if there is such a one.
+    pub(super) fn asked(given: &Given<String>, class: SandboxClass) -> Option<Kind> {
+        match given {
+            Given::Absent => Some(Kind::default_of(class)),
+            Given::Wrong => None,
+            Given::Value(name) => KINDS.iter().find(|(known, _)| known == name).map(|(_, kind)| *kind),
         }
     }
 }
