@@ -14,7 +14,7 @@
 //! - Everything that is wrong with a document is reported at once, each with its place. No document makes a reader panic, take more
 //!   memory than a few times its size, or recurse deeply.
 //! - [`Template::to_json`] is canonical: equal templates give equal bytes, and [`Template::parse`] gives the same template back.
-//!   Requests are compared by it.
+//!   (Requests are compared by the document as it was sent, before it is read.)
 //! - What was stored can be read again, by [`Template::parse_stored`], also where it would be refused by now.
 
 mod container;
@@ -89,7 +89,15 @@ impl Template {
     /// Reads a document, YAML or JSON: a template, or an object of kind `ActorTemplate` with one as its `spec`.
     pub(crate) fn parse(document: &[u8]) -> Result<Template, TemplateError> {
         let node = document::read(document).map_err(TemplateError::unreadable)?;
-        Template::of(&node, Origin::Author)
+        let template = Template::of(&node, Origin::Author)?;
+        if template.to_json().len() > MAX_BYTES {
+            let message = format!(
+                "with every default, as it is stored, the template is larger than {} MiB",
+                MAX_BYTES >> 20
+            );
+            return Err(TemplateError::unreadable(message));
+        }
+        Ok(template)
     }
 
     /// Reads a canonical document that an actor was made of.

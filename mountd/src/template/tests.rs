@@ -178,6 +178,26 @@ snapshotsConfig: {location: 'file:///commits'}
     assert_eq!(Template::parse(template.to_json().as_bytes()), Ok(template));
 }
 
+/// A document whose canonical form is larger than it is by `quotes` bytes: JSON escapes what YAML does not.
+fn growing(quotes: usize) -> String {
+    format!(
+        "containers: [{{name: main, rootfs: /r, command: [x, '{}']}}]\nsnapshotsConfig: {{location: 'file:///c'}}\n",
+        "\"".repeat(quotes)
+    )
+}
+
+#[test]
+fn a_template_that_is_too_large_with_its_defaults_is_refused() {
+    let largest = Template::parse(growing(520_000).as_bytes()).unwrap();
+    assert_eq!(Template::parse(largest.to_json().as_bytes()), Ok(largest));
+    let document = growing(530_000);
+    assert!(document.len() < MAX_BYTES);
+    refused_text(
+        &document,
+        &[("", "with every default, as it is stored, the template is larger than 1 MiB")],
+    );
+}
+
 #[test]
 fn a_stored_template_is_read_whatever_is_refused_by_now() {
     let mut without_root = process();
@@ -192,6 +212,9 @@ fn a_stored_template_is_read_whatever_is_refused_by_now() {
         let template = Template::parse_stored(&document.to_string()).unwrap();
         assert_eq!(Template::parse_stored(&template.to_json()), Ok(template));
     }
+    let yaml = growing(530_000);
+    let large = Template::of(&yaml::read(&yaml).unwrap(), Origin::Author).unwrap();
+    assert_eq!(Template::parse_stored(&large.to_json()), Ok(large));
     assert!(Template::parse_stored("{}").is_err());
 }
 
