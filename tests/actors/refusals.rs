@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use durdir_tests::support::*;
+use serde_json::json;
+
 use super::agent::{Agent, template};
 
 #[test]
@@ -26,6 +29,34 @@ fn what_makes_no_sense_is_told_in_one_line() {
     store.refused(4, ["actor", "pause", "a"]);
     agent.ask("resume");
     agent.works();
+}
+
+#[test]
+fn all_errors_of_a_template_are_told_however_many() {
+    let store = Store::new();
+    let unknown: serde_json::Map<_, _> =
+        (0..6).map(|number| (format!("aFieldThatNobodyKnows{number}"), json!("x"))).collect();
+    let containers: Vec<_> = (0..10)
+        .map(|number| {
+            let mut container =
+                json!({"name": format!("c{number}"), "rootfs": "/", "command": ["/bin/true"]});
+            container.as_object_mut().unwrap().extend(unknown.clone());
+            container
+        })
+        .collect();
+    let document = json!({"containers": containers, "snapshotsConfig": {"location": "file:///commits"}});
+    let file = store.side_dir().join("wrong.json");
+    fs::write(&file, document.to_string()).unwrap();
+    let complaint = store.refused(5, ["actor", "create", "-f", file.to_str().unwrap()]);
+    for path in ["containers[0].aFieldThatNobodyKnows0: ", "containers[9].aFieldThatNobodyKnows5: "] {
+        assert!(complaint.contains(path), "{complaint}");
+    }
+    // More than that is cut short by the template's reader, and fits too.
+    let many: serde_json::Map<_, _> =
+        (0..2000).map(|number| (format!("{number}{}", "x".repeat(400)), json!(1))).collect();
+    fs::write(&file, serde_json::Value::from(many).to_string()).unwrap();
+    let complaint = store.refused(5, ["actor", "create", "-f", file.to_str().unwrap()]);
+    assert!(complaint.contains("more problems were found"), "{}", complaint.len());
 }
 
 #[test]

@@ -18,6 +18,12 @@ use crate::exit::{ExitClass, causes, one_line, printable};
 use crate::proto::{ERROR_DETAIL_KEY, ErrorDetail};
 use crate::runtime::RuntimeError;
 
+/// What a status says in its message, which is for people that look at a wire: the detail has all of it.
+const MESSAGE: usize = 256;
+
+/// How much text an error may have. In base64 it fits into the headers that our client takes.
+const LARGEST_TEXT: usize = 1 << 20;
+
 /// Logs a failed call and returns what its client is told.
 pub(crate) fn report(call: &'static str, error: &ApiError) -> Status {
     let exit = classify(error);
@@ -33,7 +39,8 @@ pub(crate) fn report(call: &'static str, error: &ApiError) -> Status {
     }
     // As for a connection that breaks: whoever listens there next answers.
     let ending = matches!(error, ApiError::ShuttingDown);
-    let mut status = Status::new(if ending { Code::Unavailable } else { code_of(exit) }, line);
+    let message = shortened(line, MESSAGE);
+    let mut status = Status::new(if ending { Code::Unavailable } else { code_of(exit) }, message);
     let detail = MetadataValue::from_bytes(&detail(error).encode_to_vec());
     status.metadata_mut().insert_bin(ERROR_DETAIL_KEY, detail);
     status
@@ -47,9 +54,18 @@ pub(super) fn detail(error: &ApiError) -> ErrorDetail {
     }
     ErrorDetail {
         exit_class: classify(error).to_proto().into(),
-        message: printable(&error.to_string()),
+        message: shortened(printable(&error.to_string()), LARGEST_TEXT),
         causes: causes(error),
     }
+}
+
+/// Returns the beginning of a text that is too long.
+fn shortened(text: String, most: usize) -> String {
+    if text.len() <= most {
+        return text;
+    }
+    let beginning = (0..=most).rev().find_map(|end| text.get(..end));
+    format!("{}…", beginning.unwrap_or_default())
 }
 
 /// Returns whether the same request would be refused again for as long as nobody else changes anything: then its client
@@ -324,6 +340,16 @@ mod tests {
     fn only_a_daemon_that_ends_asks_to_be_tried_again() {
         assert_eq!(report("mount", &ApiError::ShuttingDown).code(), Code::Unavailable);
         assert_eq!(report("mount", &FsError::Retired.into()).code(), Code::FailedPrecondition);
+    }
+
+    #[test]
+    fn a_long_message_is_told_once_and_not_without_end() {
+        let fault = |length| ApiError::from(FsError::VolumeNotFound { name: "ä".repeat(length) });
+        let status = report("x", &fault(10_000));
+        assert!(status.message().len() <= MESSAGE + '…'.len_utf8() && status.message().ends_with('…'));
+        assert!(detail(&fault(10_000)).message.contains(&"ä".repeat(10_000)));
+        let endless = detail(&fault(LARGEST_TEXT)).message;
+        assert!(endless.len() <= LARGEST_TEXT + '…'.len_utf8() && endless.ends_with("ä…"));
     }
 
     #[test]

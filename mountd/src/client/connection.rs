@@ -21,6 +21,9 @@ use crate::proto::{API_REVISION, HelloRequest, HelloResponse};
 /// Lists of a hundred thousand snapshots fit.
 const LARGEST_ANSWER: usize = 256 << 20;
 
+/// Errors come in headers, with all that is wrong with a template. The server limits them to a third of this.
+const LARGEST_HEADERS: u32 = 4 << 20;
+
 /// A connection to a daemon that said hello. While it lives, a private mountd does not end.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -103,6 +106,7 @@ async fn channel_over(stream: tokio::net::UnixStream) -> Result<Channel, tonic::
     let stream = Mutex::new(Some(stream));
     // The name is required by HTTP and used by nobody.
     ChannelEndpoint::from_static("http://mountd.invalid")
+        .http2_max_header_list_size(LARGEST_HEADERS)
         .connect_with_connector(tower::service_fn(move |_: Uri| {
             let taken = stream.lock().ok().and_then(|mut stream| stream.take());
             async move { taken.map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
