@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -160,6 +160,42 @@ fn checking_needs_no_store_and_starts_no_daemon() {
         .output()
         .unwrap();
     assert!(nowhere.status.success(), "{}", String::from_utf8_lossy(&nowhere.stderr));
+}
+
+#[test]
+fn errors_that_nobody_reads_are_errors() {
+    let store = Store::new();
+    let unknown: String = (0..1000).map(|number| format!("unknown{number}: 1\n")).collect();
+    let file = file(&store, &format!("{unknown}{VALID}"));
+    for option in ["-v", "--json"] {
+        let mut child = store
+            .command()
+            .args([option, "actor", "validate", file.to_str().unwrap()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0];
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut first).unwrap();
+        // It has written no more than the pipe holds.
+        drop(stdout);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(REFUSED),
+            "{option}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let nobody = || std::io::pipe().unwrap().1;
+    let validate = |file: &Path| {
+        let mut command = store.command();
+        command.args(["actor", "validate"]).arg(file).stdout(nobody()).stderr(nobody()).status().unwrap()
+    };
+    assert_eq!(validate(&file).code(), Some(REFUSED));
+    // What succeeded is no failure for that.
+    assert!(validate(&self::file(&store, VALID)).success());
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl CliError {
         }
     }
 
-    /// Returns whether whoever reads standard output has seen enough: `durdir volume ls | head -1`.
+    /// Returns whether whoever reads standard output has seen enough.
     pub(super) fn is_reader_gone(&self) -> bool {
         matches!(self, CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }

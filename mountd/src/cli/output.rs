@@ -28,12 +28,20 @@ impl Output {
         }
     }
 
-    /// Prints the document with `--json`, else what `text` says.
+    /// Prints the document with `--json`, else what `text` says. Whoever has read enough of it may close the pipe: `durdir volume ls |
+    /// head -1`. The outcome of the command is the same.
     pub(super) fn print<T: Serialize>(
         &self,
         document: &T,
         text: impl FnOnce() -> String,
     ) -> Result<(), CliError> {
+        match self.write(document, text) {
+            Err(error) if error.is_reader_gone() => Ok(()),
+            written => written,
+        }
+    }
+
+    fn write<T: Serialize>(&self, document: &T, text: impl FnOnce() -> String) -> Result<(), CliError> {
         let mut out = if self.json {
             let json = serde_json::to_string(document);
             json.map_err(|error| CliError::Output(error.into()))?
@@ -47,14 +55,14 @@ impl Output {
         stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush()).map_err(CliError::Output)
     }
 
-    /// As [`Self::print`], for what is shown again and again: on a terminal in the same place.
+    /// As [`Self::print`], for what is shown again and again, on a terminal in the same place, for as long as anybody reads.
     pub(super) fn refresh<T: Serialize>(
         &self,
         document: &T,
         text: impl FnOnce() -> String,
     ) -> Result<(), CliError> {
         let clear = if self.terminal { "\x1b[H\x1b[J" } else { "" };
-        self.print(document, || format!("{clear}{}", text()))
+        self.write(document, || format!("{clear}{}", text()))
     }
 
     /// Returns whether JSON was asked for.

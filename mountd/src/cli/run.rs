@@ -1,5 +1,6 @@
 //! `main` of durdir: parse, run, report.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -51,9 +52,14 @@ impl Session {
     /// Tells something on standard error with `-v`.
     pub(super) fn say(&self, what: impl FnOnce() -> String) {
         if self.verbose {
-            eprintln!("durdir: {}", what());
+            complain(&what());
         }
     }
+}
+
+/// Tells something on standard error. Where nobody reads that either, the exit code has to do.
+fn complain(line: &str) {
+    writeln!(io::stderr(), "durdir: {line}").ok();
 }
 
 /// Makes a call; `action` says in the words of the command what it is for.
@@ -82,7 +88,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_reader_gone() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("durdir: {}", one_line(&error));
+            complain(&one_line(&error));
             error.exit_class().into()
         }
     }
