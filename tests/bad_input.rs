@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic with its location is the report")]
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use durdir_tests::assert_errno;
 use durdir_tests::support::*;
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 const WRONG_USAGE: i32 = 2;
 const NOT_FOUND: i32 = 3;
@@ -185,6 +188,50 @@ fn file_as_a_lower_is_refused() {
         ["volume".as_ref(), "create".as_ref(), "v".as_ref(), "--lower".as_ref(), file.as_os_str()],
     );
     assert!(complaint.contains(file.to_str().unwrap()), "{complaint}");
+}
+
+#[test]
+fn paths_of_any_bytes_are_shown_on_one_line_and_told_exactly() {
+    let store = Store::new();
+    let lower = store.side_dir().join(OsStr::from_bytes(b"a\nb\x1b[31m\xff"));
+    fs::create_dir(&lower).unwrap();
+    let volume = ["volume", "create", "odd", "--lower"].map(OsStr::new);
+    store.ok(volume.into_iter().chain([lower.as_os_str()]));
+    let at = store.side_dir().join(OsStr::from_bytes(b"m\n\x1b\xfe"));
+    fs::create_dir(&at).unwrap();
+    let hex = |path: &Path| -> String {
+        path.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let shown = |finished: Finished, lines: usize| {
+        let text = finished.text();
+        assert_eq!(text.lines().count(), lines, "{text:?}");
+        assert!(!text.contains('\x1b'), "{text:?}");
+        text
+    };
+
+    let mount = [OsStr::new("mount"), OsStr::new("odd"), at.as_os_str()];
+    let text = shown(store.ok(mount), 1);
+    assert!(text.contains("m\\n\\u{1b}\u{fffd}"), "{text}");
+    let text = shown(store.ok(["volume", "show", "odd"]), 9);
+    assert!(text.contains("a\\nb\\u{1b}[31m\u{fffd}"), "{text}");
+    shown(store.ok(["volume", "ls"]), 2);
+    let volume = store.volume("odd");
+    assert_eq!((&volume["lowers_hex"], &volume["mounts_hex"]), (&json!([hex(&lower)]), &json!([hex(&at)])));
+    let umount = [OsStr::new("umount"), at.as_os_str()];
+    shown(store.ok(umount), 1);
+
+    let mounted = store.json(mount);
+    assert_eq!(mounted["mountpoint_hex"], hex(&at));
+    let unmounted = store.json(umount);
+    assert_eq!(unmounted["unmounted"][0]["mountpoint_hex"], hex(&at));
+
+    store.ok(["snapshot", "create", "odd", "--name", "s"]);
+    let fork = ["fork", "odd@s", "even", "--mount"].map(OsStr::new);
+    shown(store.ok(fork.into_iter().chain([at.as_os_str()])), 2);
+    store.ok(umount);
+    // What is text has no other form.
+    store.create_volume("plain");
+    assert!(store.volume("plain").get("lowers_hex").is_none());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::bundle::{Bundle, Listed};
 use crate::client::{Client, ClientError, Patience};
 use crate::config::Config;
 use crate::doctor;
-use crate::exit::one_line;
+use crate::exit::{one_line, printable};
 use crate::paths::{Endpoint, is_store};
 use crate::proto::{GetStatsRequest, GetStatsResponse, HelloResponse};
 use crate::units::format_size;
@@ -105,7 +105,7 @@ pub(super) async fn bundle(session: &Session, arguments: BundleArgs) -> Result<(
         let mut out: String = document.members.iter().map(|member| format!("{}\n", member.name)).collect();
         out.push_str(&format!(
             "{count} files, {bytes}, in {}; look at it before you send it\n",
-            document.file
+            printable(&document.file)
         ));
         out
     })

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::exit::printable;
 use crate::proto;
 use crate::units::format_rfc3339;
 
@@ -24,6 +25,12 @@ pub(super) struct VolumeDocument {
     pub(super) created: String,
     /// What a person should know of it.
     pub(super) flag: Option<FlagDocument>,
+    /// The exact lowers in hexadecimal, null for those that are UTF-8; only where one is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lowers_hex: Option<Vec<Option<String>>>,
+    /// As `lowers_hex`, of `mounts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mounts_hex: Option<Vec<Option<String>>>,
 }
 
 /// What happened to a volume.
@@ -53,6 +60,8 @@ impl From<proto::Volume> for VolumeDocument {
                 count: flag.count,
                 what: flag.what,
             }),
+            lowers_hex: hex_unless_texts(&volume.lowers),
+            mounts_hex: hex_unless_texts(&volume.mounts),
         }
     }
 }
@@ -67,6 +76,9 @@ pub(super) struct MountDocument {
     pub(super) read_only: bool,
     pub(super) transport: Option<String>,
     pub(super) cache: Option<String>,
+    /// The exact mount point in hexadecimal, only where it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mountpoint_hex: Option<String>,
 }
 
 impl From<proto::MountInfo> for MountDocument {
@@ -79,6 +91,7 @@ impl From<proto::MountInfo> for MountDocument {
             read_only: mount.read_only,
             transport: known(mount.transport),
             cache: known(mount.cache),
+            mountpoint_hex: hex_unless_text(&mount.mountpoint),
         }
     }
 }
@@ -91,6 +104,11 @@ impl MountDocument {
             (None, Some(volume)) => format!("volume {volume}"),
             (None, None) => "the mount of a daemon that is gone".to_owned(),
         }
+    }
+
+    /// Returns where it is mounted, for people.
+    pub(super) fn place(&self) -> String {
+        printable(&self.mountpoint)
     }
 }
 
@@ -105,6 +123,12 @@ pub(super) fn hex_unless_text(bytes: &[u8]) -> Option<String> {
         return None;
     }
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// As [`hex_unless_text`], of several.
+fn hex_unless_texts(all: &[Vec<u8>]) -> Option<Vec<Option<String>>> {
+    let hex: Vec<_> = all.iter().map(|bytes| hex_unless_text(bytes)).collect();
+    Some(hex).filter(|hex| hex.iter().any(Option::is_some))
 }
 
 /// Returns a path as text.
@@ -141,5 +165,7 @@ mod tests {
     fn bytes_that_are_no_text_are_told_exactly() {
         assert_eq!(hex_unless_text("ä".as_bytes()), None);
         assert_eq!(hex_unless_text(b"a\xff").as_deref(), Some("61ff"));
+        assert_eq!(hex_unless_texts(&["ä".into()]), None);
+        assert_eq!(hex_unless_texts(&["ä".into(), b"\xff".into()]), Some(vec![None, Some("ff".to_owned())]));
     }
 }

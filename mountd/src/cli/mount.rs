@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::arguments::{Limit, bytes, parse_count_limit, parse_limit, resolve};
-use super::document::{MountDocument, text};
+use super::document::MountDocument;
 use super::error::CliError;
 use super::run::{Session, call};
 use crate::client::Patience;
@@ -114,7 +114,7 @@ pub(super) async fn mount(session: &Session, arguments: MountArgs) -> Result<(),
     session.output.print(&document, || {
         let created = if document.created { "created and mounted" } else { "mounted" };
         let read_only = if document.mount.read_only { ", read-only" } else { "" };
-        format!("{created} {} at {}{read_only}", document.mount.source(), document.mount.mountpoint)
+        format!("{created} {} at {}{read_only}", document.mount.source(), document.mount.place())
     })
 }
 
@@ -164,14 +164,14 @@ pub(super) async fn umount(session: &Session, arguments: UmountArgs) -> Result<(
     let document = Unmounted { unmounted };
     session.output.print(&document, || {
         let lines = document.unmounted.iter();
-        lines.map(|mount| format!("unmounted {} from {}\n", mount.source(), mount.mountpoint)).collect()
+        lines.map(|mount| format!("unmounted {} from {}\n", mount.source(), mount.place())).collect()
     })
 }
 
 /// Returns one line about a mount, for people.
 pub(super) fn mounted_line(mount: &proto::MountInfo) -> String {
     let document = MountDocument::from(mount.clone());
-    format!("mounted {} at {}", document.source(), text(&mount.mountpoint))
+    format!("mounted {} at {}", document.source(), document.place())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::output::{Output, with_progress};
 use super::run::{Session, call};
 use super::table::{Align, Table};
 use crate::client::{Client, Patience};
+use crate::exit::printable;
 use crate::proto::{
     CreateVolumeRequest, GetVolumeRequest, ListVolumesRequest, QuotaChange, RemovalPreview,
     RemoveVolumeRequest, RenameVolumeRequest, RollbackPreview, RollbackVolumeRequest, SetQuotaRequest,
@@ -321,7 +322,7 @@ fn table(volumes: &[Volume], output: Output) -> String {
             volume.quota_bytes.map_or("-".to_owned(), format_size),
             volume.parent.unwrap_or_else(|| "-".to_owned()),
             created,
-            volume.mounts.join(", "),
+            printable(&volume.mounts.join(", ")),
         ]);
     }
     table.render("no volumes; `durdir volume create NAME` or `durdir mount NAME DIR --create` makes one")
@@ -330,7 +331,7 @@ fn table(volumes: &[Volume], output: Output) -> String {
 fn details(volume: &VolumeDocument, created: &str) -> String {
     let list = |items: &[String]| match items.len() {
         0 => "none".to_owned(),
-        _ => items.join("\n            "),
+        _ => items.iter().map(|item| printable(item)).collect::<Vec<_>>().join("\n            "),
     };
     let of = |used: String, quota: Option<String>| match quota {
         Some(quota) => format!("{used} of {quota}"),
