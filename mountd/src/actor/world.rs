@@ -93,7 +93,7 @@ impl World for NodeWorld {
         runtime: &dyn Runtime,
         sandbox: &Sandbox,
     ) -> Result<(), RuntimeError> {
-        for probe in actor.recipe.template.probes() {
+        let probes = actor.recipe.template.probes().map(|probe| {
             let wanted = HttpGet { path: probe.http_get.path.clone(), port: probe.http_get.port };
             let pace = Pace {
                 first_pause: probe.interval(),
@@ -101,9 +101,9 @@ impl World for NodeWorld {
                 total: probe.timeout(),
                 ..Pace::default()
             };
-            await_ready(runtime, sandbox, &wanted, &pace)?;
-        }
-        Ok(())
+            (wanted, pace)
+        });
+        await_ready(runtime, sandbox, probes)
     }
 
     fn check_outside(&self, paths: &[PathBuf]) -> Result<(), ApiError> {

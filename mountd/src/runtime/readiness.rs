@@ -3,6 +3,7 @@
 //! # Invariants
 //! - Ready is what answers HTTP 200 on the path and port that the template names, asked from inside the sandbox's network.
 //! - A container that ends while it is waited for ends the waiting, with an error that names it.
+//! - All is over when the longest time of any probe has passed, however many there are, but for one try of each.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ pub(crate) struct Pace {
     /// How long one try may take. One that took as long gets twice the time the next time, up to eight times: on a busy machine none
     /// would ever succeed otherwise.
     pub(crate) one_try: Duration,
-    /// How long all of it may take.
+    /// How long all of it may take, from when the first of all probes was begun with.
     pub(crate) total: Duration,
 }
 
@@ -47,14 +48,27 @@ impl Default for Pace {
 /// Between two questions to the runtime how the sandbox is, which may cost a process.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Waits until the program in a sandbox says that it is ready.
+/// Waits until the programs in a sandbox say that they are ready, one after another: while one is waited for, the others get ready.
 pub(crate) fn await_ready(
+    runtime: &dyn Runtime,
+    sandbox: &Sandbox,
+    probes: impl IntoIterator<Item = (HttpGet, Pace)>,
+) -> Result<(), RuntimeError> {
+    let begun = Instant::now();
+    probes.into_iter().try_for_each(|(wanted, pace)| {
+        // One whose time went by while others were waited for is asked once.
+        let left = pace.total.saturating_sub(begun.elapsed()).max(pace.one_try.min(pace.total));
+        await_one(runtime, sandbox, &wanted, &pace, Deadline::after(left))
+    })
+}
+
+fn await_one(
     runtime: &dyn Runtime,
     sandbox: &Sandbox,
     wanted: &HttpGet,
     pace: &Pace,
+    end: Deadline,
 ) -> Result<(), RuntimeError> {
-    let end = Deadline::after(pace.total);
     let (mut pause, mut one_try) = (pace.first_pause, pace.one_try);
     let mut looked = Instant::now();
     let mut last = String::from("none");
@@ -116,6 +130,8 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener};
     use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use parking_lot::Mutex;
 
     use super::super::{Abilities, AfterSave, Connection, Network};
     use super::*;
@@ -210,7 +226,7 @@ mod tests {
                     stream.write_all(answer.as_bytes()).unwrap();
                 }
             });
-            let result = await_ready(&fake, &sandbox(), &wanted, &pace);
+            let result = await_ready(&fake, &sandbox(), [(wanted, pace)]);
             let mut stop = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, fake.port)).unwrap();
             stop.write_all(b"stop").unwrap();
             result
@@ -253,13 +269,57 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_all_probes_begins_at_once() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let fake = Fake { port: listener.local_addr().unwrap().port(), state: SandboxState::Running };
+        let probe = |path: &str, total| {
+            let pace = Pace { total: Duration::from_millis(total), ..Pace::default() };
+            (HttpGet { path: path.to_owned(), port: 80 }, pace)
+        };
+        // `/late` is ready then, `/ready` always, and `/never` never.
+        let late = Mutex::new(Instant::now());
+        let serve = || {
+            loop {
+                let mut stream = listener.accept().unwrap().0;
+                let mut request = [0; 256];
+                let count = stream.read(&mut request).unwrap_or_default();
+                let request = request.get(..count).unwrap_or_default();
+                if request.starts_with(b"stop") {
+                    break;
+                }
+                let is_ready = request.starts_with(b"GET /ready ")
+                    || request.starts_with(b"GET /late ") && Instant::now() >= *late.lock();
+                let answer = if is_ready { "HTTP/1.1 200 OK\r\n\r\n" } else { "HTTP/1.1 503 Wait\r\n\r\n" };
+                // Who asked may have given up by now.
+                stream.write_all(answer.as_bytes()).ok();
+            }
+        };
+        let (never, took, asked_late) = thread::scope(|scope| {
+            scope.spawn(serve);
+            let begun = Instant::now();
+            *late.lock() = begun + Duration::from_millis(800);
+            let never = await_ready(&fake, &sandbox(), [probe("/late", 1000), probe("/never", 1000)]);
+            let took = begun.elapsed();
+            *late.lock() = Instant::now() + Duration::from_millis(300);
+            let asked_late = await_ready(&fake, &sandbox(), [probe("/late", 1000), probe("/ready", 100)]);
+            let mut stop = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, fake.port)).unwrap();
+            stop.write_all(b"stop").unwrap();
+            (never, took, asked_late)
+        });
+        assert!(matches!(never, Err(RuntimeError::TimedOut { .. })), "{never:?}");
+        assert!((Duration::from_secs(1)..Duration::from_millis(1500)).contains(&took), "{took:?}");
+        // One whose time went by meanwhile is not given up unasked.
+        asked_late.unwrap();
+    }
+
+    #[test]
     fn nobody_listening_is_waited_out() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let fake = Fake { port, state: SandboxState::Running };
         let wanted = HttpGet { path: "/readyz".to_owned(), port: 80 };
-        let error = await_ready(&fake, &sandbox(), &wanted, &short()).unwrap_err();
+        let error = await_ready(&fake, &sandbox(), [(wanted, short())]).unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");
     }
 }
