@@ -77,6 +77,9 @@ fn an_actor_is_made_once_and_only_with_a_good_name_and_template() {
     fs::write(&file, template(&agent.commits, "Data", "Full").to_string()).unwrap();
     let complaint = store.refused(5, ["actor", "create", "-f", path, "--id", "d"]);
     assert!(complaint.contains("onCommit must be a subset of onPause"), "{complaint}");
+    let shown = store.json(["actor", "show", "c"]);
+    fs::write(&file, template(&agent.commits, "Full", "Data").to_string()).unwrap();
+    assert_eq!(shown["template"], store.json(["actor", "validate", path])["template"]);
     store.refused(3, ["actor", "create", "-f", "/nowhere/x.yaml"]);
     assert_eq!(store.json(["actor", "ls"]).as_array().unwrap().len(), 3);
 }

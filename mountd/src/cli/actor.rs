@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::error::CliError;
 use super::output::{Output, with_progress};
@@ -108,6 +109,8 @@ struct ActorDocument {
     last_capture: Option<CaptureDocument>,
     pid: Option<u32>,
     created: String,
+    /// The canonical template that it was made of.
+    template: Option<Value>,
 }
 
 #[derive(Serialize, Debug)]
@@ -162,6 +165,8 @@ impl From<&Actor> for ActorDocument {
             }),
             pid: actor.pid,
             created: format_rfc3339(actor.created_unix_ns),
+            // It is JSON, but what an older mountd tells, which is nothing.
+            template: serde_json::from_str(&actor.template).ok(),
         }
     }
 }
@@ -405,6 +410,7 @@ mod tests {
         let actor = Actor {
             id: "web".to_owned(),
             state: "paused".to_owned(),
+            template: r#"{"volumes":[]}"#.to_owned(),
             sandbox_class: "gvisor".to_owned(),
             runtime: "gvisor".to_owned(),
             volumes: vec![ActorVolume { name: "home".to_owned(), volume: "web.home".to_owned() }],
@@ -420,7 +426,7 @@ mod tests {
             "id": "web", "state": "paused", "reason": null, "sandbox_class": "gvisor", "runtime": "gvisor",
             "volumes": [{"name": "home", "volume": "web.home"}],
             "last_capture": {"scope": "Full", "kind": "pause", "id": "c", "phases_ms": {"save": 1.5}},
-            "pid": null, "created": "1970-01-01T00:00:00.000000000Z",
+            "pid": null, "created": "1970-01-01T00:00:00.000000000Z", "template": {"volumes": []},
         });
         assert_eq!(serde_json::to_value(ActorDocument::from(&actor)).unwrap(), expected);
     }
