@@ -60,6 +60,16 @@ fn all_errors_of_a_template_are_told_however_many() {
 }
 
 #[test]
+fn a_removal_that_is_asked_for_again_is_answered_as_before() {
+    let agent = Agent::created("Full", "Data");
+    let removal =
+        ["--request-id", "0194c1f0-6f2a-7b3c-8d4e-5f6071829305", "actor", "rm", "a"].map(str::to_owned);
+    let removed = agent.store.json(&removal);
+    assert!(removed["volumes"].as_array().unwrap().contains(&json!("a.home")), "{removed}");
+    assert_eq!(agent.store.json(&removal), removed);
+}
+
+#[test]
 fn an_actor_is_made_once_and_only_with_a_good_name_and_template() {
     let agent = Agent::created("Full", "Data");
     let store = &agent.store;

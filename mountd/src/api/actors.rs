@@ -131,12 +131,17 @@ impl Actors for ActorsService {
         request: Request<RemoveActorRequest>,
     ) -> Result<Response<RemoveActorResponse>, Status> {
         let work = |node: &Node, RemoveActorRequest { id }, ticket: Ticket<'_>| {
-            let begun = ticket.begun::<ActorIntent>()?.map(|intent| intent.operation);
+            // Kept with the intent: whoever completes it finds no volumes any more.
+            let (begun, volumes) = match ticket.begun::<ActorIntent>()? {
+                Some(ActorIntent { operation, volumes }) => (Some(operation), volumes),
+                None => (None, volumes_of(&node.actors.get(&id)?).map(|volume| volume.volume).collect()),
+            };
             let begin = ticket.beginning();
-            let begin = |operation: &str| begin(&intent_of(operation));
+            let begin =
+                |operation: &str| begin(&ActorIntent { volumes: volumes.clone(), ..intent_of(operation) });
             let request = actor::Request { begin: &begin, begun, at_the_end: false };
             let remove = |receipt: Receipt<'_, ()>| node.actors.remove(&id, &request, receipt);
-            ticket.change(remove, |()| RemoveActorResponse {})
+            ticket.change(remove, |()| RemoveActorResponse { volumes: volumes.clone() })
         };
         self.node.perform("actor rm", request, work).await
     }
@@ -183,7 +188,7 @@ fn perform<T: prost::Message>(
 }
 
 fn intent_of(operation: &str) -> ActorIntent {
-    ActorIntent { operation: operation.to_owned() }
+    ActorIntent { operation: operation.to_owned(), volumes: Vec::new() }
 }
 
 fn parse_scope(name: Option<String>) -> Result<Option<Scope>, ActorError> {
@@ -207,23 +212,23 @@ fn show(node: &Node, actor: &actor::Actor) -> Actor {
         Standing::Exited { reason } => Some(reason.clone()),
         Standing::Created | Standing::Running | Standing::Paused | Standing::Suspended => None,
     };
-    let volumes = actor
-        .recipe
-        .volumes
-        .iter()
-        .map(|volume| ActorVolume { name: volume.name.clone(), volume: actor.volume_name(&volume.name) });
     Actor {
         id: actor.id.clone(),
         state: actor.state().name().to_owned(),
         reason,
         sandbox_class: actor.recipe.sandbox_class.to_owned(),
         runtime: actor.recipe.runtime.to_owned(),
-        volumes: volumes.collect(),
+        volumes: volumes_of(actor).collect(),
         last_capture: actor.document.last_capture.as_ref().map(last_capture),
         pid: node.actors.pid_of(actor),
         created_unix_ns: convert::unix_ns(actor.created),
         template: actor.document.template.clone(),
     }
+}
+
+fn volumes_of(actor: &actor::Actor) -> impl Iterator<Item = ActorVolume> {
+    let volumes = actor.recipe.volumes.iter();
+    volumes.map(|volume| ActorVolume { name: volume.name.clone(), volume: actor.volume_name(&volume.name) })
 }
 
 fn last_capture(capture: &CaptureView) -> ActorCapture {

@@ -16,7 +16,7 @@ use crate::client::{Client, Connection, Patience};
 use crate::exit::printable;
 use crate::proto::{
     Actor, CaptureRequest, CreateActorRequest, ForkActorRequest, GetActorRequest, ListActorsRequest,
-    OperationResponse, Phase, RemoveActorRequest, ResumeActorRequest, StartActorRequest,
+    OperationResponse, Phase, RemoveActorRequest, RemoveActorResponse, ResumeActorRequest, StartActorRequest,
 };
 use crate::units::{format_micros, format_rfc3339};
 
@@ -314,23 +314,20 @@ async fn operate<Q: Clone>(
 
 async fn remove(session: &Session, id: String, dry_run: bool) -> Result<(), CliError> {
     let client = session.connect().await?;
-    let actor = get(&client, &id).await;
     if dry_run {
-        let volumes = actor?.volumes.into_iter().map(|volume| volume.volume).collect();
+        let actor = get(&client, &id).await?;
+        let volumes = actor.volumes.into_iter().map(|volume| volume.volume).collect();
         let document = Removed { removed: id, volumes, dry_run };
         return session.output.print(&document, || {
             format!("would remove actor {} with {}", document.removed, volumes_text(&document.volumes))
         });
     }
-    // One that is gone may have been removed by this very request.
-    let volumes = actor.map(|actor| actor.volumes).unwrap_or_default();
     let action = || format!("actor rm {id}");
     let request = RemoveActorRequest { id: id.clone() };
     let removing = call(&client, Patience::Unlimited, action, request, async |to, request| {
         to.actors().remove_actor(request).await
     });
-    with_progress(&format!("actor rm {id}"), removing).await?;
-    let volumes = volumes.into_iter().map(|volume| volume.volume).collect();
+    let RemoveActorResponse { volumes } = with_progress(&format!("actor rm {id}"), removing).await?;
     let document = Removed { removed: id, volumes, dry_run };
     session.output.print(&document, || format!("removed actor {}", document.removed))
 }
@@ -410,10 +407,10 @@ mod tests {
         let actor = Actor {
             id: "web".to_owned(),
             state: "paused".to_owned(),
-            template: r#"{"volumes":[]}"#.to_owned(),
             sandbox_class: "gvisor".to_owned(),
             runtime: "gvisor".to_owned(),
             volumes: vec![ActorVolume { name: "home".to_owned(), volume: "web.home".to_owned() }],
+            template: r#"{"volumes":[]}"#.to_owned(),
             last_capture: Some(ActorCapture {
                 id: "c".to_owned(),
                 kind: "pause".to_owned(),
