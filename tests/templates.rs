@@ -199,6 +199,20 @@ fn errors_that_nobody_reads_are_errors() {
 }
 
 #[test]
+fn examples_name_places_that_this_version_can_commit_to() {
+    let store = Store::new();
+    for example in examples() {
+        let document = store.json(["actor", "validate", example.to_str().unwrap()]);
+        let location = document["template"]["snapshotsConfig"]["location"].as_str().unwrap();
+        assert!(location.starts_with("file:///"), "{}: {location}", example.display());
+        let text = store.ok(["actor", "validate", example.to_str().unwrap()]).text();
+        assert!(!text.contains("not by this version"), "{text}");
+    }
+    let text = validate(&store, VALID, &[]).ok().text();
+    assert!(text.contains("s3://bucket/prefix (not by this version"), "{text}");
+}
+
+#[test]
 fn examples_are_valid() {
     let store = Store::new();
     let examples = examples();

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::error::CliError;
 use super::run::Session;
 use crate::exit::{ExitClass, printable};
-use crate::template::{MAX_BYTES, Problem, Template};
+use crate::template::{MAX_BYTES, Problem, Template, directory_of};
 
 /// What `actor validate --json` prints.
 #[derive(Serialize, Debug)]
@@ -62,13 +62,17 @@ fn summary(template: &Template) -> String {
         count => format!("{count} containers"),
     };
     let volumes: Vec<&str> = template.volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let location = template.snapshots.location.as_str();
+    let hint = match directory_of(location) {
+        Some(_) => "",
+        None => " (not by this version: it commits to file:///DIRECTORY alone)",
+    };
     let volumes = if volumes.is_empty() { "no volume".to_owned() } else { volumes.join(", ") };
     format!(
-        "valid\ncontainers  {containers}\nvolumes     {volumes}\nsandbox     {} ({})\ncaptures    pause {}, commit {} to {}\n",
+        "valid\ncontainers  {containers}\nvolumes     {volumes}\nsandbox     {} ({})\ncaptures    pause {}, commit {} to {location}{hint}\n",
         template.sandbox_class(),
         template.sandbox.runtime.name(),
         template.snapshots.on_pause,
         template.snapshots.on_commit,
-        template.snapshots.location.as_str(),
     )
 }
