@@ -4,14 +4,18 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use durdir_tests::support::*;
 use serde_json::{Value, json};
 
 const NOT_FOUND: i32 = 3;
 const REFUSED: i32 = 5;
+const LIMIT: Duration = Duration::from_secs(60);
 
 const VALID: &str = "
 volumes:
@@ -160,6 +164,32 @@ fn checking_needs_no_store_and_starts_no_daemon() {
         .output()
         .unwrap();
     assert!(nowhere.status.success(), "{}", String::from_utf8_lossy(&nowhere.stderr));
+}
+
+#[test]
+fn a_user_without_a_home_may_check() {
+    let store = Store::new();
+    // Both are where everybody may look.
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (program, template) = (place.path().join("durdir"), place.path().join("template.yaml"));
+    // By a process of its own: a program that is open for writing in this one cannot be run, and forks of other tests keep it open.
+    run(Command::new("cp").arg(binary("durdir")).arg(&program), LIMIT).ok();
+    fs::copy(file(&store, VALID), &template).unwrap();
+    let validate = |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command
+            .args(args)
+            .env_remove("HOME")
+            .env_remove("XDG_STATE_HOME")
+            .uid(User::ANN.uid)
+            .gid(User::ANN.gid);
+        run(&mut command, LIMIT)
+    };
+    validate(&["actor", "validate", template.to_str().unwrap()]).ok();
+    let finished = validate(&["volume", "ls"]);
+    assert_eq!(finished.code(), Some(1), "{finished}");
+    assert!(finished.complaint().contains("no HOME to keep a store in"), "{finished}");
 }
 
 #[test]

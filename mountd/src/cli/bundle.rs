@@ -80,7 +80,7 @@ struct Counted {
 
 pub(super) async fn bundle(session: &Session, arguments: BundleArgs) -> Result<(), CliError> {
     let BundleArgs { file } = arguments;
-    let endpoint = &session.endpoint;
+    let endpoint = &session.endpoint()?;
     if !endpoint.any_store && !is_store(&endpoint.store) {
         return Err(CliError::NoStore { dir: endpoint.store.clone() });
     }

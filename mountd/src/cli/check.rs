@@ -75,17 +75,17 @@ impl From<CheckResponse> for Checked {
 pub(super) async fn fsck(session: &Session, arguments: FsckArgs) -> Result<(), CliError> {
     let FsckArgs { repair, offline } = arguments;
     let answer = if offline {
-        let store = session.endpoint.store.clone();
+        let store = session.endpoint()?.store;
         // Opening would make one.
         if !is_store(&store) {
             return Err(CliError::NoStore { dir: store });
         }
+        let action = format!("fsck --offline {}", store.display());
         let checking = tokio::task::spawn_blocking(move || check_offline(&store, repair));
         let checked = with_progress("checking", checking).await;
-        let action = || format!("fsck --offline {}", session.endpoint.store.display());
         checked
             .map_err(|error| CliError::Runtime(error.into()))?
-            .map_err(|source| CliError::Store { action: action(), source })?
+            .map_err(|source| CliError::Store { action, source })?
     } else {
         let client = session.connect().await?;
         let request = CheckRequest { repair };

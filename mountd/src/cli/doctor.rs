@@ -51,11 +51,11 @@ impl Diagnosis {
 }
 
 pub(super) async fn doctor(session: &Session) -> Result<(), CliError> {
-    let dir = &session.endpoint.store;
-    if !session.endpoint.any_store && !is_store(dir) {
-        return Err(CliError::NoStore { dir: dir.clone() });
+    let endpoint = session.endpoint()?;
+    if !endpoint.any_store && !is_store(&endpoint.store) {
+        return Err(CliError::NoStore { dir: endpoint.store });
     }
-    let diagnosis = Diagnosis::from(doctor::examine(&session.endpoint).await);
+    let diagnosis = Diagnosis::from(doctor::examine(&endpoint).await);
     session.output.print(&diagnosis, || text(&diagnosis))?;
     match diagnosis.problems.len() {
         0 => Ok(()),

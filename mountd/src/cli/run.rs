@@ -2,9 +2,6 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
-
-use uuid::Uuid;
 
 use super::arguments::{Arguments, Command, GlobalArgs};
 use super::error::CliError;
@@ -17,33 +14,30 @@ use crate::usage;
 
 /// What every command has at hand.
 pub(super) struct Session {
-    pub(super) endpoint: Endpoint,
     pub(super) output: Output,
-    timeout: Option<Duration>,
-    request_id: Option<Uuid>,
-    verbose: bool,
+    global: GlobalArgs,
 }
 
 impl Session {
-    fn new(global: &GlobalArgs) -> Result<Session, CliError> {
-        let endpoint = Endpoint::resolve(global.store.as_deref(), global.socket.as_deref())
-            .map_err(CliError::Endpoint)?;
-        Ok(Session {
-            endpoint,
-            output: Output::new(global.json),
-            timeout: global.timeout,
-            request_id: global.request_id,
-            verbose: global.verbose,
-        })
+    fn new(global: GlobalArgs) -> Session {
+        Session { output: Output::new(global.json), global }
+    }
+
+    /// Returns where the store is. Only who needs one fails where there is no place for it.
+    pub(super) fn endpoint(&self) -> Result<Endpoint, CliError> {
+        Endpoint::resolve(self.global.store.as_deref(), self.global.socket.as_deref())
+            .map_err(CliError::Endpoint)
     }
 
     /// Returns a connection to the mountd of the store, which is started if none runs.
     pub(super) async fn connect(&self) -> Result<Client, CliError> {
-        let client = Client::connect(&self.endpoint, self.timeout).await?.with_request_id(self.request_id);
+        let endpoint = self.endpoint()?;
+        let client = Client::connect(&endpoint, self.global.timeout).await?;
+        let client = client.with_request_id(self.global.request_id);
         self.say(|| {
             let hello = client.hello();
             let kind = if hello.private { "private mountd" } else { "mountd" };
-            let store = self.endpoint.store.display();
+            let store = endpoint.store.display();
             format!("{kind} {} (pid {}) serves {store}", hello.version, hello.pid)
         });
         Ok(client)
@@ -51,7 +45,7 @@ impl Session {
 
     /// Tells something on standard error with `-v`.
     pub(super) fn say(&self, what: impl FnOnce() -> String) {
-        if self.verbose {
+        if self.global.verbose {
             complain(&what());
         }
     }
@@ -95,7 +89,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), CliError> {
-    let session = Session::new(&arguments.global)?;
+    let session = Session::new(arguments.global);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
     let done = runtime.block_on(dispatch(&session, arguments.command));

@@ -104,7 +104,7 @@ fn add_page(
 
 pub(super) async fn version(session: &Session) -> Result<(), CliError> {
     // Not started for this: a version can be told of what is not installed properly, too.
-    let running = Client::connect_if_running(&session.endpoint).await?;
+    let running = Client::connect_if_running(&session.endpoint()?).await?;
     let document = Versions {
         durdir: env!("CARGO_PKG_VERSION"),
         mountd: running.as_ref().map(|client| DaemonVersion {
