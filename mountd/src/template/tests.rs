@@ -589,6 +589,29 @@ fn lists_have_limits() {
 }
 
 #[test]
+fn mounts_of_a_list_that_is_too_long_are_compared_all_the_same() {
+    let mut mounts: Vec<Value> =
+        labels(33, "p").iter().map(|path| json!({"name": "home", "mountPath": format!("/{path}")})).collect();
+    mounts[1]["name"] = json!("work");
+    mounts[31]["mountPath"] = json!("/p0/x");
+    mounts[32]["mountPath"] = json!("/p5");
+    refused(
+        &with(usual(), &[("/containers/0/volumeMounts", json!(mounts))]),
+        &[
+            ("containers[0].volumeMounts", "at most 32 are allowed, and there are 33"),
+            (
+                "containers[0].volumeMounts[31].mountPath",
+                "must not lie inside of volumeMounts[0].mountPath, /p0",
+            ),
+            (
+                "containers[0].volumeMounts[32].mountPath",
+                "is the same as containers[0].volumeMounts[5].mountPath",
+            ),
+        ],
+    );
+}
+
+#[test]
 fn a_durable_dir_may_have_lowers_and_quotas() {
     let dir = |value: Value| with(usual(), &[("/volumes/0/durableDir", value)]);
     let template =

@@ -14,7 +14,7 @@ use super::volumes::label;
 const MAX_CONTAINERS: usize = 10;
 
 /// How many mounts a container may have.
-pub(super) const MAX_MOUNTS: usize = 32;
+const MAX_MOUNTS: usize = 32;
 
 /// The largest id of a user or group; the one above means "no change".
 const MAX_ID: u32 = u32::MAX - 1;

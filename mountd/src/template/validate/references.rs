@@ -6,7 +6,6 @@ use super::super::fields::{Given, Items};
 use super::super::mount_path::lies_inside;
 use super::super::problem::{Place, Problems};
 use super::super::raw::{RawContainer, RawTemplate};
-use super::containers;
 
 /// Applies these rules, as far as what they are about is known.
 pub(super) fn check(raw: &RawTemplate, problems: &Problems) {
@@ -84,24 +83,31 @@ fn mounts(volumes: &[Option<&str>], containers: &Given<Items<RawContainer>>, pro
 /// Mount paths of one container are unique, and not inside of each other.
 fn paths(container: &RawContainer, place: &Place, problems: &Problems) {
     let Given::Value(mounts) = &container.volume_mounts else { return };
-    // Comparing each with each is for lists that are not refused for their length.
-    if mounts.len() > containers::MAX_MOUNTS {
-        return;
-    }
     let paths: Vec<Option<&str>> = mounts.iter().map(|mount| name(mount, |m| &m.mount_path)).collect();
     unique(paths.iter().copied(), place, "mountPath", problems);
-    for (number, inner) in paths.iter().enumerate() {
-        for (other, outer) in paths.iter().enumerate() {
-            if let (Some(inner), Some(outer)) = (inner, outer)
-                && lies_inside(inner, outer)
-            {
-                problems.report(
-                    &place.item(number).field("mountPath"),
-                    format!("must not lie inside of volumeMounts[{other}].mountPath, {outer}"),
-                );
-            }
-        }
+    for (number, other, outer) in nested(&paths) {
+        problems.report(
+            &place.item(number).field("mountPath"),
+            format!("must not lie inside of volumeMounts[{other}].mountPath, {outer}"),
+        );
     }
+}
+
+/// Returns which paths lie inside of which: of several the innermost. Each is compared with few, however long the list.
+fn nested<'a>(paths: &[Option<&'a str>]) -> Vec<(usize, usize, &'a str)> {
+    let known = paths.iter().enumerate().filter_map(|(number, path)| path.map(|path| (number, path)));
+    let mut sorted: Vec<(usize, &str)> = known.collect();
+    // By components: what lies inside of a path comes right after it.
+    sorted.sort_by(|(_, one), (_, other)| one.split('/').cmp(other.split('/')));
+    let mut around: Vec<(usize, &str)> = Vec::new();
+    let mut found = Vec::new();
+    for (number, path) in sorted {
+        while around.pop_if(|(_, outer)| !lies_inside(path, outer)).is_some() {}
+        found.extend(around.last().map(|(other, outer)| (number, *other, *outer)));
+        around.push((number, path));
+    }
+    found.sort_unstable();
+    found
 }
 
 /// No two items of a list have the same name.
