@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -20,6 +20,9 @@ use super::error::ActorError;
 
 /// How much of a save may wait to be written out: what a small image takes altogether.
 const WRITE_OUT_EVERY: Duration = Duration::from_millis(100);
+
+/// So much is read and then hashed at a time.
+const AT_ONCE: usize = 4 << 20;
 
 /// A file of a memory image.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -34,9 +37,7 @@ impl ImageFile {
     pub(super) fn of(image: &Path, name: &str) -> Result<ImageFile, ActorError> {
         let path = image.join(name);
         let failed = |source| ActorError::Io { action: "read", path: path.clone(), source };
-        let file = open_regular(&path).map_err(failed)?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(file).map_err(failed)?;
+        let hasher = hash(open_regular(&path).map_err(failed)?).map_err(failed)?;
         let (bytes, blake3) = (hasher.count(), hasher.finalize().to_hex().to_string());
         Ok(ImageFile { name: name.to_owned(), bytes, blake3 })
     }
@@ -52,6 +53,36 @@ impl ImageFile {
     pub(super) fn all(image: &Path) -> Result<Vec<ImageFile>, ActorError> {
         names_in(image)?.iter().map(|name| ImageFile::of(image, name)).collect()
     }
+}
+
+/// Hashes a file, on all processors if it is a large one: programs stand still over that.
+fn hash(mut file: File) -> io::Result<blake3::Hasher> {
+    let mut hasher = blake3::Hasher::new();
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut piece = vec![0; length.clamp(1, AT_ONCE)];
+    loop {
+        let filled = fill(&mut file, &mut piece)?;
+        let read = piece.get(..filled).unwrap_or_default();
+        match filled {
+            0 => return Ok(hasher),
+            _ if length < AT_ONCE => hasher.update(read),
+            _ => hasher.update_rayon(read),
+        };
+    }
+}
+
+/// Reads until a piece is full, or the file ends.
+fn fill(file: &mut File, piece: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = piece.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// An image that is being saved. What is there already is brought to the disk, so that little is left for when it is complete: a cut that
@@ -163,6 +194,18 @@ mod tests {
             assert_eq!(files.len(), 1);
             assert!(matches!(joined(synced), Err(ActorError::Io { action: "sync", .. })));
         });
+    }
+
+    #[test]
+    fn a_hash_does_not_depend_on_how_a_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..2 * AT_ONCE + 77_777).map(|at| (at % 251) as u8).collect();
+        for length in [0, 1, 70_000, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, bytes.len()] {
+            std::fs::write(dir.path().join("memory"), &bytes[..length]).unwrap();
+            let file = ImageFile::of(dir.path(), "memory").unwrap();
+            let expected = blake3::hash(&bytes[..length]).to_hex().to_string();
+            assert_eq!((file.bytes, file.blake3), (length as u64, expected), "{length}");
+        }
     }
 
     #[test]
