@@ -8,7 +8,7 @@
 //! # Invariants
 //! - A record of what was done is there exactly if the effect is.
 //! - An id stands for one request: the fingerprint tells another one.
-//! - At most [`KEPT_MOST`] records, none older than [`KEPT_FOR`], but for those of the last moments.
+//! - At most [`KEPT_MOST`] records, none older than [`KEPT_FOR`], but for those of the last moments, and of a store that was opened just now.
 //!
 //! # Crash consistency
 //! A record of its own is not synced. After a loss of power nobody asks for it: clients are processes of this host.
@@ -18,6 +18,7 @@
 //! record that is just written anew is not taken for the old one.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -34,6 +35,8 @@ use crate::ids::RequestId;
 
 /// How long an outcome is kept: longer than any client tries.
 pub const KEPT_FOR: i64 = 3600;
+/// How long nothing is too old, once a store is open: the host may have been off, and whoever goes on with what was in hand asks first.
+const SETTLING: Duration = Duration::from_secs(600);
 /// How many outcomes are kept.
 pub const KEPT_MOST: usize = 10_000;
 
@@ -103,9 +106,9 @@ impl<'a, T> Receipt<'a, T> {
 }
 
 /// Which records there are, oldest first.
-#[derive(Default)]
 pub(crate) struct Replies {
     index: Mutex<Index>,
+    opened: Instant,
 }
 
 #[derive(Default)]
@@ -122,10 +125,11 @@ impl Index {
         self.by_age.insert((stored, id));
     }
 
-    /// Removes and returns the oldest if it is not to be kept.
-    fn take_expired(&mut self, now: Timestamp) -> Option<RequestId> {
+    /// Removes and returns the oldest if it is not to be kept. Without `now`, none is too old.
+    fn take_expired(&mut self, now: Option<Timestamp>) -> Option<RequestId> {
         let &(stored, id) = self.by_age.first()?;
-        let expired = self.by_age.len() > KEPT_MOST || now.secs.saturating_sub(stored.secs) > KEPT_FOR;
+        let is_old = now.is_some_and(|now| now.secs.saturating_sub(stored.secs) > KEPT_FOR);
+        let expired = is_old || self.by_age.len() > KEPT_MOST;
         if expired {
             self.by_age.pop_first();
             self.stored.remove(&id);
@@ -145,7 +149,7 @@ impl Replies {
             }
             Ok(true)
         })?;
-        Ok(Replies { index: Mutex::new(index) })
+        Ok(Replies { index: Mutex::new(index), opened: Instant::now() })
     }
 }
 
@@ -202,7 +206,7 @@ impl Store {
 
     /// Forgets what is too old or too much.
     pub(crate) fn trim_replies(&self) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let now = (self.replies.opened.elapsed() >= SETTLING).then(Timestamp::now);
         let mut index = self.replies.index.lock();
         let mut batch = WriteBatch::default();
         while let Some(id) = index.take_expired(now) {
@@ -292,10 +296,25 @@ mod tests {
         }
         // Stored anew: it is young again.
         index.put(id(0), at(1_000_000));
-        let now = at(0);
-        assert_eq!(index.take_expired(now), Some(id(1)));
-        assert_eq!(index.take_expired(now), Some(id(2)));
-        assert_eq!(index.take_expired(now), None);
+        for now in [None, Some(at(0))] {
+            assert!(index.take_expired(now).is_some_and(|taken| [id(1), id(2)].contains(&taken)));
+        }
+        assert_eq!((index.take_expired(None), index.take_expired(Some(at(0)))), (None, None));
+    }
+
+    #[test]
+    fn what_is_old_goes_once_the_store_has_been_open_for_a_while() {
+        let mut index = Index::default();
+        index.put(RequestId([1; 16]), at(5));
+        assert_eq!(index.take_expired(None), None);
+        assert_eq!(index.take_expired(Some(at(KEPT_FOR + 5))), None);
+        assert_eq!(index.take_expired(Some(at(KEPT_FOR + 6))), Some(RequestId([1; 16])));
+        assert_eq!(index.take_expired(Some(at(KEPT_FOR + 6))), None);
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        store.replies.index.lock().put(key(1, "v").id, at(5));
+        store.trim_replies().unwrap();
+        assert_eq!(store.replies.index.lock().by_age.len(), 1, "the store was opened just now");
     }
 
     #[test]
