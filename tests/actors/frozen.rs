@@ -92,7 +92,10 @@ fn programs_go_on_after_a_commit_though_no_worker_comes() {
     let agent = forsaken.relieve();
     agent.works();
     agent.check();
-    let commit = agent.show()["last_capture"]["id"].as_str().unwrap().to_owned();
+    let commit = eventually("the commit is completed", LIMIT, || {
+        let last = agent.show()["last_capture"].clone();
+        (last["kind"] == "commit").then(|| last["id"].as_str().unwrap().to_owned())
+    });
     agent.store.ok(["actor", "fork", &commit, "b"]);
     let fork = agent.other("b");
     fork.ask("resume");
