@@ -133,7 +133,18 @@ impl CaptureDirectory {
 
     /// Makes sure that it has no manifest, on the disk either.
     pub(crate) fn unbind(&self) -> Result<(), ActorError> {
-        if self.remove_manifest()? { self.sync() } else { Ok(()) }
+        self.remove_manifest()?;
+        match sync(&self.0) {
+            Err(error) if self.0.exists() => {
+                // A sandbox waits. What a host remembers that loses power now is less than what it does until then.
+                tracing::error!(
+                    error = crate::exit::one_line(&error),
+                    "a manifest that is gone may come back"
+                );
+                Ok(())
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Brings the names in it to the disk, and its own.
@@ -147,12 +158,12 @@ impl CaptureDirectory {
         self.0.parent().map_or(Ok(()), sync)
     }
 
-    /// Removes the manifest. Returns whether there was one.
-    fn remove_manifest(&self) -> Result<bool, ActorError> {
-        match std::fs::remove_file(self.manifest()) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(failed("remove", &self.manifest(), error)),
+    fn remove_manifest(&self) -> Result<(), ActorError> {
+        let manifest = self.manifest();
+        // On a file system that is read-only not even what is not there can be removed.
+        match std::fs::symlink_metadata(&manifest).and_then(|_| std::fs::remove_file(&manifest)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &manifest, error)),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 }
@@ -268,6 +279,32 @@ mod tests {
         std::fs::write(actor.volume("home").join("thesis"), "x").unwrap();
         assert!(actor.remove().is_err());
         assert!(actor.volume("home").join("thesis").exists());
+    }
+
+    #[test]
+    fn nothing_has_to_be_removed_from_a_file_system_that_is_read_only() {
+        struct Mounted(tempfile::TempDir);
+        impl Drop for Mounted {
+            fn drop(&mut self) {
+                nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+            }
+        }
+        use nix::mount::{MsFlags, mount};
+        let none: Option<&str> = None;
+        let place = tempfile::tempdir().unwrap();
+        mount(none, place.path(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        let place = Mounted(place);
+        let (here, path) = (place.0.path(), |name: &str| CaptureDirectory(place.0.path().join(name)));
+        path("empty").create().unwrap();
+        path("bound").create().unwrap();
+        std::fs::write(path("bound").manifest(), "{}").unwrap();
+        mount(none, here, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
+        path("empty").unbind().unwrap();
+        path("never made").unbind().unwrap();
+        assert!(path("bound").unbind().is_err());
+        mount(none, here, none, MsFlags::MS_REMOUNT, none).unwrap();
+        path("bound").unbind().unwrap();
+        assert!(!path("bound").manifest().exists());
     }
 
     #[test]

@@ -36,47 +36,68 @@ impl Driver<'_> {
     }
 
     /// Removes the snapshots and files that are to be dropped. What cannot go now goes later.
-    pub(super) fn finish_dropping(&mut self) {
+    pub(super) fn finish_dropping(&mut self, reach: Reach) {
         let id = self.actor.id.clone();
-        if let Err(error) = self.actors.finish_dropping_of(&id) {
+        if let Err(error) = self.actors.finish_dropping_of(&id, reach) {
             tracing::warn!(actor = id, error = one_line(&error), "a capture that nobody needs stays for now");
         }
     }
 }
 
+/// How far whoever drops something goes for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reach {
+    /// What is on this node.
+    Node,
+    /// To the places that commits go to as well, which may be slow to answer.
+    Places,
+}
+
 impl Actors {
     /// Drops what is to be dropped of an actor's captures.
-    pub(super) fn finish_dropping_of(&self, actor: &str) -> Result<(), ApiError> {
+    pub(super) fn finish_dropping_of(&self, actor: &str, reach: Reach) -> Result<(), ApiError> {
         let is_ending = |capture: &Capture| !capture.document.dropping.is_empty() || is_over(capture);
         let ending = self.captures_of(actor, is_ending);
         let mut failed = None;
         for capture in ending {
             // One that somebody looks at keeps no other.
-            failed = self.finish_dropping_one(actor, capture).err().or(failed);
+            failed = self.finish_dropping_one(actor, capture, reach).err().or(failed);
         }
         failed.map_or(Ok(()), Err)
     }
 
-    fn finish_dropping_one(&self, actor: &str, capture: Capture) -> Result<(), ApiError> {
+    fn finish_dropping_one(&self, actor: &str, mut capture: Capture, reach: Reach) -> Result<(), ApiError> {
         let (id, over) = (capture.id, is_over(&capture));
         if over && capture.document.kind.is_committed() {
             // It was to be published.
             self.drop_published(id, capture.document.dropping.iter().map(|held| held.name.as_str()))?;
         }
         self.drop_snapshots(&capture.document.dropping, Some(id))?;
-        let left = if over {
+        capture.document.dropping.clear();
+        if over {
             self.directory.of(actor).capture(id).remove()?;
-            None
-        } else {
-            let mut left = capture;
-            left.document.dropping.clear();
-            Some(left)
-        };
+        }
+        let mut failed = None;
+        if reach == Reach::Places
+            && let Some(place) = capture.document.withdrawing.take()
+            && let Err(error) = self.withdraw(id, &place)
+        {
+            capture.document.withdrawing = Some(place);
+            failed = Some(error);
+        }
+        let is_gone = over && capture.document.withdrawing.is_none();
+        let left = (!is_gone).then_some(capture);
         let record = left.as_ref().map(Capture::encode);
         let change = ActorChange { actors: Vec::new(), captures: vec![(id, record.as_ref())] };
         self.store.change_actors(&change, Durability::Process, Receipt::none(), &())?;
         self.show_capture(id, left);
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Takes away what was brought to a place.
+    fn withdraw(&self, id: CaptureId, place: &str) -> Result<(), ApiError> {
+        let target = self.world.target(place)?;
+        Ok(self.at_place(id, 0, move || target.withdraw(&id.to_string()))?)
     }
 
     /// Removes the volumes that were to stand for a capture once it is committed.

@@ -164,9 +164,9 @@ pub(crate) enum ActorError {
         /// What its sandbox has in memory.
         bytes: u64,
     },
-    /// The place where it was to go does not answer.
-    #[error("capture {id} was not published within {} s: what its location is on does not answer", limit.as_secs())]
-    NotPublished {
+    /// The place that committed captures go to does not answer.
+    #[error("capture {id}: its location did not answer within {} s", limit.as_secs())]
+    NoAnswer {
         /// The capture.
         id: CaptureId,
         /// How long that was tried.

@@ -145,7 +145,14 @@ impl Manifest {
             if !there.contains(&file.name) {
                 return damaged(format!("{} is missing", file.name));
             }
-            let (bytes, of_file) = (ImageFile::size_of(image, &file.name)?, &file.name);
+            let of_file = &file.name;
+            let bytes = match ImageFile::size_of(image, of_file) {
+                // A link, or anything else in its place.
+                Err(ActorError::Io { source, .. }) if is_no_file(&source) => {
+                    return damaged(format!("{of_file} is not a regular file"));
+                }
+                size => size?,
+            };
             if bytes != file.bytes {
                 return damaged(format!("{of_file} has {bytes} bytes, not {}", file.bytes));
             }
@@ -155,6 +162,11 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// Tells whether [`durdir_snapshot::open_regular`] found something else.
+fn is_no_file(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(nix::libc::ELOOP)
 }
 
 fn hash_of(bytes: &[u8]) -> String {
@@ -220,7 +232,16 @@ mod tests {
         std::fs::remove_file(&pages).unwrap();
         refused("pages.img is missing");
         std::fs::write(&pages, vec![7; 100_000]).unwrap();
-        std::fs::write(image.path().join("more"), "").unwrap();
+        let (aside, more) = (tempfile::tempdir().unwrap(), image.path().join("more"));
+        std::fs::write(&more, "").unwrap();
         refused("more does not belong to it");
+        std::fs::remove_file(&more).unwrap();
+        let copy = aside.path().join("pages.img");
+        std::fs::rename(&pages, &copy).unwrap();
+        std::os::unix::fs::symlink(&copy, &pages).unwrap();
+        refused("pages.img is not a regular file");
+        std::fs::remove_file(&pages).unwrap();
+        std::fs::create_dir(&pages).unwrap();
+        refused("pages.img is not a regular file");
     }
 }

@@ -29,6 +29,7 @@ mod making;
 mod manifest;
 mod names;
 mod phases;
+mod place;
 mod queue;
 mod recipe;
 mod record;

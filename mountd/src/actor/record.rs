@@ -224,6 +224,9 @@ pub(crate) struct CaptureDocument {
     pub(crate) replaced: bool,
     /// Snapshots that it needs no more, and that are yet to be removed.
     pub(crate) dropping: Vec<Held>,
+    /// The URL of the place from which it, or half of it, is yet to be taken away.
+    #[serde(default)]
+    pub(crate) withdrawing: Option<String>,
 }
 
 impl CaptureDocument {
@@ -246,6 +249,7 @@ impl CaptureDocument {
             published: Vec::new(),
             replaced: false,
             dropping: Vec::new(),
+            withdrawing: None,
         }
     }
 }

@@ -21,14 +21,15 @@
 //! A capture that goes back first lets the sandbox go on, and drops things after that: nobody waits for a disk.
 //!
 //! # Concurrency
-//! Each actor that runs, or with which something is in hand, on a thread of its own, and those at rest one after another on one; clients
-//! are served already, and who asks for one that is not done yet waits.
+//! Each actor that runs, with which something is in hand, or that has left something behind, on a thread of its own, and those at rest one after another
+//! on one; clients are served already, and who asks for one that is not done yet waits.
 
 use std::sync::Arc;
 
 use durdir_fs::store::Receipt;
 
 use super::driver::Driver;
+use super::dropping::Reach;
 use super::error::ActorError;
 use super::manifest::Manifest;
 use super::phases::Clock;
@@ -56,7 +57,8 @@ impl Actors {
             let Some(turn) = self.try_take_own(&actor.id) else { continue };
             // Should there be no thread for it, somebody looks after it later.
             turn.settle(Settled::No);
-            if actor.document.operation.is_none() && actor.document.standing != Standing::Running {
+            let is_idle = actor.document.operation.is_none() && actor.document.standing != Standing::Running;
+            if is_idle && !self.directory.of(&actor.id).volumes().exists() {
                 at_rest.push(turn);
                 continue;
             }
@@ -79,7 +81,7 @@ impl Actors {
             note(&id, driver.take_away(Receipt::none()));
         } else {
             let mut driver = driver;
-            let recovered = driver.recover().and_then(|()| driver.tidy());
+            let recovered = driver.recover().and_then(|()| driver.tidy(Reach::Places));
             driver.tidied(recovered);
         }
     }
@@ -87,7 +89,7 @@ impl Actors {
     /// Takes away what an actor has left behind that was just brought to rest.
     pub(super) fn tidy_one(&self, turn: Turn) {
         let mut driver = Driver::new(self, turn);
-        let tidy = driver.tidy();
+        let tidy = driver.tidy(Reach::Node);
         driver.tidied(tidy);
     }
 
@@ -108,7 +110,7 @@ impl Actors {
 
     /// Looks after actors that nobody works on: whether sandboxes that should run still do, and whether anything could not be undone,
     /// completed or taken away before. `wants` tells which are worth a closer look.
-    pub(super) fn look(self: &Arc<Self>, wants: impl Fn(&Attended) -> bool) {
+    pub(super) fn look(self: &Arc<Self>, mut wants: impl FnMut(&Attended) -> bool) {
         for attended in self.to_be_looked_after() {
             if !wants(&attended) {
                 continue;
@@ -250,12 +252,12 @@ impl Driver<'_> {
     }
 
     /// Takes away what an actor has left behind that is at rest, and what nobody needs any more.
-    fn tidy(&mut self) -> Result<(), ApiError> {
+    fn tidy(&mut self, reach: Reach) -> Result<(), ApiError> {
         let at_rest = self.actor.document.standing != Standing::Running;
         if at_rest && self.actors.directory.of(&self.actor.id).volumes().exists() {
             self.take_volumes_away()?;
         }
-        self.finish_dropping();
+        self.finish_dropping(reach);
         Ok(())
     }
 

@@ -375,16 +375,25 @@ impl Actors {
     /// Takes the turns of all actors that volumes belong to: while they are held nobody captures any of them.
     pub(crate) fn hold_owners(&self, volumes: &[VolumeId]) -> Result<Vec<Turn>, ActorError> {
         let owners: BTreeSet<String> = volumes.iter().filter_map(|id| self.owner_of_volume(*id)).collect();
-        let mut held = Vec::new();
-        for id in owners {
-            let Some(turn) = self.try_take_own(&id) else {
-                let doing =
-                    self.get(&id)?.document.operation.map_or(OperationKind::Pause, |doing| doing.kind());
-                return Err(ActorError::Busy { id, doing });
-            };
-            held.push(turn);
+        // In the order of their names: two of these never wait for each other.
+        owners.iter().map(|id| self.hold(id)).collect()
+    }
+
+    /// Takes the turn of an actor as soon as mountd does nothing of itself with it.
+    fn hold(&self, id: &str) -> Result<Turn, ActorError> {
+        let slot = self.slot(id)?;
+        let mut inner = slot.inner.lock();
+        loop {
+            match inner.in_hand {
+                _ if inner.removed => return Err(ActorError::NotFound { id: id.to_owned() }),
+                None => break,
+                Some(InHand::Own) => slot.ended.wait(&mut inner),
+                Some(InHand::Asked(doing)) => return Err(ActorError::Busy { id: id.to_owned(), doing }),
+            }
         }
-        Ok(held)
+        inner.in_hand = Some(InHand::Own);
+        drop(inner);
+        Ok(Turn(slot))
     }
 
     /// Takes the turn for what mountd does of itself, unless somebody has it.

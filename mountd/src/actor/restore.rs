@@ -196,8 +196,12 @@ impl Driver<'_> {
         let capture = self.actors.capture(id).ok_or_else(|| damaged("its record is missing"))?;
         let (bytes, image) = match &capture.document.location {
             Some(location) => {
-                let opened = self.actors.world.target(location)?.open(&id.to_string());
-                let opened = opened.map_err(|error| damaged(&error.to_string()))?;
+                let target = self.actors.world.target(location)?;
+                let opened = self.actors.at_place(id, 0, move || target.open(&id.to_string()));
+                let opened = opened.map_err(|error| match error {
+                    ActorError::Publish { source, .. } => damaged(&source.to_string()),
+                    error => error,
+                })?;
                 (opened.manifest, opened.files)
             }
             None => {
@@ -212,7 +216,9 @@ impl Driver<'_> {
         self.check_belongs(checkpoint, &manifest)?;
         self.check_volumes(checkpoint, &capture, &manifest)?;
         if checkpoint.scope == Scope::Full {
-            manifest.check_files(&image)?;
+            let bytes = manifest.files.iter().map(|file| file.bytes).sum();
+            let (files, place) = (manifest.clone(), image.clone());
+            self.actors.at_place(id, bytes, move || Ok(files.check_files(&place)))??;
         }
         Ok((manifest, image))
     }

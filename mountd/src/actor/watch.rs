@@ -3,7 +3,7 @@
 //! Asking a runtime costs a process; so what is looked at is the one process that stands for the sandbox, and the runtime is asked when
 //! that is gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,9 @@ struct Seen {
 impl Watch {
     /// Looks after every actor. What has to be done about one is done in the background: it may take long, and the others are not to wait.
     pub(crate) fn tick(&self, actors: &Arc<Actors>) {
+        let mut seen = HashSet::new();
         actors.look(|Attended { actor, settled, busy }| {
+            seen.insert(actor.id.clone());
             let runs = actor.document.operation.is_none() && actor.document.standing == Standing::Running;
             if *busy {
                 // Whoever works on it looks after it. What is left after that is left from then on.
@@ -48,12 +50,18 @@ impl Watch {
             self.left.lock().remove(&actor.id);
             self.looks_dead(actors, actor)
         });
+        self.left.lock().retain(|id, _| seen.contains(id));
     }
 
     /// Tells whether something has been left to be done for so long that it is worth another attempt.
     fn is_left(&self, actor: &Actor) -> bool {
         let mut left = self.left.lock();
-        left.entry(actor.id.clone()).or_insert_with(Instant::now).elapsed() >= AGAIN
+        let since = left.entry(actor.id.clone()).or_insert_with(Instant::now);
+        let is_due = since.elapsed() >= AGAIN;
+        if is_due {
+            *since = Instant::now();
+        }
+        is_due
     }
 
     fn looks_dead(&self, actors: &Actors, actor: &Actor) -> bool {

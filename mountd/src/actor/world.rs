@@ -55,9 +55,9 @@ pub(crate) trait World: Send + Sync {
     /// Returns the place for commits that a URL stands for.
     fn target(&self, location: &str) -> Result<Box<dyn Target>, ApiError>;
 
-    /// Returns how long a capture may be on its way to where it goes.
-    fn publish_limit(&self) -> Duration {
-        limits::PUBLISH
+    /// Returns how long the place that commits go to may take for so many bytes.
+    fn patience(&self, bytes: u64) -> Duration {
+        limits::place(bytes)
     }
 
     /// Does something for an actor while others go on.
@@ -201,10 +201,10 @@ pub(super) mod limits {
     pub(crate) fn resume() -> Deadline {
         Deadline::after(Duration::from_secs(30))
     }
-    /// Of a place that is somebody else's.
-    pub(crate) const PUBLISH: Duration = Duration::from_secs(300);
-    /// The same, where little is to be done.
-    pub(crate) const ASK_PLACE: Duration = Duration::from_secs(30);
+    /// Of the place that commits go to: with a megabyte a second it is slow, with less it hangs.
+    pub(crate) fn place(bytes: u64) -> Duration {
+        Duration::from_secs(30 + bytes / 1_000_000)
+    }
     pub(crate) fn start() -> Deadline {
         Deadline::after(Duration::from_secs(60))
     }

@@ -165,7 +165,6 @@ fn classify_actor(error: &ActorError) -> ExitClass {
         | ActorError::UnknownScope { .. }
         | ActorError::Widened { .. }
         | ActorError::NothingToCapture { .. }
-        | ActorError::NoRoom { .. }
         | ActorError::Unfit { .. }
         | ActorError::Mismatched { .. }
         | ActorError::NoTarget { .. }
@@ -175,8 +174,10 @@ fn classify_actor(error: &ActorError) -> ExitClass {
         | ActorError::Gone { .. } => ExitClass::Refused,
         ActorError::Damaged { .. } | ActorError::Unreadable { .. } => ExitClass::Integrity,
         ActorError::Runtime { source, .. } => classify_runtime(source),
-        ActorError::NotPublished { .. } => ExitClass::TimedOut,
-        ActorError::StillMounted { .. } | ActorError::Io { .. } => ExitClass::Failed,
+        ActorError::NoAnswer { .. } => ExitClass::TimedOut,
+        ActorError::NoRoom { .. } | ActorError::StillMounted { .. } | ActorError::Io { .. } => {
+            ExitClass::Failed
+        }
         ActorError::Publish { source, .. } => match source {
             TargetError::NotFound { .. } => ExitClass::NotFound,
             TargetError::Other { .. } => ExitClass::Conflict,

@@ -13,6 +13,7 @@ use durdir_fs::FsError;
 use durdir_fs::failpoint;
 use durdir_fs::fuse::Death;
 use durdir_fs::store::{Store, StoreError, StoreOptions};
+use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -101,9 +102,11 @@ pub(super) fn run(mut assignment: Assignment) -> Result<(), StartError> {
     if let Err(error) = &served
         && assignment.inheritance.predecessor != Predecessor::None
     {
-        // Programs are waiting on the mounts. Another worker may have more luck with its clients, and gets everything as this one did.
+        // Programs are waiting on the mounts. Another worker may have more luck with its clients, and gets everything as this one did. As after
+        // a kill: no request had a part in it.
         tracing::error!(error = one_line(error), "cannot serve clients: giving way to another worker");
-        std::process::abort();
+        nix::sys::signal::kill(Pid::this(), nix::sys::signal::Signal::SIGKILL)
+            .map_err(|errno| StartError::System { what: "end this worker", source: errno.into() })?;
     }
     put_away(&node);
     // Whoever still looks into the store is waited for: a process that ends while RocksDB is in use aborts. Calls that do

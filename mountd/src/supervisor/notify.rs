@@ -32,6 +32,8 @@ pub(super) struct Message {
     pub(super) ready: bool,
     pub(super) stopping: bool,
     pub(super) alive: bool,
+    /// It needs so many microseconds more to come to an end.
+    pub(super) more_time: Option<u64>,
     /// Ours: it may be replaced with little left to be read again.
     pub(super) prepared: bool,
     pub(super) status: Option<String>,
@@ -100,6 +102,7 @@ impl Message {
                 Some(("READY", "1")) => message.ready = true,
                 Some(("STOPPING", "1")) => message.stopping = true,
                 Some(("WATCHDOG", "1")) => message.alive = true,
+                Some(("EXTEND_TIMEOUT_USEC", micros)) => message.more_time = micros.parse().ok(),
                 Some(("FDSTORE", "1")) => message.store = true,
                 Some(("FDSTOREREMOVE", "1")) => message.remove = true,
                 Some(("FDNAME", name)) => message.name = Some(name.to_owned()),

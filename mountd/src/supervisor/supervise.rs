@@ -201,6 +201,10 @@ impl Supervisor {
             if let Some(status) = message.status {
                 worker.note_status(status);
             }
+            if let Some(micros) = message.more_time {
+                self.tell_outer(|outer| outer.more_time(Duration::from_micros(micros)));
+                continue;
+            }
             if message.ready && !worker.is_ready() {
                 worker.note_ready();
                 self.note_ready();

@@ -25,6 +25,7 @@
 
 mod at_rest;
 mod cut;
+mod memory;
 mod publish;
 mod running;
 mod undo;
@@ -40,6 +41,7 @@ use durdir_snapshot::Draft;
 
 use super::directory::{CaptureDirectory, failed};
 use super::driver::{Begun, CaptureChanges, Driver, Outcome, Request};
+use super::dropping::Reach;
 use super::error::ActorError;
 use super::image::{Storing, joined};
 use super::manifest::{Contents, Manifest, RuntimeVersion};
@@ -51,6 +53,7 @@ use super::world::limits;
 use crate::api::ApiError;
 use crate::runtime::{Runtime, Sandbox};
 use crate::template::Scope;
+use memory::memory_of;
 
 impl Actors {
     /// Captures an actor. `scope`: less than its template says.
@@ -158,13 +161,12 @@ impl Driver<'_> {
         Ok(version)
     }
 
-    /// Refuses where the memory of a sandbox would fill the disk of the store, and nobody could even delete anything any more. It is not
-    /// larger than what its process has in memory now.
+    /// Refuses where the memory of a sandbox would fill the disk of the store, and nobody could even delete anything any more.
     fn check_room_for_memory(&self, runtime: &dyn Runtime, sandbox: &Sandbox) -> Result<(), ApiError> {
         let pid = runtime.pid(sandbox).map_err(|error| self.runtime_error(error))?;
-        let resident = pid.and_then(resident_bytes).unwrap_or(0);
-        self.actors.store.check_room(resident).map_err(|error| match error {
-            FsError::NoSpace => ActorError::NoRoom { id: self.actor.id.clone(), bytes: resident }.into(),
+        let bytes = pid.and_then(memory_of).unwrap_or(0);
+        self.actors.store.check_room(bytes).map_err(|error| match error {
+            FsError::NoSpace => ActorError::NoRoom { id: self.actor.id.clone(), bytes }.into(),
             error => error.into(),
         })
     }
@@ -173,7 +175,7 @@ impl Driver<'_> {
     fn check_place(&self, capturing: &Capturing) -> Result<(), ApiError> {
         if capturing.kind.is_committed() && capturing.scope > Scope::None {
             let target = self.actors.world.target(&self.actor.recipe.location)?;
-            publish::at_place(capturing.id, limits::ASK_PLACE, move || target.check())?;
+            self.actors.at_place(capturing.id, 0, move || target.check())?;
         }
         Ok(())
     }
@@ -311,7 +313,7 @@ impl Driver<'_> {
         }
         if at_rest || self.actor.document.standing == Standing::Running {
             // Of one that was just brought to rest this is tidied up with the rest.
-            self.finish_dropping();
+            self.finish_dropping(Reach::Node);
         }
         Ok(outcome)
     }
@@ -362,29 +364,4 @@ fn standing_after(kind: CaptureKind) -> Option<Standing> {
 
 fn view_of(capturing: &Capturing, phases: Phases) -> CaptureView {
     CaptureView { id: capturing.id.to_string(), kind: capturing.kind, scope: capturing.scope, phases }
-}
-
-/// Returns how much of its own memory a process has in memory, shared or not; `None` if that cannot be told.
-fn resident_bytes(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field = |name: &str| -> Option<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix(" kB")?.parse().ok()
-    };
-    Some((field("RssAnon:")? + field("RssShmem:")?) * 1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_of_a_process_is_what_it_has_touched() {
-        let before = resident_bytes(std::process::id()).unwrap();
-        let touched = vec![1u8; 64 << 20];
-        let after = resident_bytes(std::process::id()).unwrap();
-        assert!(touched.iter().all(|byte| *byte == 1));
-        assert!(after >= before + (32 << 20), "{before} and {after}");
-        assert_eq!(resident_bytes(u32::MAX), None);
-    }
 }

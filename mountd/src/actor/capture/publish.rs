@@ -1,16 +1,12 @@
 //! Committed captures: to where they outlive their actor, and back from there.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use durdir_fs::ids::CaptureId;
 use durdir_fs::store::{Durability, Receipt};
-use durdir_snapshot::{Publication, Target, TargetError, read_small};
+use durdir_snapshot::{Publication, read_small};
 
 use crate::actor::directory::failed;
 use crate::actor::driver::Driver;
 use crate::actor::error::ActorError;
-use crate::actor::left_behind::within;
 use crate::actor::manifest::Manifest;
 use crate::actor::record::captured;
 use crate::actor::state::{CaptureKind, Capturing, Held};
@@ -31,10 +27,14 @@ impl Driver<'_> {
         let path = directory.manifest();
         let manifest = read_small(&path).map_err(|error| failed("read", &path, error))?;
         let files = Manifest::decode(id, &manifest, &capture.document.manifest)?.files;
+        let bytes = files.iter().map(|file| file.bytes).sum();
         let names: Vec<String> = files.into_iter().map(|file| file.name).collect();
         let published = self.publish_volumes(capturing)?;
         self.actors.world.step("actor.volumes-published");
-        self.bring(target, id, manifest, directory.image(), names)?;
+        let (called, files) = (id.to_string(), directory.image());
+        self.actors.at_place(id, bytes, move || {
+            target.publish(Publication { id: &called, manifest: &manifest, files: &files, names: &names })
+        })?;
         capture.document.location = Some(location);
         capture.snapshots = match capturing.kind {
             // It is what the actor goes on from, too.
@@ -46,23 +46,6 @@ impl Driver<'_> {
         }
         capture.document.published = published;
         self.change(vec![(id, Some(capture))], Durability::Disk, Receipt::none(), |_| {})
-    }
-
-    /// Brings the files of a capture to where it goes. An actor that is to be suspended is stopped meanwhile.
-    fn bring(
-        &self,
-        target: Box<dyn Target>,
-        id: CaptureId,
-        manifest: Vec<u8>,
-        files: PathBuf,
-        names: Vec<String>,
-    ) -> Result<(), ActorError> {
-        let called = id.to_string();
-        let publish = move || {
-            let publication = Publication { id: &called, manifest: &manifest, files: &files, names: &names };
-            target.publish(publication)
-        };
-        at_place(id, self.actors.world.publish_limit(), publish)
     }
 
     /// Makes the volumes that stand for a committed capture, and outlive its actor. O(1) each.
@@ -88,22 +71,6 @@ impl Driver<'_> {
         let mut published = self.cut(published_cut(capturing.id), &volumes)?;
         published.iter_mut().for_each(|held| held.owned = true);
         Ok(published)
-    }
-}
-
-/// Does something at the place that a capture goes to, which may hang.
-pub(super) fn at_place(
-    id: CaptureId,
-    limit: Duration,
-    work: impl FnOnce() -> Result<(), TargetError> + Send + 'static,
-) -> Result<(), ActorError> {
-    let done = within(limit, work).map_err(|source| ActorError::Publish {
-        id,
-        source: TargetError::Io { action: "begin to write to", path: PathBuf::from("its location"), source },
-    })?;
-    match done {
-        Some(done) => done.map_err(|source| ActorError::Publish { id, source }),
-        None => Err(ActorError::NotPublished { id, limit }),
     }
 }
 

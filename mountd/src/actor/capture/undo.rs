@@ -9,17 +9,13 @@ use std::path::Path;
 
 use durdir_fs::attr::Timestamp;
 use durdir_fs::store::{Durability, Receipt};
-use durdir_snapshot::Target;
-
-use super::publish::at_place;
 
 use crate::actor::driver::Driver;
+use crate::actor::dropping::Reach;
 use crate::actor::record::{Capture, CaptureDocument};
 use crate::actor::registry::Settled;
 use crate::actor::state::{CaptureStep, Capturing, Held, Standing};
-use crate::actor::world::limits;
 use crate::api::ApiError;
-use crate::exit::one_line;
 use crate::template::Scope;
 
 impl Driver<'_> {
@@ -52,18 +48,6 @@ impl Driver<'_> {
         let ended = self.go_on_after(image.as_deref())?;
         self.actors.world.step("actor.withdrawing");
         directory.remove()?;
-        if capturing.scope > Scope::None {
-            let (id, location) = (capturing.id.to_string(), &self.actor.recipe.location);
-            let withdraw = |target: Box<dyn Target>| {
-                let name = capturing.id.to_string();
-                Ok(at_place(capturing.id, limits::ASK_PLACE, move || target.withdraw(&name))?)
-            };
-            let withdrawn = self.actors.world.target(location).and_then(withdraw);
-            if let Err(error) = withdrawn {
-                let error = one_line(&error);
-                tracing::warn!(id, error, "what was published of a capture that failed stays");
-            }
-        }
         let made = capturing.cut.clone();
         self.leave(&capturing, made, ended)
     }
@@ -87,6 +71,8 @@ impl Driver<'_> {
         let (kind, scope) = (capturing.kind, capturing.scope);
         let mut document = CaptureDocument::of(&self.actor.id, kind, scope);
         (document.replaced, document.dropping) = (true, made);
+        let is_somewhere = capturing.step == CaptureStep::Withdraw && scope > Scope::None;
+        document.withdrawing = is_somewhere.then(|| self.actor.recipe.location.clone());
         let (id, created) = (capturing.id, Timestamp::now());
         let capture = Capture { id, created, snapshots: Vec::new(), document };
         self.change(vec![(id, Some(capture))], Durability::Disk, Receipt::none(), |actor| {
@@ -96,7 +82,7 @@ impl Driver<'_> {
             }
         })?;
         self.turn().settle(Settled::Yes);
-        self.finish_dropping();
+        self.finish_dropping(Reach::Places);
         Ok(())
     }
 }

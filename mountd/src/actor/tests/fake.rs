@@ -68,6 +68,8 @@ pub(super) enum Fault {
     FailAt(usize),
     /// The process dies.
     DieAt(usize),
+    /// Two things fail.
+    FailBothAt(usize, usize),
     /// Something fails, and over that the process dies.
     FailThenDieAt(usize, usize),
 }
@@ -197,16 +199,17 @@ impl Host {
         state.events.push(name);
         let number = state.events.len();
         let (fails, dies) = match state.fault {
-            Fault::None => (None, None),
-            Fault::FailAt(at) => (Some(at), None),
-            Fault::DieAt(at) => (None, Some(at)),
-            Fault::FailThenDieAt(fails, dies) => (Some(fails), Some(dies)),
+            Fault::None => (vec![], None),
+            Fault::FailAt(at) => (vec![at], None),
+            Fault::FailBothAt(one, other) => (vec![one, other], None),
+            Fault::DieAt(at) => (vec![], Some(at)),
+            Fault::FailThenDieAt(fails, dies) => (vec![fails], Some(dies)),
         };
         if dies == Some(number) {
             drop(state);
             std::panic::resume_unwind(Box::new(Death));
         }
-        if fails == Some(number) {
+        if fails.contains(&number) {
             let (program, action, detail) = ("fake".to_owned(), name.to_owned(), "no".to_owned());
             return Err(RuntimeError::Failed { program, action, detail });
         }
@@ -418,7 +421,7 @@ impl World for Host {
         Ok(Box::new(FakeTarget { host: self.clone(), inner: target_at(location)? }))
     }
 
-    fn publish_limit(&self) -> Duration {
+    fn patience(&self, _: u64) -> Duration {
         let hangs = self.0.state.lock().hanging.is_some();
         if hangs { Duration::from_millis(20) } else { Duration::from_secs(60) }
     }
@@ -447,6 +450,11 @@ struct FakeTarget {
 }
 
 impl FakeTarget {
+    fn hang(&self) {
+        let hanging = self.host.0.state.lock().hanging.clone();
+        drop(hanging.as_ref().map(|lock| lock.lock()));
+    }
+
     fn event(&self, name: &'static str) -> Result<(), TargetError> {
         let failed = |_| TargetError::Io {
             action: name,
@@ -470,8 +478,7 @@ impl Target for FakeTarget {
             std::fs::write(files.join("memory"), "half").unwrap();
         }
         self.event("target-publish")?;
-        let hanging = self.host.0.state.lock().hanging.clone();
-        drop(hanging.as_ref().map(|lock| lock.lock()));
+        self.hang();
         self.inner.publish(publication)?;
         drop(self.event("after"));
         Ok(())
@@ -483,6 +490,7 @@ impl Target for FakeTarget {
     }
 
     fn open(&self, id: &str) -> Result<Opened, TargetError> {
+        self.hang();
         self.inner.open(id)
     }
 }

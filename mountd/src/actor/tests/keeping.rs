@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::actor::ActorError;
+use crate::actor::registry::Claim;
+use crate::actor::state::OperationKind;
 use durdir_fs::FsError;
 use durdir_fs::store::{ActorChange, Durability};
 
@@ -337,7 +339,7 @@ fn a_place_that_hangs_keeps_nobody_stopped() {
     let hanging = node.host.hang_publications();
     let held = hanging.lock();
     let refused = node.ask("a", SUSPEND).unwrap_err();
-    assert!(matches!(refused, ApiError::Actor(ActorError::NotPublished { .. })), "{refused}");
+    assert!(matches!(refused, ApiError::Actor(ActorError::NoAnswer { .. })), "{refused}");
     node.check("given up");
     assert_eq!(node.standing(), Standing::Running);
     drop(held);
@@ -347,15 +349,67 @@ fn a_place_that_hangs_keeps_nobody_stopped() {
 fn nobody_captures_a_volume_of_which_a_snapshot_is_removed() {
     let node = full();
     let volume = node.actor().volumes[0];
-    let held = node.actors.hold_owners(&[volume, volume]).unwrap();
-    assert!(matches!(node.actors.hold_owners(&[volume]), Err(ActorError::Busy { .. })));
-    let asked = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| node.ask("a", PAUSE).map(drop));
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        assert!(!asked.is_finished() && node.standing() == Standing::Running);
-        drop(held);
-        asked.join().unwrap()
-    });
-    asked.unwrap();
+    let waits = |work: &(dyn Fn() + Sync)| {
+        let held = node.actors.hold_owners(&[volume, volume]).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(work);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!waiting.is_finished() && node.standing() == Standing::Running);
+            drop(held);
+        });
+    };
+    // What mountd does of itself is waited for, this way round too.
+    waits(&|| drop(node.actors.hold_owners(&[volume]).unwrap()));
+    waits(&|| drop(node.ask("a", PAUSE).unwrap()));
+    let asked = node.actors.take("a", OperationKind::Resume, Claim::First).unwrap();
+    let refused = node.actors.hold_owners(&[volume]).map(drop).unwrap_err();
+    assert!(matches!(refused, ActorError::Busy { doing: OperationKind::Resume, .. }), "{refused}");
+    drop(asked);
     assert!(node.actors.hold_owners(&[durdir_fs::ids::VolumeId(999)]).unwrap().is_empty());
+}
+
+#[test]
+fn what_a_place_did_not_give_back_is_taken_away_later() {
+    let (publish, withdraw) = {
+        let node = full();
+        node.host.plan(fake::Fault::FailAt(number_of(&full(), "target-publish")));
+        node.ask("a", SUSPEND).unwrap_err();
+        let events = node.host.events();
+        let number = |name| 1 + events.iter().position(|event| *event == name).unwrap();
+        (number("target-publish"), number("target-withdraw"))
+    };
+    let mut node = full();
+    let commits = node.dir.path().join("commits");
+    node.host.leave_half_published(&commits);
+    node.host.plan(fake::Fault::FailBothAt(publish, withdraw));
+    node.ask("a", SUSPEND).unwrap_err();
+    let left = || std::fs::read_dir(&commits).unwrap().count();
+    assert_eq!((node.standing(), left()), (Standing::Running, 1));
+    // Nothing that needs no commits waits for that.
+    node.host.calm();
+    node.ask("a", PAUSE).unwrap();
+    assert_eq!(left(), 1);
+    node.restart();
+    node.check("taken away");
+    assert_eq!(left(), 0);
+}
+
+/// Returns the number of an event of a suspend.
+fn number_of(node: &Node, event: &str) -> usize {
+    node.host.calm();
+    node.ask("a", SUSPEND).unwrap();
+    1 + node.host.events().iter().position(|name| *name == event).unwrap()
+}
+
+#[test]
+fn a_place_that_hangs_keeps_no_turn() {
+    let node = full();
+    node.ask("a", SUSPEND).unwrap();
+    let hanging = node.host.hang_publications();
+    let held = hanging.lock();
+    let refused = node.ask("a", Ask::Resume).unwrap_err();
+    assert!(matches!(refused, ApiError::Actor(ActorError::NoAnswer { .. })), "{refused}");
+    drop(held);
+    node.ask("a", Ask::Resume).unwrap();
+    node.check("it answers again");
 }
