@@ -16,6 +16,7 @@
 //! # Invariants
 //! - A guest's write to a volume is a write on the host's mount before the guest is answered; see `virtiofsd.rs`.
 //! - A paused machine's processors are stopped, and what its devices had begun is done.
+//! - A machine goes on only once no memory of it is being written.
 //!
 //! # Crash consistency
 //! QEMU and virtiofsd are nobody's children, and carry the sandbox's directory in their environment. `pid`, `qmp.sock` and
@@ -292,16 +293,35 @@ fn await_transfer(qmp: &mut Qmp, action: &str, deadline: Deadline) -> Result<(),
 /// Ends the writing of memory that is not wanted any more. The machine stays paused.
 fn cancel(sandbox: &Sandbox) {
     let deadline = Deadline::after(CLEAN_UP);
-    let cancelled = Qmp::open(sandbox, SECOND_MONITOR, deadline).and_then(|mut qmp| {
-        qmp.execute("migrate_cancel", json!({}))?;
-        match await_transfer(&mut qmp, "migrate_cancel", deadline) {
-            // `cancelled` is told as one.
-            Ok(()) | Err(RuntimeError::Failed { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
-    });
+    let cancelled =
+        Qmp::open(sandbox, SECOND_MONITOR, deadline).and_then(|mut qmp| end_save(&mut qmp, deadline));
     if let Err(error) = cancelled {
+        // Whoever lets the machine go on has to end it first.
         tracing::warn!(%error, sandbox = sandbox.id, "saving memory could not be cancelled");
+    }
+}
+
+/// Makes sure that no memory is being written, also for a worker that died since: QEMU goes on without it, and would stop the machine
+/// once more when it is done.
+fn end_save(qmp: &mut Qmp, deadline: Deadline) -> Result<(), RuntimeError> {
+    loop {
+        let transfer = qmp.execute("query-migrate", json!({}))?;
+        let is_over = match transfer.get("status").and_then(Value::as_str) {
+            // What is completed has still to be taken note of.
+            None | Some("none" | "completed" | "failed" | "cancelled") => {
+                let status = qmp.execute("query-status", json!({}))?;
+                status.get("status").and_then(Value::as_str) != Some("finish-migrate")
+            }
+            Some("cancelling") => false,
+            Some(_) => {
+                qmp.execute("migrate_cancel", json!({}))?;
+                false
+            }
+        };
+        if is_over {
+            return Ok(());
+        }
+        thread::sleep(LOOK.min(deadline.left()));
     }
 }
 
@@ -315,8 +335,12 @@ fn load(sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), Runti
 
 /// Has the machine stop or go on. That it does already is no error.
 fn change(sandbox: &Sandbox, command: &str, deadline: Deadline) -> Result<(), RuntimeError> {
-    let changed =
-        Qmp::open(sandbox, MONITOR, deadline).and_then(|mut qmp| qmp.execute(command, json!({})).map(drop));
+    let changed = Qmp::open(sandbox, MONITOR, deadline).and_then(|mut qmp| {
+        if command == "cont" {
+            end_save(&mut qmp, deadline)?;
+        }
+        qmp.execute(command, json!({})).map(drop)
+    });
     if changed.is_err()
         && let SandboxState::Exited { container, status } = Qemu.state(sandbox, deadline)?
     {

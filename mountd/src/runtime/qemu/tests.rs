@@ -114,3 +114,33 @@ fn the_accelerator_that_is_chosen_by_itself_is_remembered() {
     assert_eq!(choose(&fixture.sandbox), chosen);
     assert!(started.elapsed() < Duration::from_millis(500), "it was tried once more");
 }
+
+/// Returns what QEMU says of its migration.
+fn migration(qmp: &mut Qmp) -> String {
+    let status = qmp.execute("query-migrate", json!({})).unwrap();
+    status.get("status").and_then(Value::as_str).unwrap_or("none").to_owned()
+}
+
+/// A save belongs to QEMU, not to the worker that began it, and would stop the machine once more when it is over.
+#[test]
+fn a_save_whose_worker_died_does_not_stop_the_machine_that_was_resumed() {
+    let fixture = Fixture::new(&Qemu, Network::None, machine());
+    fixture.create();
+    fixture.start();
+    fixture.assert_running("log");
+    fixture.pause();
+    let mut qmp = Qmp::open(&fixture.sandbox, MONITOR, soon()).unwrap();
+    qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20 })).unwrap();
+    let path = fixture.image("image").join(MEMORY);
+    qmp.execute("migrate", json!({ "channels": [channel(&path)] })).unwrap();
+    eventually("memory is written", || (migration(&mut qmp) == "active").then_some(()));
+    drop(qmp);
+    fixture.resume();
+    let mut qmp = Qmp::open(&fixture.sandbox, MONITOR, soon()).unwrap();
+    qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 40 })).unwrap();
+    eventually("the save is over", || {
+        ["none", "completed", "failed", "cancelled"].contains(&&*migration(&mut qmp)).then_some(())
+    });
+    drop(qmp);
+    fixture.assert_running("log");
+}
