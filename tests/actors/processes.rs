@@ -9,6 +9,10 @@ use serde_json::json;
 use super::agent::LIMIT;
 
 fn process(store: &Store, mount_path: &std::path::Path, command: &str) {
+    named_process(store, "p", mount_path, command);
+}
+
+fn named_process(store: &Store, id: &str, mount_path: &std::path::Path, command: &str) {
     let template = json!({
         "volumes": [{"name": "home", "durableDir": {}}],
         "containers": [{
@@ -25,7 +29,7 @@ fn process(store: &Store, mount_path: &std::path::Path, command: &str) {
     });
     let file = store.side_dir().join("job.json");
     fs::write(&file, template.to_string()).unwrap();
-    store.ok(["actor", "create", "-f", file.to_str().unwrap(), "--id", "p"]);
+    store.ok(["actor", "create", "-f", file.to_str().unwrap(), "--id", id]);
 }
 
 fn lines(store: &Store) -> usize {
@@ -93,4 +97,29 @@ fn a_process_that_ends_is_seen_to_have_ended() {
     store.refused(4, ["actor", "pause", "p"]);
     store.ok(["actor", "start", "p"]);
     store.ok(["actor", "rm", "p"]);
+}
+
+/// A container has mounts of its own, which are made from the host's.
+#[test]
+fn a_container_holds_nothing_that_is_mounted_elsewhere() {
+    let store = Store::new();
+    let home = store.side_dir();
+    let command = format!("while :; do echo line >> {}/log; sleep 0.01; done", home.display());
+    process(&store, &home, &command);
+    store.ok(["actor", "start", "p"]);
+    let other_home = store.side_dir();
+    named_process(&store, "other", &other_home, "while :; do sleep 1; done");
+    // With a name that the kernel has to write otherwise.
+    store.create_volume("plain");
+    let place = store.side_dir().join("a b%s\\1");
+    fs::create_dir(&place).unwrap();
+    store.ok(["mount", "plain", place.to_str().unwrap()]);
+    store.ok(["actor", "start", "other"]);
+    store.ok(["umount", place.to_str().unwrap()]);
+    store.ok(["actor", "pause", "p"]);
+    store.ok(["actor", "resume", "p"]);
+    let before = lines(&store);
+    eventually("it writes on", LIMIT, || (lines(&store) > before).then_some(()));
+    store.ok(["actor", "rm", "p"]);
+    store.ok(["actor", "rm", "other"]);
 }

@@ -62,6 +62,7 @@ inside() {
         shift 2
         count=$((count - 1))
     done
+    leave_host
     # The words that are left are rotated: M of them are the environment, which comes first, then what drops powers, then the command.
     count=$1
     shift
@@ -76,7 +77,7 @@ inside() {
         set -- "$@" "$word"
         i=$((i + 1))
     done
-    : >"$state/entered"
+    : >"${ours%/root}/entered"
     exec env -i "$@"
 }
 
@@ -87,6 +88,42 @@ plain() {
         exit 1
     fi
     mkdir -p ".$1"
+}
+
+# Lets go of the host's mounts, which were copied with the namespace: what is mounted in one stays in use as long as any copy is there.
+# What the last steps need stays: where tools and their libraries are, and what is around our own.
+leave_host() {
+    ours=${root%/merged}
+    before=
+    while foreign=$(foreign_mounts) && [ -n "$foreign" ]; do
+        if [ "$foreign" = "$before" ]; then
+            echo "mounts of the host do not go away: $foreign: $said" >&2
+            exit 1
+        fi
+        before=$foreign
+        # One that is below another goes with it, and is not found any more.
+        said=$(eval "umount -l -i -- $foreign" 2>&1) || :
+    done
+}
+
+# Lists them, quoted for the shell. The kernel writes some characters in octal.
+foreign_mounts() {
+    while read -r _ _ _ _ place _; do
+        case $place in
+            / | /proc | /bin | /sbin | /lib | /lib32 | /lib64 | /libx32 | /nix | /nix/store | /gnu | /gnu/store) continue ;;
+            /usr | /usr/bin | /usr/sbin | /usr/lib | /usr/lib32 | /usr/lib64 | /usr/libx32) continue ;;
+            "$ours" | "$ours"/*) continue ;;
+            *\\*)
+                # shellcheck disable=SC2059 # It is a format.
+                place=$(printf "$(printf %s "$place" | sed 's/%/%%/g')")
+                ;;
+        esac
+        for kept in "$ours" "$setpriv" "$unshare"; do
+            case $kept in "$place"/*) continue 2 ;; esac
+        done
+        case $place in *\'*) place=$(printf %s "$place" | sed "s/'/'\\\\''/g") ;; esac
+        printf "'%s' " "$place"
+    done </proc/self/mountinfo
 }
 
 # Powers over the host that a namespace does not contain.
