@@ -78,7 +78,8 @@ inside() {
         i=$((i + 1))
     done
     : >"${ours%/root}/entered"
-    exec env -i "$@"
+    # Names of variables may begin as options do.
+    exec env -i -- "$@"
 }
 
 # Makes a directory of the root, and refuses if a symbolic link would lead out of it.

@@ -84,6 +84,21 @@ fn a_program_finds_its_arguments_environment_directory_and_user() {
 }
 
 #[test]
+fn a_variable_may_have_the_name_of_an_option() {
+    let (status, said) = run_as((0, 0), "", |fixture| {
+        let container = &mut fixture.sandbox.containers[0];
+        // A shell would drop such names. It is not found but in the template's root.
+        container.command = ["/bin/busybox", "env"].map(str::to_owned).into();
+        let named = [("--chdir", "/tmp"), ("-u", "PATH"), ("--", "x")];
+        container.env.splice(0..0, named.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    });
+    assert_eq!(status, Some(0), "{said}");
+    for line in ["--chdir=/tmp", "-u=PATH", "--=x", "PATH=/bin"] {
+        assert!(said.lines().any(|said| said == line), "{line} in {said}");
+    }
+}
+
+#[test]
 fn the_superuser_inside_has_no_power_over_the_host() {
     let script = "busybox mount -t tmpfs x /tmp && exit 1
         busybox mknod /tmp/disk b 8 0 && exit 2
