@@ -14,5 +14,6 @@ mod machines;
 mod pairing;
 mod processes;
 mod refusals;
+mod shims;
 mod steps;
 mod times;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use durdir_tests::support::*;
 
-use super::agent::Agent;
+use super::agent::{Agent, template};
+use super::shims;
 
 /// The largest file of a memory image.
 fn image_of(capture: &Path) -> PathBuf {
@@ -105,4 +106,31 @@ fn nobody_else_sees_what_an_actor_leaves_on_the_disk() {
     }
     let manifest = fs::metadata(captures.join("manifest.json")).unwrap();
     assert_eq!(manifest.permissions().mode() & 0o777, 0o600);
+}
+
+/// A package is upgraded under a sandbox that runs on: what saves it is the old version, and what asks for it the new one.
+#[test]
+fn memory_is_not_saved_by_two_versions_of_a_runtime() {
+    let side = tempfile::tempdir().unwrap();
+    let version = side.path().join("version");
+    fs::write(&version, "runsc version one\n").unwrap();
+    let script = format!("[ \"$1\" != --version ] || exec cat {}\nexec $REAL \"$@\"\n", version.display());
+    let store = shims::store_with(&[("runsc", script)]);
+    let agent = Agent::created_from(store, |commits| template(commits, "Full", "Data")).started();
+    fs::write(&version, "runsc version two\n").unwrap();
+    let complaint = agent.store.refused(5, ["actor", "pause", "a"]);
+    assert!(complaint.contains("runs on version one") && complaint.contains("version two"), "{complaint}");
+    assert!(complaint.contains("scope Data"), "{complaint}");
+    assert_eq!(agent.state(), "running");
+    agent.works();
+    agent.ask_with("pause", &["--scope", "Data"]);
+    agent.ask("resume");
+    agent.works();
+    // Of the new one.
+    agent.ask("pause");
+    let manifest = fs::read_to_string(agent.capture_files().join("manifest.json")).unwrap();
+    assert!(manifest.contains("\"two\""), "{manifest}");
+    agent.ask("resume");
+    agent.works();
+    agent.check();
 }

@@ -258,6 +258,7 @@ pub(super) fn whole_life(runtime: &dyn Runtime, machine: Machine, memory: bool) 
     }
 
     if memory {
+        assert_eq!(runtime.version_of(&fixture.sandbox, soon()).unwrap(), abilities.version);
         saves_and_goes_on(&fixture);
     } else {
         let error = runtime.check_save(&fixture.sandbox).unwrap_err();

@@ -40,6 +40,7 @@ mod qemu;
 pub(crate) mod readiness;
 mod remembered;
 mod sandbox;
+mod version;
 mod virtiofsd;
 
 use std::path::Path;
@@ -53,7 +54,7 @@ pub(crate) use sandbox::{Accelerator, Container, Machine, Network, Sandbox, Volu
 /// What a runtime can do here, as found by asking it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Abilities {
-    /// The version that a memory image is bound to, as the runtime itself reports it.
+    /// The version that is installed, as the runtime itself reports it: new sandboxes run on it.
     pub(crate) version: String,
     /// Whether it can save the memory of a sandbox and go on from it.
     pub(crate) memory: bool,
@@ -108,6 +109,10 @@ pub(crate) trait Runtime: Send + Sync {
     /// Checks that the memory of this sandbox could be saved, as far as that can be told without pausing it: not every runtime can,
     /// and some not with every setting.
     fn check_save(&self, sandbox: &Sandbox) -> Result<(), RuntimeError>;
+
+    /// Returns the version of the runtime that this sandbox runs on: the one that its memory is saved by, and bound to. An upgrade
+    /// since may have installed another.
+    fn version_of(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<String, RuntimeError>;
 
     /// Makes the sandbox. Its volumes are mounted already. Remains of an earlier attempt are taken away first.
     fn create(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError>;

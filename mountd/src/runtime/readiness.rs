@@ -155,6 +155,9 @@ mod tests {
         fn check_save(&self, _: &Sandbox) -> Result<(), RuntimeError> {
             unreachable!()
         }
+        fn version_of(&self, _: &Sandbox, _: Deadline) -> Result<String, RuntimeError> {
+            unreachable!()
+        }
         fn create(&self, _: &Sandbox, _: Deadline) -> Result<(), RuntimeError> {
             unreachable!()
         }

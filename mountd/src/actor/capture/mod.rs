@@ -150,15 +150,18 @@ impl Driver<'_> {
     /// Checks what can be checked before the sandbox is paused. Returns what is going to save its memory, if anything is.
     fn check_running(&self, capturing: &Capturing) -> Result<Option<RuntimeVersion>, ApiError> {
         let (runtime, sandbox) = (self.runtime()?, self.sandbox());
-        let mut version = None;
+        self.check_alive()?;
+        let mut saved_by = None;
         if capturing.scope == Scope::Full {
-            runtime.check_save(&sandbox).map_err(|error| self.runtime_error(error))?;
-            version = Some(self.runtime_version()?);
+            let failed = |error| self.runtime_error(error);
+            runtime.check_save(&sandbox).map_err(failed)?;
+            // Not the one that is installed: an upgrade may have come since the sandbox was made.
+            let version = runtime.version_of(&sandbox, limits::probe()).map_err(failed)?;
+            saved_by = Some(RuntimeVersion { name: runtime.name().to_owned(), version });
             self.check_room_for_memory(&*runtime, &sandbox)?;
         }
         self.check_place(capturing)?;
-        self.check_alive()?;
-        Ok(version)
+        Ok(saved_by)
     }
 
     /// Refuses where the memory of a sandbox would fill the disk of the store, and nobody could even delete anything any more.

@@ -279,6 +279,10 @@ impl Runtime for Host {
         self.event("check-save")
     }
 
+    fn version_of(&self, _: &Sandbox, _: Deadline) -> Result<String, RuntimeError> {
+        Ok(self.0.state.lock().version.clone())
+    }
+
     fn create(&self, sandbox: &Sandbox, _: Deadline) -> Result<(), RuntimeError> {
         self.act("create", |state| {
             let fake = Fake { state: SandboxState::Created, counter: 0, sources: sources(sandbox) };

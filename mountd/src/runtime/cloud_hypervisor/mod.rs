@@ -6,6 +6,7 @@
 //!     initramfs         the template's, and what the guest is told (`guest.rs`)
 //!     api.sock          the monitor
 //!     vN.sock           volume N's virtiofsd
+//!     version           of the monitor that it was made by
 //!     boot              in which run of the host it was made
 //!     restore/          the image that is restored, with paths of this sandbox
 //!     restoring         a restore was begun and is not over
@@ -33,7 +34,7 @@ use super::processes::{self, Mark};
 use super::program::{Tool, start_in_background};
 use super::{
     Abilities, Accelerator, AfterSave, Connection, Deadline, Network, Runtime, RuntimeError, Sandbox,
-    SandboxState, guest, virtiofsd,
+    SandboxState, guest, version, virtiofsd,
 };
 
 /// The driver.
@@ -75,6 +76,7 @@ impl CloudHypervisor {
     fn launch(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
         let initramfs = sandbox.machine.initramfs.clone();
         let initramfs = initramfs.ok_or_else(|| refused("initramfs", "a machine needs one"))?;
+        version::note(sandbox, &self.probe(deadline)?.version)?;
         let target = sandbox.directory.join(INITRAMFS);
         guest::write_initramfs(sandbox, only_container(sandbox)?, &initramfs, "", &target)?;
         virtiofsd::start(sandbox, deadline)?;
@@ -169,6 +171,10 @@ impl Runtime for CloudHypervisor {
         Ok(())
     }
 
+    fn version_of(&self, sandbox: &Sandbox, _deadline: Deadline) -> Result<String, RuntimeError> {
+        version::noted(sandbox, NAME)
+    }
+
     fn create(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
         self.kill(sandbox, deadline)?;
         self.launch(sandbox, deadline)?;
@@ -202,6 +208,7 @@ impl Runtime for CloudHypervisor {
 
     fn kill(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
         machine::end(sandbox, &[MONITOR, INITRAMFS], deadline)?;
+        version::forget(sandbox)?;
         files::remove_tree(&sandbox.directory.join("restore"))
     }
 

@@ -8,6 +8,7 @@
 //!     roots/NAME/     where runsc sees its root, see `root.rs`
 //!     pid             the sandbox's process on the host
 //!     runsc.log       what runsc says that has no reader
+//!     version         of the runsc that it was made by
 //!     pausing         a pause was begun and may not be over
 //!     restoring       a restore was begun and is not over
 //!     network         see `link.rs`
@@ -45,7 +46,7 @@ use super::program::{await_one, readable};
 use super::remembered::Remembered;
 use super::{
     Abilities, AfterSave, Connection, Container, Deadline, Network, Runtime, RuntimeError, Sandbox,
-    SandboxState, processes,
+    SandboxState, processes, version,
 };
 
 /// The driver.
@@ -77,15 +78,25 @@ impl Runtime for GVisor {
     }
 
     fn check_save(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
-        if sandbox.network != Network::Host {
-            return Ok(());
+        let unsupported = |why| Err(RuntimeError::Unsupported { runtime: NAME, what: "save memory", why });
+        if sandbox.network == Network::Host {
+            let why = "sockets of the host's network are not the sandbox's to save; give it a network of its own, or none";
+            return unsupported(why.to_owned());
         }
-        Err(RuntimeError::Unsupported {
-            runtime: NAME,
-            what: "save memory",
-            why: "sockets of the host's network are not the sandbox's to save; give it a network of its own, or none"
-                .to_owned(),
-        })
+        let deadline = Deadline::after(QUESTION);
+        let (running, installed) = (self.version_of(sandbox, deadline)?, self.probe(deadline)?.version);
+        if running != installed {
+            // The one that is installed would ask the one that runs to save, and no version of gVisor is made for that.
+            return unsupported(format!(
+                "the sandbox runs on version {running}, and version {installed} was installed since; capture with scope \
+                 Data, or install version {running} again"
+            ));
+        }
+        Ok(())
+    }
+
+    fn version_of(&self, sandbox: &Sandbox, _deadline: Deadline) -> Result<String, RuntimeError> {
+        version::noted(sandbox, NAME)
     }
 
     fn create(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
@@ -176,6 +187,7 @@ impl Runtime for GVisor {
             files::remove_tree(&path)?;
         }
         root::remove(sandbox)?;
+        version::forget(sandbox)?;
         files::remove(&pausing(sandbox))?;
         files::remove(&runsc.pid_file())
     }
@@ -256,6 +268,9 @@ const WITHOUT_A_NAME: &str = "deleted and invalidated dentries";
 /// How long what is to be cleaned up after a failure may take, whatever was left of the call's own time.
 const CLEAN_UP: Duration = Duration::from_secs(10);
 
+/// How long a question may take that has no deadline of its own.
+const QUESTION: Duration = Duration::from_secs(10);
+
 fn needs_rootfs(container: &Container) -> RuntimeError {
     refused(
         format!("containers.{}.rootfs", container.name),
@@ -282,6 +297,7 @@ fn bundles(sandbox: &Sandbox) -> PathBuf {
 
 /// Writes all bundles, and makes the network. The order is that of the template, in which runsc needs them as well.
 fn prepare(sandbox: &Sandbox, deadline: Deadline) -> Result<Vec<(&Container, PathBuf)>, RuntimeError> {
+    version::note(sandbox, &GVisor.probe(deadline)?.version)?;
     let reach = match sandbox.network {
         Network::None => Some(Reach::Itself),
         Network::Own => Some(Reach::Host),

@@ -114,6 +114,10 @@ impl Runtime for Process {
         Err(no_memory())
     }
 
+    fn version_of(&self, _sandbox: &Sandbox, _deadline: Deadline) -> Result<String, RuntimeError> {
+        Err(no_memory())
+    }
+
     fn create(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
         self.kill(sandbox, deadline)?;
         match sandbox.network {

@@ -122,6 +122,15 @@ impl Runtime for Qemu {
         Ok(())
     }
 
+    fn version_of(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<String, RuntimeError> {
+        let version = Qmp::open(sandbox, SECOND_MONITOR, deadline)?.execute("query-version", json!({}))?;
+        let number = |name| version.get("qemu").and_then(|qemu| qemu.get(name)).and_then(Value::as_u64);
+        match (number("major"), number("minor"), number("micro")) {
+            (Some(major), Some(minor), Some(micro)) => Ok(format!("{major}.{minor}.{micro}")),
+            _ => Err(failed("query-version", format!("{version} is no version"))),
+        }
+    }
+
     fn create(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
         self.kill(sandbox, deadline)?;
         let kind = accelerator::choose(sandbox, &kernel(sandbox)?, deadline)?;
