@@ -7,7 +7,8 @@ use std::process::Command;
 use durdir_tests::support::*;
 use serde_json::Value;
 
-use super::agent::{Agent, LIMIT};
+use super::agent::{Agent, LIMIT, template};
+use super::shims;
 
 /// An actor whose worker dies at a step, and whose store cannot be opened from then on.
 struct Forsaken {
@@ -129,5 +130,42 @@ fn nothing_is_let_go_on_while_a_worker_has_the_store() {
     let agent = Agent::running("Full", "Full");
     let thawed = run(&mut agent.store.mountd(["--thaw"]), LIMIT);
     assert_eq!(thawed.status.code(), Some(4), "{thawed}");
+    agent.works();
+}
+
+/// runsc notes a pause after gVisor has paused, and may be killed in between.
+#[test]
+fn a_pause_that_was_not_noted_leaves_no_frozen_actor() {
+    let side = tempfile::tempdir().unwrap();
+    let switch = side.path().join("on");
+    let script = format!(
+        "SIDE={}
+for word; do case $word in --root=*) root=${{word#--root=}} ;; pause) pause=yes ;; esac; done
+if [ -n \"$pause\" ] && rm \"$SIDE/on\" 2>/dev/null; then
+    cp \"$root\"/*.state \"$SIDE\"
+    $REAL \"$@\"
+    cp \"$SIDE\"/*.state \"$root\"
+    kill -KILL $$
+fi
+exec $REAL \"$@\"
+",
+        side.path().display()
+    );
+    let store = shims::store_with(&[("runsc", script)]);
+    for alarm in ["does not go on", "an actor has ended", "signal: 9"] {
+        store.expect_alarm(alarm);
+    }
+    let agent = Agent::created_from(store, |commits| template(commits, "Data", "Data")).started();
+    fs::write(&switch, "").unwrap();
+    let paused = agent.store.durdir(["actor", "pause", "a"]);
+    assert!(!switch.exists() && !paused.status.success());
+    let before = agent.written();
+    eventually("it writes on, or has ended", LIMIT, || {
+        (agent.state() == "exited" || agent.written() > before + 5).then_some(())
+    });
+    // It is not in the way of what comes next.
+    if agent.state() == "exited" {
+        agent.ask("start");
+    }
     agent.works();
 }

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - What is waited for is over when the call returns: ended by itself, or killed and buried. The exception is what must not be cut off
-//!   in the middle, see [`Tool::output_or_leave`].
+//!   in the middle, see [`Tool::finish_or_leave`].
 //! - What runs in the background is nobody's child, so it outlives a worker and leaves no zombie behind. It carries [`VARIABLE`] in its
 //!   environment, by which [`super::processes`] finds it again.
 
@@ -11,6 +11,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -97,26 +98,23 @@ impl Tool {
             io::ErrorKind::NotFound => self.missing(),
             _ => at("start", Path::new(self.name))(source),
         })?;
-        let waited = wait(child, deadline, late);
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from);
+        let waited = wait(child, process, deadline, late);
         waited.map_err(at("wait for", Path::new(self.name)))?.ok_or_else(|| RuntimeError::TimedOut {
             program: self.name.to_owned(),
             action: action.to_owned(),
         })
     }
 
-    /// Runs a command of it that must not be cut off in the middle: when the deadline passes, it goes on by itself.
-    pub(super) fn output_or_leave(
+    /// Runs a command of it that must not be cut off in the middle: when the deadline passes, it goes on by itself. What comes of it is
+    /// not known where an error is returned, nor where it was killed.
+    pub(super) fn finish_or_leave(
         &self,
         command: &mut Command,
         action: &str,
         deadline: Deadline,
-    ) -> Result<(), RuntimeError> {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let finished = self.run(command, action, deadline, Late::Leave)?;
-        if finished.status.success() {
-            return Ok(());
-        }
-        Err(self.failed(action, &finished.stderr, finished.status))
+    ) -> Result<Finished, RuntimeError> {
+        self.run(command.stdout(Stdio::piped()).stderr(Stdio::piped()), action, deadline, Late::Leave)
     }
 
     /// Runs a command of it to its end, and returns what it printed. Anything but success is an error.
@@ -185,13 +183,33 @@ enum Late {
     Leave,
 }
 
-/// Waits for a child and reads what it says. Returns `None` when the deadline passes.
-///
-/// What it started may hold its pipes open for longer than it lives: its own end is what counts.
-fn wait(mut child: Child, deadline: Deadline, late: Late) -> io::Result<Option<Finished>> {
-    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+/// Waits for a child and reads what it says. Returns `None` when the deadline passes. One that cannot be waited for is killed: nobody may
+/// go on without it being known.
+fn wait(
+    mut child: Child,
+    process: io::Result<OwnedFd>,
+    deadline: Deadline,
+    late: Late,
+) -> io::Result<Option<Finished>> {
     let mut pipes = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)]
         .map(|pipe| Pipe { open: pipe.map(File::from), read: Vec::new() });
+    let ended = process.and_then(|process| await_end(&process, &mut pipes, deadline));
+    match ended {
+        Ok(true) => {
+            let status = child.wait()?;
+            let [stdout, stderr] = pipes.map(|pipe| pipe.read);
+            Ok(Some(Finished { status, stdout, stderr }))
+        }
+        Ok(false) if late == Late::Leave => bury_later(child, pipes).map(|()| None),
+        Ok(false) => end(child).map(|()| None),
+        Err(error) => end(child).and(Err(error)),
+    }
+}
+
+/// Reads what a child says until it ends. `false` if it does not before the deadline.
+///
+/// What it started may hold its pipes open for longer than it lives: its own end is what counts.
+fn await_end(process: &OwnedFd, pipes: &mut [Pipe; 2], deadline: Deadline) -> io::Result<bool> {
     for pipe in pipes.iter().filter_map(|pipe| pipe.open.as_ref()) {
         ioctl_fionbio(pipe, true)?;
     }
@@ -199,31 +217,40 @@ fn wait(mut child: Child, deadline: Deadline, late: Late) -> io::Result<Option<F
         let ended = {
             let mut events: Vec<_> =
                 pipes.iter().filter_map(|pipe| pipe.open.as_ref()).map(readable).collect();
-            events.push(readable(&process));
-            if await_one(&mut events, deadline)? {
-                events.last().is_some_and(|process| !process.revents().is_empty())
-            } else if late == Late::Kill {
-                child.kill()?;
-                child.wait()?;
-                return Ok(None);
-            } else {
-                // Its pipes are kept open: what it says last must not kill it.
-                thread::Builder::new().name("bury".to_owned()).spawn(move || {
-                    let status = child.wait();
-                    drop(pipes);
-                    tracing::debug!(?status, "a program has ended after its deadline");
-                })?;
-                return Ok(None);
+            events.push(readable(process));
+            if !await_one(&mut events, deadline)? {
+                return Ok(false);
             }
+            events.last().is_some_and(|process| !process.revents().is_empty())
         };
-        for pipe in &mut pipes {
+        for pipe in pipes.iter_mut() {
             pipe.drain()?;
         }
         if ended {
-            let status = child.wait()?;
-            let [stdout, stderr] = pipes.map(|pipe| pipe.read);
-            return Ok(Some(Finished { status, stdout, stderr }));
+            return Ok(true);
         }
+    }
+}
+
+fn end(mut child: Child) -> io::Result<()> {
+    child.kill()?;
+    child.wait().map(drop)
+}
+
+/// Has a child that goes on waited for. Its pipes are kept open meanwhile: what it says last must not kill it.
+fn bury_later(child: Child, pipes: [Pipe; 2]) -> io::Result<()> {
+    // Handed over once the thread is there: with a thread that is not, it would be lost.
+    let (give, take) = mpsc::channel::<(Child, [Pipe; 2])>();
+    let bury = move || {
+        if let Ok((mut child, pipes)) = take.recv() {
+            let status = child.wait();
+            drop(pipes);
+            tracing::debug!(?status, "a program has ended after its deadline");
+        }
+    };
+    match thread::Builder::new().name("bury".to_owned()).spawn(bury) {
+        Ok(_) => give.send((child, pipes)).map_err(io::Error::other),
+        Err(error) => end(child).and(Err(error)),
     }
 }
 
@@ -310,6 +337,32 @@ mod tests {
         let error = SH.output(&mut sh("exec sleep 60"), "wait", Deadline::after(Duration::from_millis(50)));
         assert!(matches!(error, Err(RuntimeError::TimedOut { .. })), "{error:?}");
         assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn what_cannot_be_waited_for_is_killed() {
+        for late in [Late::Kill, Late::Leave] {
+            let child = sh("exec sleep 60").spawn().unwrap();
+            let held = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+            let lost = Err(io::Error::from(rustix::io::Errno::MFILE));
+            wait(child, lost, soon(), late).unwrap_err();
+            assert!(await_one(&mut [readable(&held)], Deadline::after(Duration::ZERO)).unwrap(), "{late:?}");
+        }
+    }
+
+    #[test]
+    fn what_must_not_be_cut_off_goes_on_after_its_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = dir.path().join("made");
+        let mut command = sh("sleep 0.2; echo said; : >\"$1\"");
+        command.arg("sh").arg(&made);
+        let late = SH.finish_or_leave(&mut command, "wait", Deadline::after(Duration::from_millis(20)));
+        assert!(matches!(late, Err(RuntimeError::TimedOut { .. })), "{late:?}");
+        let end = Instant::now() + Duration::from_secs(20);
+        while !made.exists() {
+            assert!(Instant::now() < end, "it was ended");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]

@@ -21,7 +21,8 @@
 //!
 //! # Crash consistency
 //! runsc goes on when a worker dies over it. It locks a container's state, so the successor's calls come after; what makes or
-//! takes away a sandbox ends such a left-over first. A `restoring` that is found says that volumes may hold names that gVisor made.
+//! takes away a sandbox ends such a left-over first. Of a pause that was not seen to end, the outcome is looked up: runsc may have been killed
+//! before it noted what gVisor did. A `restoring` that is found says that volumes may hold names that gVisor made.
 
 mod bundle;
 mod flags;
@@ -42,7 +43,7 @@ use self::runsc::{RUNSC, Runsc, Status};
 use super::files::{self, Shortcut, at};
 use super::link::{self, IP, Link, Reach};
 use super::preflight::{self, refused};
-use super::program::{await_one, readable};
+use super::program::{Finished, await_one, readable};
 use super::remembered::Remembered;
 use super::{
     Abilities, AfterSave, Connection, Container, Deadline, Network, Runtime, RuntimeError, Sandbox,
@@ -121,11 +122,12 @@ impl Runtime for GVisor {
 
     fn pause(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
         files::write(&pausing(sandbox), "")?;
-        let paused = change(sandbox, "pause", Status::Paused, deadline);
-        if !matches!(paused, Err(RuntimeError::TimedOut { .. })) {
+        let finished = ask_for(sandbox, "pause", deadline)?;
+        // One that was killed may have paused the sandbox, and not noted it.
+        if finished.status.code().is_some() {
             files::remove(&pausing(sandbox))?;
         }
-        paused
+        judge(sandbox, "pause", Status::Paused, &finished, deadline)
     }
 
     fn resume(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
@@ -134,9 +136,11 @@ impl Runtime for GVisor {
             if !processes::await_marked(&Runsc::of(sandbox).mark(), "pause", deadline)? {
                 return Err(RuntimeError::TimedOut { program: NAME.to_owned(), action: "pause".to_owned() });
             }
+            check_noted(sandbox, deadline)?;
             files::remove(&pausing(sandbox))?;
         }
-        change(sandbox, "resume", Status::Running, deadline)
+        let finished = ask_for(sandbox, "resume", deadline)?;
+        judge(sandbox, "resume", Status::Running, &finished, deadline)
     }
 
     fn save(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<AfterSave, RuntimeError> {
@@ -347,14 +351,40 @@ fn restore_all(sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<()
     Ok(())
 }
 
-/// Asks for a state, which is that of the root; that the sandbox is in it already is no error.
-fn change(sandbox: &Sandbox, action: &str, wanted: Status, deadline: Deadline) -> Result<(), RuntimeError> {
+/// Asks for a state, which is that of the root, and returns how runsc ended over that.
+fn ask_for(sandbox: &Sandbox, action: &str, deadline: Deadline) -> Result<Finished, RuntimeError> {
     // runsc notes the state after gVisor is in it: cut off in between, it would not know of a pause, and refuse to end it.
     let mut command = Runsc::of(sandbox).command(action);
-    let refused = match RUNSC.output_or_leave(command.arg(&sandbox.id), action, deadline) {
-        Err(error @ RuntimeError::Failed { .. }) => error,
-        other => return other,
-    };
+    RUNSC.finish_or_leave(command.arg(&sandbox.id), action, deadline)
+}
+
+/// Refuses a sandbox that stands still though runsc noted that it runs. runsc resumes nothing but what it knows to be paused, and to
+/// pause it once more does not help: gVisor counts, and would have to be resumed twice.
+fn check_noted(sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {
+    let runsc = Runsc::of(sandbox);
+    let noted = runsc.statuses(deadline)?.first().copied().flatten();
+    if matches!(noted, Some(Status::Created | Status::Running)) && runsc.stands_still(deadline)? {
+        return Err(RuntimeError::Failed {
+            program: RUNSC.name.to_owned(),
+            action: "resume".to_owned(),
+            detail: "runsc was killed while it paused the sandbox, which it cannot resume since".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Returns what came of asking for a state; that the sandbox is in it already is no error.
+fn judge(
+    sandbox: &Sandbox,
+    action: &str,
+    wanted: Status,
+    finished: &Finished,
+    deadline: Deadline,
+) -> Result<(), RuntimeError> {
+    if finished.status.success() {
+        return Ok(());
+    }
+    let refused = RUNSC.failed(action, &finished.stderr, finished.status);
     if Runsc::of(sandbox).statuses(deadline)?.first() == Some(&Some(wanted)) {
         return Ok(());
     }

@@ -162,6 +162,16 @@ impl<'a> Runsc<'a> {
         self.sandbox.containers.iter().zip(&noted).map(status).collect()
     }
 
+    /// Tells whether the tasks of the sandbox stand still, whatever was noted: gVisor itself is asked where they are.
+    pub(super) fn stands_still(&self, deadline: Deadline) -> Result<bool, RuntimeError> {
+        let printed = self.output("debug", &["--stacks", &self.sandbox.id], deadline)?;
+        stand_still(&String::from_utf8_lossy(&printed)).ok_or_else(|| RuntimeError::Failed {
+            program: RUNSC.name.to_owned(),
+            action: "debug".to_owned(),
+            detail: "it does not tell whether the sandbox is paused".to_owned(),
+        })
+    }
+
     fn listed(&self, deadline: Deadline) -> Result<Vec<Option<Status>>, RuntimeError> {
         let printed = self.output("list", &["--format=json"], deadline)?;
         // Go's way of writing an empty list is `null`.
@@ -178,5 +188,32 @@ impl<'a> Runsc<'a> {
             let detail = format!("{error} in {}", String::from_utf8_lossy(printed));
             RuntimeError::Failed { program: RUNSC.name.to_owned(), action: action.to_owned(), detail }
         })
+    }
+}
+
+/// Tells from the stacks of gVisor whether all its tasks wait for being let go on; `None` if there is none, or their names are others.
+fn stand_still(stacks: &str) -> Option<bool> {
+    const TASK: &str = "kernel.(*Task).run(";
+    const STOPPED: &str = "kernel.(*Task).doStop(";
+    let mut tasks = stacks.split("\n\n").filter(|stack| stack.contains(TASK)).peekable();
+    tasks.peek()?;
+    Some(tasks.all(|stack| stack.contains(STOPPED)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_stands_still_when_all_its_tasks_do() {
+        let other = "goroutine 1 [running]:\nlog.Stacks(0x1)\n";
+        let task = |name: &str| {
+            format!("goroutine 7 [select]:\nkernel.(*Task).{name}(0xc0)\nkernel.(*Task).run(0xc0)\n")
+        };
+        let told = |stacks: &[&str]| stand_still(&stacks.join("\n"));
+        let (stopped, blocked) = (task("doStop"), task("block"));
+        assert_eq!(told(&[other, &stopped, &stopped]), Some(true));
+        assert_eq!(told(&[other, &stopped, &blocked]), Some(false));
+        assert_eq!(told(&[other]), None);
     }
 }
