@@ -3,7 +3,11 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::{Deadline, RuntimeError};
 
@@ -46,6 +50,25 @@ impl Connection {
             Connection::Unix(stream) => {
                 stream.set_read_timeout(time).and_then(|()| stream.set_write_timeout(time))
             }
+        }
+    }
+}
+
+/// Connects to a Unix socket. Who listens there may take nobody in for ever: that ends with the deadline.
+pub(super) fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let stream =
+        UnixStream::from(socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?);
+    loop {
+        if deadline.passed() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // Bounds how long a connection waits as well, see `unix(7)`.
+        stream.set_write_timeout(Some(deadline.left().max(SHORTEST)))?;
+        match connect(&stream, &address) {
+            Ok(()) => return Ok(stream),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

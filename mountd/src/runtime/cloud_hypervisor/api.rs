@@ -1,12 +1,13 @@
 //! Cloud Hypervisor's interface: HTTP over a Unix socket (see
 //! <https://github.com/cloud-hypervisor/cloud-hypervisor/blob/main/docs/api.md>).
 
-use std::os::unix::net::UnixStream;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::{MONITOR, NAME};
+use crate::runtime::connection::connect_unix;
 use crate::runtime::files::{Shortcut, at};
 use crate::runtime::http::{self, Wanted};
 use crate::runtime::program::last_lines;
@@ -26,17 +27,19 @@ pub(super) fn call(
 ) -> Result<Value, RuntimeError> {
     let shortcut = Shortcut::to(&sandbox.directory)?;
     let path = shortcut.path(MONITOR);
-    let stream = UnixStream::connect(&path).map_err(at("connect to", &path))?;
     let body = body.map(Value::to_string).unwrap_or_default();
     let failed =
         |detail: String| RuntimeError::Failed { program: NAME.to_owned(), action: action.to_owned(), detail };
+    let timed_out = || RuntimeError::TimedOut { program: NAME.to_owned(), action: action.to_owned() };
+    let stream = connect_unix(&path, deadline).map_err(|error| match error.kind() {
+        ErrorKind::TimedOut => timed_out(),
+        _ => at("connect to", &path)(error),
+    })?;
     let path = format!("/api/v1/{action}");
     let mut connection = Connection::Unix(stream);
     let answer = http::ask(&mut connection, method, &path, body.as_bytes(), Wanted::Body, deadline);
     let answer = answer.map_err(|error| match error.kind() {
-        std::io::ErrorKind::TimedOut => {
-            RuntimeError::TimedOut { program: NAME.to_owned(), action: action.to_owned() }
-        }
+        ErrorKind::TimedOut => timed_out(),
         _ => failed(error.to_string()),
     })?;
     match answer.status {
