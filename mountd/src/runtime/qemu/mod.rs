@@ -72,6 +72,12 @@ const LOOK: Duration = Duration::from_millis(5);
 const SAVES: u32 = 3;
 const FORGETTING: Duration = Duration::from_millis(20);
 
+/// How long a question may take that has no deadline of its own.
+const QUESTION: Duration = Duration::from_secs(10);
+
+/// How long the closing of a port may take, however long it took to open it.
+const CLOSING: Duration = Duration::from_secs(2);
+
 /// How long a process may take from closing its monitor to its end.
 const ENDING: Duration = Duration::from_secs(2);
 
@@ -229,17 +235,13 @@ impl Runtime for Qemu {
 
     /// By way of a port of this host's loopback device, open for just as long as it takes to connect.
     fn connect(&self, sandbox: &Sandbox, port: u16, deadline: Deadline) -> Result<Connection, RuntimeError> {
-        let mut qmp = Qmp::open(sandbox, SECOND_MONITOR, deadline)?;
-        let (address, host) = forward(&mut qmp, port)?;
-        let connection = Connection::tcp(NAME, address, deadline);
-        // QEMU takes the connection between two commands, and would let go of it with the port.
-        let taken = (0..2).try_for_each(|_| qmp.execute("query-status", json!({})).map(drop));
-        let removed = qmp.human(&format!("hostfwd_remove net tcp:127.0.0.1:{host}"));
-        taken?;
-        // What it says is where it removed something.
-        match removed {
-            Ok(()) | Err(RuntimeError::Failed { .. }) => connection,
-            Err(error) => Err(error),
+        let qmp = Qmp::open(sandbox, SECOND_MONITOR, deadline)?;
+        let mut forwarding = Forwarding { sandbox, host: None };
+        let connected = forwarding.connect(qmp, port, deadline);
+        match forwarding.remove() {
+            Ok(()) => connected,
+            // The error that is told is the first one.
+            Err(error) => connected.and(Err(error)),
         }
     }
 }
@@ -365,21 +367,52 @@ fn exited(sandbox: &Sandbox) -> Result<SandboxState, RuntimeError> {
     Ok(SandboxState::Exited { container: only_container(sandbox)?.name.clone(), status })
 }
 
-/// Opens a port of this host's loopback device that leads to a port of the guest's.
-fn forward(qmp: &mut Qmp, port: u16) -> Result<(SocketAddr, u16), RuntimeError> {
-    const TRIES: usize = 16;
-    let mut last = None;
-    for _ in 0..TRIES {
-        // One that is free; somebody else may take it first.
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-        let host = free.map_err(at("find a free port of", Path::new("127.0.0.1")))?.port();
-        match qmp.human(&format!("hostfwd_add net tcp:127.0.0.1:{host}-:{port}")) {
-            Ok(()) => return Ok(((Ipv4Addr::LOCALHOST, host).into(), host)),
-            Err(error @ RuntimeError::Failed { .. }) => last = Some(error),
-            Err(error) => return Err(error),
+/// A port of this host's loopback device that leads to a port of the guest's.
+struct Forwarding<'a> {
+    sandbox: &'a Sandbox,
+    /// The one that may be open: known before QEMU is told.
+    host: Option<u16>,
+}
+
+impl Forwarding<'_> {
+    fn connect(&mut self, mut qmp: Qmp, port: u16, deadline: Deadline) -> Result<Connection, RuntimeError> {
+        let address = self.add(&mut qmp, port)?;
+        let connection = Connection::tcp(NAME, address, deadline)?;
+        // QEMU takes the connection between two commands, and would let go of it with the port.
+        for _ in 0..2 {
+            qmp.execute("query-status", json!({}))?;
+        }
+        Ok(connection)
+    }
+
+    fn add(&mut self, qmp: &mut Qmp, port: u16) -> Result<SocketAddr, RuntimeError> {
+        const TRIES: usize = 16;
+        let mut last = None;
+        for _ in 0..TRIES {
+            // One that is free; somebody else may take it first.
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+            let host = free.map_err(at("find a free port of", Path::new("127.0.0.1")))?.port();
+            self.host = Some(host);
+            match qmp.human(&format!("hostfwd_add net tcp:127.0.0.1:{host}-:{port}")) {
+                Ok(()) => return Ok((Ipv4Addr::LOCALHOST, host).into()),
+                Err(error @ RuntimeError::Failed { .. }) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        self.host = None;
+        Err(last.unwrap_or_else(|| failed("hostfwd_add", "no port is free".to_owned())))
+    }
+
+    /// Closes the port, with a connection and a deadline of its own: whatever was asked before may not have been answered.
+    fn remove(self) -> Result<(), RuntimeError> {
+        let Some(host) = self.host else { return Ok(()) };
+        let mut qmp = Qmp::open(self.sandbox, SECOND_MONITOR, Deadline::after(CLOSING))?;
+        match qmp.human(&format!("hostfwd_remove net tcp:127.0.0.1:{host}")) {
+            // What it says is where it removed something.
+            Ok(()) | Err(RuntimeError::Failed { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
-    Err(last.unwrap_or_else(|| failed("hostfwd_add", "no port is free".to_owned())))
 }
 
 #[cfg(test)]

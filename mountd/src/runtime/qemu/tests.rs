@@ -1,7 +1,11 @@
 //! Real microVMs, emulated: what KVM can do differs from machine to machine.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Instant;
 
 use super::*;
 use crate::runtime::contract::{self, Fixture, eventually, microvm, soon};
@@ -143,4 +147,53 @@ fn a_save_whose_worker_died_does_not_stop_the_machine_that_was_resumed() {
     });
     drop(qmp);
     fixture.assert_running("log");
+}
+
+/// Stands for QEMU: tells what it is asked to do on behalf of people, and answers but what it is `deaf` to.
+fn monitor(fixture: &Fixture<'_>, deaf: &'static str) -> Receiver<String> {
+    let listener = UnixListener::bind(fixture.sandbox.directory.join(SECOND_MONITOR)).unwrap();
+    let (told, asked) = mpsc::channel();
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+            for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+                let request: Value = serde_json::from_str(&line.unwrap()).unwrap();
+                let command = &request["arguments"]["command-line"];
+                if let Some(command) = command.as_str()
+                    && told.send(command.to_owned()).is_err()
+                {
+                    return;
+                }
+                if let Some(added) =
+                    command.as_str().and_then(|command| command.strip_prefix("hostfwd_add net tcp:"))
+                {
+                    // It is open until the test is over.
+                    let address = added.split_once('-').unwrap().0;
+                    open.push(TcpListener::bind(address).unwrap());
+                }
+                if !request.to_string().contains(deaf) {
+                    stream.write_all(b"{\"return\": {}}\n").unwrap();
+                }
+            }
+        }
+    });
+    asked
+}
+
+#[test]
+fn no_port_stays_open_into_a_guest_that_is_not_reached_in_time() {
+    // Before the port is known to be open, and after.
+    for deaf in ["hostfwd_add", "query-status"] {
+        let fixture = Fixture::new(&Qemu, Network::None, machine());
+        let asked = monitor(&fixture, deaf);
+        let late = Qemu.connect(&fixture.sandbox, 80, Deadline::after(Duration::from_millis(100)));
+        assert!(matches!(late, Err(RuntimeError::TimedOut { .. })), "{late:?}");
+        let added = asked.recv_timeout(Duration::from_secs(20)).unwrap();
+        let port =
+            added.strip_prefix("hostfwd_add net tcp:127.0.0.1:").unwrap().strip_suffix("-:80").unwrap();
+        let removed = asked.recv_timeout(Duration::from_secs(20)).expect("a port stays open");
+        assert_eq!(removed, format!("hostfwd_remove net tcp:127.0.0.1:{port}"));
+    }
 }
