@@ -124,8 +124,13 @@ impl Runtime for Qemu {
         command_line::check_flags(sandbox)
     }
 
-    fn check_save(&self, _sandbox: &Sandbox) -> Result<(), RuntimeError> {
-        Ok(())
+    fn check_save(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
+        let mut qmp = Qmp::open(sandbox, SECOND_MONITOR, Deadline::after(QUESTION))?;
+        let transfer = qmp.execute("query-migrate", json!({}))?;
+        let Some(Value::Array(reasons)) = transfer.get("blocked-reasons") else { return Ok(()) };
+        let reasons: Vec<_> = reasons.iter().filter_map(Value::as_str).collect();
+        let why = format!("{}; capture with scope Data", reasons.join("; "));
+        Err(RuntimeError::Unsupported { runtime: NAME, what: "save memory", why })
     }
 
     fn version_of(&self, sandbox: &Sandbox, deadline: Deadline) -> Result<String, RuntimeError> {
@@ -289,9 +294,10 @@ fn channel(path: &Path) -> Value {
 fn await_transfer(qmp: &mut Qmp, action: &str, deadline: Deadline) -> Result<(), RuntimeError> {
     loop {
         let transfer = qmp.execute("query-migrate", json!({}))?;
-        match transfer.get("status").and_then(Value::as_str).unwrap_or_default() {
-            "completed" => return Ok(()),
-            "failed" | "cancelled" => {
+        match transfer.get("status").and_then(Value::as_str) {
+            Some("completed") => return Ok(()),
+            // Without a status there is nothing that would come to an end.
+            None | Some("failed" | "cancelled") => {
                 let why =
                     transfer.get("error-desc").and_then(Value::as_str).unwrap_or("QEMU does not say why");
                 return Err(failed(action, why.to_owned()));

@@ -149,6 +149,28 @@ fn a_save_whose_worker_died_does_not_stop_the_machine_that_was_resumed() {
     fixture.assert_running("log");
 }
 
+/// A guest with a device that QEMU does not save.
+#[test]
+fn a_machine_that_cannot_be_saved_is_told_before_it_is_paused() {
+    let mut fixture = Fixture::new(&Qemu, Network::None, machine());
+    Qemu.preflight(&fixture.sandbox).unwrap();
+    let unsaved =
+        ["-device", "qemu-xhci", "-chardev", "null,id=nobody", "-device", "usb-serial,chardev=nobody"];
+    fixture.sandbox.machine.runtime_flags = unsaved.map(str::to_owned).into();
+    fixture.create();
+    fixture.start();
+    fixture.assert_running("log");
+    let error = Qemu.check_save(&fixture.sandbox).unwrap_err();
+    assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error}");
+    assert!(error.to_string().contains("usb-serial"), "{error}");
+    fixture.assert_running("log");
+    fixture.pause();
+    let started = Instant::now();
+    Qemu.save(&fixture.sandbox, &fixture.image("image"), soon()).unwrap_err();
+    assert!(started.elapsed() < CLEAN_UP, "nothing was written, and yet its end was waited for");
+    fixture.resume();
+}
+
 /// Stands for QEMU: tells what it is asked to do on behalf of people, and answers but what it is `deaf` to.
 fn monitor(fixture: &Fixture<'_>, deaf: &'static str) -> Receiver<String> {
     let listener = UnixListener::bind(fixture.sandbox.directory.join(SECOND_MONITOR)).unwrap();
