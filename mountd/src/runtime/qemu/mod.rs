@@ -163,6 +163,8 @@ impl Runtime for Qemu {
     fn save(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<AfterSave, RuntimeError> {
         let kind = stored_accelerator(&sandbox.directory)?;
         let mut qmp = Qmp::open(sandbox, MONITOR, deadline)?;
+        // By itself it is content with 128 MiB a second, out of regard for a machine that runs. Zero is no limit.
+        qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 0 }))?;
         let path = image.join(MEMORY);
         let mut tries = 1;
         loop {
