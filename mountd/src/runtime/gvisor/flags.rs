@@ -2,24 +2,39 @@
 //!
 //! # Invariants
 //! - Whatever is added, a program's write to a volume is a write on the host's mount before it returns, the host's files are
-//!   never changed, and the driver finds its sandboxes again.
+//!   never changed, and the driver finds its sandboxes again. So only what is known to keep that may be added: runsc is the superuser, and many of
+//!   its flags name files.
 
 use crate::runtime::{RuntimeError, Sandbox};
 
 /// The setting's name in a template.
 const SETTING: &str = "runtimeFlags";
 
-/// Flags that the driver itself decides.
-const OWN: &[&str] = &[
-    "root",
-    "log",
-    "log-format",
-    "network",
-    "platform",
-    "ignore-cgroups",
-    "rootless",
-    "host-settings",
-    "alsologtostderr",
+/// Flags that may be added; of some, not every value.
+const ALLOWED: &[&str] = &[
+    "app-huge-pages",
+    "buffer-pooling",
+    "dcache",
+    "debug",
+    "directfs",
+    "enable-core-tags",
+    "file-access",
+    "file-access-mounts",
+    "gso",
+    "gvisor-gro",
+    "log-packets",
+    "net-raw",
+    "network-processors-per-channel",
+    "num-network-channels",
+    "overlay2",
+    "qdisc",
+    "rx-checksum-offload",
+    "software-gso",
+    "strace",
+    "strace-log-size",
+    "strace-syscalls",
+    "tx-checksum-offload",
+    "watchdog-action",
 ];
 
 /// Checks all flags of a sandbox.
@@ -50,14 +65,11 @@ fn check_one(flag: &str) -> Result<(), String> {
         "overlay2" if value != "root:memory" && !value.starts_with("root:dir=/") => {
             Err("changes of the root would be stored in the root itself; use root:memory or root:dir=DIR".to_owned())
         }
-        "overlay" => Err("an overlay over mounts keeps writes from the volume".to_owned()),
         "file-access-mounts" if value != "shared" => {
             Err("with exclusive access gVisor writes later, or never: a snapshot of the volume would miss it".to_owned())
         }
-        "allow-flag-override" => Err("annotations could change what is checked here".to_owned()),
-        _ if name.starts_with("TESTONLY") => Err("it takes the sandbox's walls down".to_owned()),
-        _ if OWN.contains(&name) => Err("it is set by mountd".to_owned()),
-        _ => Ok(()),
+        _ if ALLOWED.contains(&name) => Ok(()),
+        _ => Err(format!("only {} may be added", ALLOWED.join(", "))),
     }
 }
 
@@ -83,8 +95,37 @@ mod tests {
             "--TESTONLY-unsafe-nonroot=true",
             "--root=/elsewhere",
             "--network=host",
+            "--host-uds=all",
+            "--host-fifo=open",
+            "--fsgofer-host-uds=true",
+            "--platform_device_path=/dev/sda",
+            "--nvproxy=true",
         ] {
             assert!(check_one(flag).is_err(), "{flag}");
+        }
+    }
+
+    /// runsc is the superuser on the host.
+    #[test]
+    fn flags_by_which_runsc_would_write_files_of_the_host_are_refused() {
+        for name in [
+            "debug-log",
+            "debug-log-fd",
+            "pcap-log",
+            "panic-log",
+            "panic-log-fd",
+            "log-fd",
+            "coverage-report",
+            "profile-cpu",
+            "profile-heap",
+            "profiling-metrics-log",
+            "trace",
+            "version",
+            "pod-init-config",
+            "metric-server",
+        ] {
+            assert!(check_one(&format!("--{name}=/etc/passwd")).is_err(), "{name}");
+            assert!(check_one(&format!("-{name}=1")).is_err(), "{name}");
         }
     }
 
@@ -105,6 +146,13 @@ mod tests {
             "--file-access-mounts=shared",
             "--directfs=false",
             "--debug=true",
+            "--strace=true",
+            "-strace-syscalls=read,write",
+            "--net-raw=true",
+            "--dcache=100",
+            "--watchdog-action=panic",
+            "--file-access=shared",
+            "--gso=false",
         ] {
             assert_eq!(check_one(flag), Ok(()), "{flag}");
         }

@@ -13,7 +13,35 @@ use crate::runtime::{Network, RuntimeError, Sandbox};
 const MEMORY: u64 = 512 << 20;
 
 /// Flags that a template may add, each followed by its value.
-const ALLOWED: [&str; 4] = ["-cpu", "-device", "-global", "-rtc"];
+const FLAGS: [&str; 4] = ["-cpu", "-device", "-global", "-rtc"];
+
+/// Models that `-device` may add. None reads or writes a file of the host, or gives the guest a way to one.
+const DEVICES: [&str; 6] =
+    ["virtio-rng-pci", "virtio-balloon-pci", "i6300esb", "pvpanic-pci", "vmgenid", "vmcoreinfo"];
+
+/// What may be said of them. Any device on the PCI bus would take a `romfile` of the host.
+const PROPERTIES: [&str; 11] = [
+    "id",
+    "bus",
+    "addr",
+    "disable-legacy",
+    "disable-modern",
+    "max-bytes",
+    "period",
+    "deflate-on-oom",
+    "free-page-reporting",
+    "events",
+    "guid",
+];
+
+/// What `-global` may set.
+const GLOBALS: [&str; 5] = [
+    "kvm-pit.lost_tick_policy",
+    "mc146818rtc.lost_tick_policy",
+    "ICH9-LPC.disable_s3",
+    "ICH9-LPC.disable_s4",
+    "ICH9-LPC.noreboot",
+];
 
 /// Where a machine with a link finds itself, its gateway, and who resolves names: QEMU's own user network.
 pub(super) const ADDRESS: &str = "10.0.2.15/24";
@@ -41,18 +69,28 @@ pub(super) fn check_flags(sandbox: &Sandbox) -> Result<(), RuntimeError> {
             return Err(refused("runtimeFlags", "each flag is followed by its value, as a word of its own"));
         };
         let setting = format!("runtimeFlags {flag}");
-        if !ALLOWED.contains(&flag.as_str()) {
-            return Err(refused(setting, format!("only {} may be added", ALLOWED.join(", "))));
-        }
-        // Such a device would give the guest a directory past virtiofsd's settings, or map file pages into the guest.
-        if ["vhost-user-fs", "virtio-9p", "cache-size"].iter().any(|word| value.contains(word)) {
-            return Err(refused(
-                setting,
-                "volumes are attached by mountd, and never by DAX: writes would bypass the mount",
-            ));
+        let only = |known: &[&str]| Err(refused(&setting, format!("only {} may be added", known.join(", "))));
+        match flag.as_str() {
+            "-device" => {
+                let mut parts = value.split(',');
+                if !parts.next().is_some_and(|model| DEVICES.contains(&model)) {
+                    return only(&DEVICES);
+                }
+                if !parts.all(|part| PROPERTIES.contains(&name_in(part))) {
+                    return only(&PROPERTIES);
+                }
+            }
+            "-global" if value.contains(',') || !GLOBALS.contains(&name_in(value)) => return only(&GLOBALS),
+            flag if !FLAGS.contains(&flag) => return only(&FLAGS),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Returns the name of `NAME=VALUE`.
+fn name_in(assignment: &str) -> &str {
+    assignment.split_once('=').map_or(assignment, |(name, _)| name)
 }
 
 /// Returns what the guest is told of its network.
@@ -141,7 +179,16 @@ mod tests {
     #[test]
     fn flags_that_would_bypass_a_volume_or_take_the_machine_over_are_refused() {
         flags(&[]).unwrap();
-        flags(&["-device", "virtio-rng-pci", "-cpu", "qemu64"]).unwrap();
+        for accepted in [
+            ["-device", "virtio-rng-pci"],
+            ["-device", "virtio-rng-pci,max-bytes=1024,period=1000"],
+            ["-device", "virtio-balloon-pci,deflate-on-oom=on"],
+            ["-cpu", "max,-sse4a"],
+            ["-rtc", "base=utc,clock=vm"],
+            ["-global", "kvm-pit.lost_tick_policy=discard"],
+        ] {
+            assert!(flags(&accepted).is_ok(), "{accepted:?}");
+        }
         for refused in [
             ["-virtfs", "local,path=/,mount_tag=x,security_model=none"],
             ["-device", "vhost-user-fs-pci,chardev=v0,tag=x,cache-size=1G"],
@@ -149,6 +196,16 @@ mod tests {
             ["-incoming", "defer"],
             ["-qmp", "unix:x"],
             ["-device=virtio-rng-pci", "x"],
+            ["-device", "usb-mtp,rootdir=/"],
+            ["-device", "loader,file=/etc/shadow,addr=0"],
+            ["-device", "virtio-rng-pci,romfile=/etc/shadow"],
+            ["-device", "virtio-rng-pci,,romfile=/etc/shadow"],
+            ["-device", "driver=loader,file=/etc/shadow"],
+            ["-device", r#"{"driver": "vhost-user-fs-pci", "chardev": "v0"}"#],
+            ["-global", "migration.x-ignore-shared=on"],
+            ["-global", "driver=migration,property=x-ignore-shared,value=on"],
+            ["-global", "virtio-net-pci.romfile=/etc/shadow"],
+            ["-global", "kvm-pit.lost_tick_policy=discard,x=y"],
         ] {
             assert!(flags(&refused).is_err(), "{refused:?}");
         }
