@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::record::Actor;
 use super::registry::{Actors, Attended, Settled};
 use super::state::Standing;
+use crate::runtime::started_at;
 
 /// Between two attempts to bring an actor where it belongs, with nobody at work on it.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -69,11 +70,18 @@ impl Watch {
         let key =
             actor.document.sandbox.clone() + actor.document.done.as_ref().map_or("", |done| done.id.as_str());
         let seen = self.processes.lock().get(&key).copied();
+        let started_at = |pid| {
+            // What cannot be told now is asked again the next time.
+            let started = started_at(pid);
+            started
+                .inspect_err(|error| tracing::warn!(actor = actor.id, %error, "cannot look after an actor"))
+        };
         if let Some(seen) = seen {
-            return started_at(seen.pid) != Some(seen.started);
+            return started_at(seen.pid).is_ok_and(|started| started != Some(seen.started));
         }
-        let found = actors.pid_of(actor).and_then(|pid| Some(Seen { pid, started: started_at(pid)? }));
-        match found {
+        let found = actors.pid_of(actor).map(|pid| Ok((pid, started_at(pid)?)));
+        let Ok(found): std::io::Result<_> = found.transpose() else { return false };
+        match found.and_then(|(pid, started)| Some(Seen { pid, started: started? })) {
             Some(found) => {
                 let mut all = self.processes.lock();
                 all.retain(|known, _| !known.starts_with(&actor.document.sandbox));
@@ -82,30 +90,5 @@ impl Watch {
             }
             None => true,
         }
-    }
-}
-
-/// Returns when a process that lives was started, in ticks since the boot.
-fn started_at(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before may have anything in it, also parentheses.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    let is_dead = matches!(state, "Z" | "X");
-    fields.nth(18)?.parse().ok().filter(|_| !is_dead)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_told_from_one_that_is_gone() {
-        let own = started_at(std::process::id());
-        assert!(own.is_some_and(|ticks| ticks > 0));
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        child.wait().unwrap();
-        assert_eq!(started_at(child.id()), None);
     }
 }

@@ -49,6 +49,7 @@ pub(crate) use choose::choose;
 pub(crate) use connection::Connection;
 pub(crate) use deadline::Deadline;
 pub(crate) use error::RuntimeError;
+pub(crate) use processes::started_at;
 pub(crate) use sandbox::{Accelerator, Container, Machine, Network, Sandbox, VolumeMount};
 
 /// What a runtime can do here, as found by asking it.

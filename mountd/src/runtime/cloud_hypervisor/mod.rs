@@ -19,6 +19,7 @@
 
 mod api;
 
+use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,9 @@ const SOCKET: i32 = 3;
 /// What an image consists of.
 const DESCRIPTION: &str = "config.json";
 const OTHER_FILES: [&str; 2] = ["state.json", "memory-ranges"];
+
+/// What a monitor says that has no machine.
+const NO_MACHINE: &str = "VM is not created";
 
 /// How long a question may take that has no deadline of its own.
 const QUESTION: Duration = Duration::from_secs(2);
@@ -219,9 +223,9 @@ impl Runtime for CloudHypervisor {
         let info = match api::call(sandbox, "GET", "vm.info", None, deadline) {
             Ok(info) => info,
             // The monitor ends with its machine.
-            Err(RuntimeError::Io { .. }) => return exited(sandbox),
+            Err(error) if is_gone(&error) => return exited(sandbox),
             // It was started, and has not been given its machine: `create` was cut short.
-            Err(RuntimeError::Failed { detail, .. }) if detail.starts_with("status ") => {
+            Err(RuntimeError::Failed { detail, .. }) if detail.contains(NO_MACHINE) => {
                 return Ok(SandboxState::Absent);
             }
             Err(error) => return Err(error),
@@ -244,10 +248,10 @@ impl Runtime for CloudHypervisor {
         let ping = api::call(sandbox, "GET", "vmm.ping", None, Deadline::after(QUESTION));
         let pid = match ping {
             Ok(answer) => answer.get("pid").and_then(Value::as_u64).and_then(|pid| pid.try_into().ok()),
-            Err(RuntimeError::Io { .. }) => None,
+            Err(error) if is_gone(&error) => None,
             Err(error) => return Err(error),
         };
-        Ok(pid.filter(|pid| processes::is_marked(*pid, &Mark::of(sandbox))))
+        processes::marked(pid, &Mark::of(sandbox))
     }
 
     fn connect(&self, _: &Sandbox, _: u16, _: Deadline) -> Result<Connection, RuntimeError> {
@@ -278,6 +282,12 @@ impl CloudHypervisor {
             _ => Err(error),
         }
     }
+}
+
+/// Tells whether nobody listens at the monitor's socket any more. Whatever else goes wrong says nothing about it.
+fn is_gone(error: &RuntimeError) -> bool {
+    let gone = [ErrorKind::NotFound, ErrorKind::ConnectionRefused];
+    matches!(error, RuntimeError::Io { source, .. } if gone.contains(&source.kind()))
 }
 
 fn failed(action: &str, detail: String) -> RuntimeError {

@@ -146,3 +146,40 @@ fn what_it_cannot_do_is_refused() {
     let error = fake.runtime.connect(&fixture.sandbox, 80, soon()).unwrap_err();
     assert!(matches!(error, RuntimeError::Unsupported { .. }));
 }
+
+#[test]
+fn only_a_monitor_that_nobody_has_any_more_has_ended() {
+    let fake = fake();
+    let fixture = fixture(&fake.runtime);
+    machine::is_made(&fixture.sandbox).unwrap();
+    let monitor = fixture.sandbox.directory.join(MONITOR);
+    let answers = |status: &'static str, body: &'static str| {
+        let listener = UnixListener::bind(&monitor).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            std::io::Read::read(&mut stream, &mut request).unwrap();
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
+        });
+        let state = fake.runtime.state(&fixture.sandbox, soon());
+        server.join().unwrap();
+        fs::remove_file(&monitor).unwrap();
+        state
+    };
+    let absent = answers("500 No", "Error from API: The VM info is not available: VM is not created");
+    assert_eq!(absent.unwrap(), SandboxState::Absent);
+    assert!(answers("500 No", "out of memory").is_err());
+    assert!(answers("429 Later", "").is_err());
+    // Nobody listens at what is no socket of anybody: not there, or left behind.
+    let exited = SandboxState::Exited { container: "main".to_owned(), status: None };
+    assert_eq!(fixture.state(), exited);
+    drop(UnixListener::bind(&monitor).unwrap());
+    assert_eq!(fixture.state(), exited);
+    fs::remove_file(&monitor).unwrap();
+    // That it cannot be told says nothing.
+    std::os::unix::fs::symlink(&monitor, &monitor).unwrap();
+    assert!(fake.runtime.state(&fixture.sandbox, soon()).is_err());
+    assert!(fake.runtime.pid(&fixture.sandbox).is_err());
+    fs::remove_file(&monitor).unwrap();
+}

@@ -138,7 +138,7 @@ impl<'a> Runsc<'a> {
     /// Returns the process of the sandbox, if it is there.
     pub(super) fn pid(&self) -> Result<Option<u32>, RuntimeError> {
         let pid = files::read(&self.pid_file())?.and_then(|text| text.trim().parse().ok());
-        Ok(pid.filter(|pid| processes::is_marked(*pid, &self.mark())))
+        processes::marked(pid, &self.mark())
     }
 
     /// Returns the states of the sandbox's containers, in their order; `None` for one that is not there.

@@ -213,7 +213,7 @@ impl Runtime for Process {
         let Some(first) = sandbox.containers.first() else { return Ok(None) };
         let pid = files::read(&state_directory(sandbox, first).join("pid"))?;
         let pid = pid.and_then(|text| text.trim().parse().ok());
-        Ok(pid.filter(|pid| processes::is_marked(*pid, &Mark::of(sandbox))))
+        processes::marked(pid, &Mark::of(sandbox))
     }
 
     fn connect(&self, sandbox: &Sandbox, port: u16, deadline: Deadline) -> Result<Connection, RuntimeError> {

@@ -237,7 +237,7 @@ impl Runtime for Qemu {
 
     fn pid(&self, sandbox: &Sandbox) -> Result<Option<u32>, RuntimeError> {
         let pid = files::read(&sandbox.directory.join(PID))?.and_then(|text| text.trim().parse().ok());
-        Ok(pid.filter(|pid| processes::is_marked(*pid, &Mark::of(sandbox))))
+        processes::marked(pid, &Mark::of(sandbox))
     }
 
     /// By way of a port of this host's loopback device, open for just as long as it takes to connect.
