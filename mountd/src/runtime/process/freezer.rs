@@ -47,7 +47,7 @@ pub(super) enum Activity {
     Empty,
     /// They run.
     Running,
-    /// They are held still.
+    /// They are held still, or about to be: one that cannot be held yet may come to it at any time.
     Frozen,
 }
 
@@ -116,8 +116,10 @@ impl Group {
             return Ok(Activity::Empty);
         }
         let frozen = match self.version {
-            Version::Two => self.event("frozen")?,
-            Version::One => self.freezer_state()? == "FROZEN",
+            Version::Two => {
+                files::read(&self.directory.join("cgroup.freeze"))?.is_some_and(|asked| asked.trim() == "1")
+            }
+            Version::One => !matches!(&*self.freezer_state()?, "" | "THAWED"),
         };
         Ok(if frozen { Activity::Frozen } else { Activity::Running })
     }
@@ -211,11 +213,6 @@ impl Group {
         Ok(state.trim().to_owned())
     }
 
-    fn event(&self, name: &str) -> Result<bool, RuntimeError> {
-        let text = files::read(&self.directory.join("cgroup.events"))?.unwrap_or_default();
-        Ok(has_event(&text, name))
-    }
-
     /// Waits for an event of version 2, which tells when it happens.
     fn await_event(&self, name: &str, wanted: bool, deadline: Deadline) -> Result<bool, RuntimeError> {
         let path = self.directory.join("cgroup.events");
@@ -288,5 +285,29 @@ mod tests {
         assert_eq!(found(&[OTHERS, V1, V2].concat()), two);
         assert_eq!(found(&[OTHERS, V1].concat()), Some((Version::One, "/sys/fs/cgroup/freezer".into())));
         assert_eq!(found(OTHERS), None);
+    }
+
+    /// One of its processes may be stuck where it cannot be held, in a call that is not answered.
+    #[test]
+    fn what_is_to_be_frozen_counts_as_frozen() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, value: &str| fs::write(dir.path().join(name), value).unwrap();
+        fs::create_dir(dir.path().join("main")).unwrap();
+        write("main/cgroup.procs", &format!("{}\n", std::process::id()));
+        let activity = |version| Group { version, directory: dir.path().to_owned() }.activity().unwrap();
+        write("cgroup.events", "populated 1\nfrozen 0\n");
+        for (asked, expected) in [("0\n", Activity::Running), ("1\n", Activity::Frozen)] {
+            write("cgroup.freeze", asked);
+            assert_eq!(activity(Version::Two), expected);
+        }
+        let states = [
+            ("THAWED\n", Activity::Running),
+            ("FREEZING\n", Activity::Frozen),
+            ("FROZEN\n", Activity::Frozen),
+        ];
+        for (state, expected) in states {
+            write("freezer.state", state);
+            assert_eq!(activity(Version::One), expected, "{state}");
+        }
     }
 }
