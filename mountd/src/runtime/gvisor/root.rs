@@ -11,7 +11,7 @@
 //! # Invariants
 //! - Nothing is written into the directory that a template names as a root.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use crate::runtime::{Container, Network, RuntimeError, Sandbox, files};
@@ -49,13 +49,22 @@ pub(super) fn prepare(
 ) -> Result<PathBuf, RuntimeError> {
     let own = OWN_MOUNTS.iter().map(|(destination, _)| Path::new(destination));
     let mut places = own.chain(container.mounts.iter().map(|mount| mount.destination.as_path()));
-    let has = |place: &Path| place.strip_prefix("/").is_ok_and(|place| rootfs.join(place).is_dir());
-    if places.all(has) {
+    if places.all(|place| has(rootfs, place)) {
         return Ok(rootfs.to_owned());
     }
     let stage = stage(sandbox, container);
     files::create_directory(&stage)?;
     Ok(stage.join("merged"))
+}
+
+/// Tells whether a root has a directory, and no link on the way to it: where that leads on the host says nothing.
+fn has(rootfs: &Path, place: &Path) -> bool {
+    let mut path = rootfs.to_owned();
+    let mut names = place.components().filter(|component| *component != Component::RootDir);
+    names.all(|name| {
+        path.push(name);
+        path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+    })
 }
 
 /// Returns the command with which runsc sees the host as it was prepared. More arguments may be added to it.

@@ -229,3 +229,23 @@ fn an_open_file_without_a_name_is_saved_or_told_and_the_program_goes_on() {
     let names = fs::read_dir(&fixture.volume).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().contains("hidden")));
 }
+
+/// A link of a root leads somewhere else on the host than in the sandbox.
+#[test]
+fn a_place_behind_a_link_of_the_root_is_not_made_on_the_host() {
+    let mut fixture = Fixture::new(&GVisor, Network::None, machine());
+    let (root, elsewhere) = (fixture.scratch("root"), fixture.scratch("elsewhere"));
+    for place in ["proc", "dev", "tmp"] {
+        fs::create_dir(root.join(place)).unwrap();
+    }
+    fs::create_dir_all(elsewhere.join("x")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, root.join("data")).unwrap();
+    fixture.sandbox.containers[0].mounts[0].destination = "/data/x".into();
+    // Whether it can be made is gVisor's business.
+    drop(GVisor.create(&fixture.sandbox, soon()));
+    let mut names: Vec<_> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["bin", "data", "dev", "proc", "tmp"], "the root on the host was changed");
+    // Below it is where the link leads inside.
+    assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "the root on the host was changed");
+}
