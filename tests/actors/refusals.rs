@@ -6,6 +6,7 @@ use durdir_tests::support::*;
 use serde_json::json;
 
 use super::agent::{Agent, template};
+use super::shims;
 
 #[test]
 fn what_makes_no_sense_is_told_in_one_line() {
@@ -92,4 +93,28 @@ fn an_actor_is_made_once_and_only_with_a_good_name_and_template() {
     assert_eq!(shown["template"], store.json(["actor", "validate", path])["template"]);
     store.refused(3, ["actor", "create", "-f", "/nowhere/x.yaml"]);
     assert_eq!(store.json(["actor", "ls"]).as_array().unwrap().len(), 3);
+}
+
+/// Starts an actor in a daemon that finds no programs but these, and returns what it complains about.
+fn complaint_with(programs: &[&str]) -> String {
+    let store = Store::new();
+    let directory = store.side_dir();
+    for name in programs {
+        std::os::unix::fs::symlink(shims::real(name), directory.join(name)).unwrap();
+    }
+    shims::start(&store, directory.to_str().unwrap());
+    let agent = Agent::created_from(store, |commits| template(commits, "Data", "Data"));
+    let complaint = agent.store.refused(5, ["actor", "start", "a"]);
+    assert_eq!(agent.state(), "created");
+    complaint
+}
+
+#[test]
+fn a_tool_that_is_missing_is_told_by_its_own_name() {
+    let all = ["runsc", "ip", "sh", "setsid", "unshare", "mount", "find"];
+    for missing in ["runsc", "unshare", "mount", "find"] {
+        let others: Vec<_> = all.into_iter().filter(|name| *name != missing).collect();
+        let complaint = complaint_with(&others);
+        assert!(complaint.contains(&format!("{missing} is not installed: ")), "{missing}: {complaint}");
+    }
 }

@@ -16,7 +16,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use super::program::Tool;
 use super::{Deadline, RuntimeError, Sandbox, files};
@@ -150,7 +150,7 @@ pub(super) fn remove(sandbox: &Sandbox, deadline: Deadline) -> Result<(), Runtim
 }
 
 fn ip(arguments: &[&str], deadline: Deadline) -> Result<(), RuntimeError> {
-    let mut command = Command::new(IP.name);
+    let mut command = IP.plain_command();
     command.args(arguments).stdin(Stdio::null());
     IP.output(&mut command, &arguments.join(" "), deadline).map(drop)
 }
@@ -160,6 +160,7 @@ mod tests {
     use std::fs;
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::process::Command;
     use std::time::Duration;
 
     use super::*;

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -59,20 +60,47 @@ impl Tool {
     /// Returns where it is.
     pub(super) fn find(&self) -> Result<PathBuf, RuntimeError> {
         let directories = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&directories)
-            .chain(ELSEWHERE.map(PathBuf::from))
-            .map(|directory| directory.join(self.name))
-            .find(|path| path.is_file())
+        self.find_in(std::env::split_paths(&directories).chain(ELSEWHERE.map(PathBuf::from)))
             .ok_or_else(|| self.missing())
+    }
+
+    fn find_in(&self, directories: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+        let can_be_run = |path: &PathBuf| {
+            path.metadata()
+                .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+        };
+        directories.map(|directory| directory.join(self.name)).find(can_be_run)
+    }
+
+    /// Returns the error of a command that was not started: it may begin with another program.
+    fn not_started(&self, program: &Path, source: io::Error) -> RuntimeError {
+        // A directory that it is to start in may also be what is missing.
+        if source.kind() != io::ErrorKind::NotFound || program.is_file() {
+            return at("start", program)(source);
+        }
+        if program.file_name() == Some(self.name.as_ref()) {
+            return match self.find() {
+                Ok(found) => at("start", &found)(source),
+                Err(missing) => missing,
+            };
+        }
+        let remedy = "install it, or name its directory in PATH";
+        RuntimeError::Missing { program: program.display().to_string(), remedy }
     }
 
     fn missing(&self) -> RuntimeError {
         RuntimeError::Missing { program: self.name.to_owned(), remedy: self.remedy }
     }
 
+    /// Returns a command of it.
+    pub(super) fn plain_command(&self) -> Command {
+        // Where it is nowhere, that is told when it is run.
+        Command::new(self.find().unwrap_or_else(|_| self.name.into()))
+    }
+
     /// Returns a command of it, for a sandbox.
     pub(super) fn command(&self, sandbox: &Sandbox) -> Command {
-        let mut command = Command::new(self.name);
+        let mut command = self.plain_command();
         command.env(VARIABLE, &sandbox.directory);
         command
     }
@@ -94,10 +122,8 @@ impl Tool {
         deadline: Deadline,
         late: Late,
     ) -> Result<Finished, RuntimeError> {
-        let child = command.stdin(Stdio::null()).spawn().map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => self.missing(),
-            _ => at("start", Path::new(self.name))(source),
-        })?;
+        let spawned = command.stdin(Stdio::null()).spawn();
+        let child = spawned.map_err(|source| self.not_started(Path::new(command.get_program()), source))?;
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from);
         let waited = wait(child, process, deadline, late);
         waited.map_err(at("wait for", Path::new(self.name)))?.ok_or_else(|| RuntimeError::TimedOut {
@@ -380,5 +406,27 @@ mod tests {
         assert_eq!(tool.check().unwrap_err().to_string(), expected);
         let error = tool.output(&mut Command::new(tool.name), "x", soon()).unwrap_err();
         assert_eq!(error.to_string(), expected);
+        // By its own name, though it was run for another.
+        let error = SH.output(&mut Command::new("/nowhere/other"), "x", soon()).unwrap_err();
+        assert!(error.to_string().starts_with("/nowhere/other is not installed: "), "{error}");
+        let error = SH.output(sh("true").current_dir("/nowhere"), "x", soon()).unwrap_err();
+        assert!(matches!(error, RuntimeError::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_not_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = ["none", "plain", "directory", "good"].map(|name| dir.path().join(name));
+        let [_, plain, directory, good] = &directories;
+        for made in [plain, &directory.join("x"), good] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        for (file, mode) in [(plain.join("x"), 0o644), (good.join("x"), 0o755)] {
+            std::fs::write(&file, "").unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let tool = Tool { name: "x", remedy: "" };
+        assert_eq!(tool.find_in(directories.clone().into_iter()), Some(good.join("x")));
+        assert_eq!(tool.find_in(directories.into_iter().take(3)), None);
     }
 }

@@ -39,7 +39,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use self::bundle::runsc_id;
+use self::root::{MOUNT, UNSHARE};
 use self::runsc::{RUNSC, Runsc, Status};
+use self::sweep::FIND;
 use super::files::{self, Shortcut, at};
 use super::link::{self, IP, Link, Reach};
 use super::preflight::{self, refused};
@@ -67,7 +69,9 @@ impl Runtime for GVisor {
     }
 
     fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
-        RUNSC.check()?;
+        for tool in [RUNSC, UNSHARE, MOUNT, FIND] {
+            tool.check()?;
+        }
         preflight::check(sandbox)?;
         if let Some(container) = sandbox.containers.iter().find(|container| container.rootfs.is_none()) {
             return Err(needs_rootfs(container));
@@ -247,12 +251,11 @@ impl Runtime for GVisor {
 
 /// Asks runsc what it can do.
 fn ask(deadline: Deadline) -> Result<Abilities, RuntimeError> {
-    let mut command = std::process::Command::new(RUNSC.name);
-    let printed = RUNSC.output(command.arg("--version"), "--version", deadline)?;
+    let printed = RUNSC.output(RUNSC.plain_command().arg("--version"), "--version", deadline)?;
     let printed = String::from_utf8_lossy(&printed);
     let version = printed.lines().next().unwrap_or_default();
     let version = version.strip_prefix("runsc version ").unwrap_or(version).trim().to_owned();
-    let mut command = std::process::Command::new(RUNSC.name);
+    let mut command = RUNSC.plain_command();
     command.arg("flags").stdout(Stdio::piped()).stderr(Stdio::piped());
     // Told on the one or on the other, and with any status.
     let told = RUNSC.finish(&mut command, "flags", deadline)?;

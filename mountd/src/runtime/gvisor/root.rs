@@ -14,7 +14,12 @@
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
+use crate::runtime::program::Tool;
 use crate::runtime::{Container, Network, RuntimeError, Sandbox, files};
+
+/// What the namespace is made with.
+pub(super) const UNSHARE: Tool = Tool { name: "unshare", remedy: "install the package util-linux" };
+pub(super) const MOUNT: Tool = Tool { name: "mount", remedy: "install the package mount" };
 
 /// Mounts that every container has.
 pub(super) const OWN_MOUNTS: [(&str, &str); 3] = [("/proc", "proc"), ("/dev", "tmpfs"), ("/tmp", "tmpfs")];
@@ -75,7 +80,7 @@ pub(super) fn show(sandbox: &Sandbox, container: &Container, runsc: Command) -> 
     if rootfs.is_none() && !own_network {
         return runsc;
     }
-    let mut command = Command::new("unshare");
+    let mut command = UNSHARE.plain_command();
     command.args(["--mount", "--propagation", "slave", "sh", "-c", SCRIPT, "sh"]);
     match rootfs {
         Some(rootfs) => command.arg(stage).arg(rootfs),

@@ -11,13 +11,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::Command;
 
 use crate::runtime::program::Tool;
 use crate::runtime::{Deadline, RuntimeError, Sandbox, files};
 
 /// Looks for them. mountd does not look itself: the volumes are its own mounts.
-const FIND: Tool = Tool { name: "find", remedy: "install the package findutils" };
+pub(super) const FIND: Tool = Tool { name: "find", remedy: "install the package findutils" };
 
 /// What is put behind the name that the file had, and how many hexadecimal digits behind that (`randomNameForDeleted` in gVisor's
 /// `pkg/sentry/fsimpl/gofer/save_restore.go`).
@@ -51,7 +50,7 @@ pub(super) fn after_failed_restore(sandbox: &Sandbox, deadline: Deadline) -> Res
     let mounts = sandbox.containers.iter().flat_map(|container| &container.mounts);
     let sources: BTreeSet<_> = mounts.map(|mount| &mount.source).collect();
     if !sources.is_empty() {
-        let mut command = Command::new(FIND.name);
+        let mut command = FIND.plain_command();
         let name = format!("*{INFIX}{}", "[0-9a-f]".repeat(DIGITS));
         command.args(sources).arg("-xdev").args(["-type", "f", "-name", &name, "-delete"]);
         if let Err(error) = FIND.output(&mut command, "names that gVisor left", deadline) {

@@ -82,8 +82,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 const ENDING: Duration = Duration::from_secs(2);
 
 fn ask_version(deadline: Deadline) -> Result<String, RuntimeError> {
-    let mut command = std::process::Command::new(QEMU.name);
-    let printed = QEMU.output(command.arg("--version"), "--version", deadline)?;
+    let printed = QEMU.output(QEMU.plain_command().arg("--version"), "--version", deadline)?;
     let printed = String::from_utf8_lossy(&printed);
     let first = printed.lines().next().unwrap_or_default();
     let version = first.strip_prefix("QEMU emulator version ").unwrap_or(first);
