@@ -123,3 +123,22 @@ fn a_container_holds_nothing_that_is_mounted_elsewhere() {
     store.ok(["actor", "rm", "p"]);
     store.ok(["actor", "rm", "other"]);
 }
+
+/// mountd has its own place in the order in which processes are killed when memory is short, and room for many files.
+#[test]
+fn a_program_has_nothing_that_its_daemon_has_for_itself() {
+    let store = Store::new();
+    let home = store.side_dir();
+    let command = format!(
+        "cat /proc/self/oom_score_adj > {0}/new; ulimit -n >> {0}/new; mv {0}/new {0}/log; sleep 1000",
+        home.display()
+    );
+    process(&store, &home, &command);
+    fs::write(format!("/proc/{}/oom_score_adj", store.worker_pid()), "300").unwrap();
+    store.ok(["actor", "start", "p"]);
+    let told = eventually("it tells", LIMIT, || {
+        fs::read_to_string(store.path().join("actors/p/volumes/home/log")).ok()
+    });
+    assert_eq!(told, "0\n1024\n");
+    store.ok(["actor", "rm", "p"]);
+}

@@ -4,7 +4,7 @@
 //! - What is waited for is over when the call returns: ended by itself, or killed and buried. The exception is what must not be cut off
 //!   in the middle, see [`Tool::finish_or_leave`].
 //! - What runs in the background is nobody's child, so it outlives a worker and leaves no zombie behind. It carries [`VARIABLE`] in its
-//!   environment, by which [`super::processes`] finds it again.
+//!   environment, by which [`super::processes`] finds it again, and nothing that mountd has for itself, see [`ordinary`].
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
 use super::files::at;
 use super::{Deadline, RuntimeError, Sandbox};
@@ -174,7 +174,7 @@ pub(super) fn start_in_background(
     deadline: Deadline,
 ) -> Result<(), RuntimeError> {
     const SETSID: Tool = Tool { name: "setsid", remedy: "it is part of util-linux" };
-    let mut command = SETSID.command(sandbox);
+    let mut command = ordinary(&SETSID.command(sandbox));
     let output = append_to(log)?;
     let error = output.try_clone().map_err(at("write", log))?;
     command.arg("--fork").stdout(output).stderr(error);
@@ -184,6 +184,24 @@ pub(super) fn start_in_background(
         return Ok(());
     }
     Err(SETSID.failed("--fork", &finished.stderr, finished.status))
+}
+
+/// Returns a command for what stays when its starter is gone, and so must not have what mountd has for itself: its place in the order in
+/// which processes are killed when memory is short, and room for more descriptors than programs expect that wait with `select(2)`. Only program,
+/// arguments, environment and directory are taken over.
+pub(super) fn ordinary(command: &Command) -> Command {
+    const SCRIPT: &str = "echo 0 >/proc/self/oom_score_adj; ulimit -S -n \"$0\"; exec \"$@\"";
+    /// What systemd gives a service, and a kernel its first process.
+    const FILES: u64 = 1024;
+    let files = getrlimit(Resource::Nofile).maximum.map_or(FILES, |most| most.min(FILES));
+    // Not between fork and exec: that would have to copy the page tables of a process that serves mounts.
+    let mut ordinary = Command::new("sh");
+    ordinary.args(["-c", SCRIPT, &files.to_string()]).arg(command.get_program()).args(command.get_args());
+    ordinary.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(directory) = command.get_current_dir() {
+        ordinary.current_dir(directory);
+    }
+    ordinary
 }
 
 /// Opens a file that collects what programs print.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::bundle::{is_root, runsc_id};
 use crate::runtime::files::{self, at};
 use crate::runtime::processes::{self, Mark};
-use crate::runtime::program::{Tool, append_to, last_lines};
+use crate::runtime::program::{Tool, append_to, last_lines, ordinary};
 use crate::runtime::{Container, Deadline, Network, RuntimeError, Sandbox};
 
 pub(super) const RUNSC: Tool = Tool {
@@ -116,7 +116,7 @@ impl<'a> Runsc<'a> {
     pub(super) fn leave_running(
         &self,
         container: &Container,
-        mut command: Command,
+        command: Command,
         action: &str,
         deadline: Deadline,
     ) -> Result<(), RuntimeError> {
@@ -124,6 +124,7 @@ impl<'a> Runsc<'a> {
         let output = append_to(&path)?;
         let begin = output.metadata().map_err(at("read", &path))?.len();
         let error = output.try_clone().map_err(at("write", &path))?;
+        let mut command = ordinary(&command);
         let finished =
             RUNSC.finish(command.stdout(Stdio::from(output)).stderr(Stdio::from(error)), action, deadline)?;
         if finished.status.success() {

@@ -40,7 +40,7 @@ use super::files::{self, at};
 use super::machine::{self, CLEAN_UP, console, kernel, only_container};
 use super::preflight::{self, refused};
 use super::processes::{self, Mark};
-use super::program::{Tool, append_to, last_lines};
+use super::program::{Tool, append_to, last_lines, ordinary};
 use super::remembered::Remembered;
 use super::{
     Abilities, AfterSave, Connection, Deadline, Network, Runtime, RuntimeError, Sandbox, SandboxState, guest,
@@ -265,6 +265,7 @@ fn launch(sandbox: &Sandbox, kind: Kind, begin: Begin, deadline: Deadline) -> Re
 
     let mut command = QEMU.command(sandbox);
     command_line::add_to(&mut command, sandbox, &kernel(sandbox)?, &console(sandbox)?, kind, begin);
+    let mut command = ordinary(&command);
     let log = sandbox.directory.join("qemu.log");
     let said = append_to(&log)?;
     let begin = said.metadata().map_err(at("read", &log))?.len();
