@@ -40,6 +40,15 @@ pub(super) fn was_made(sandbox: &Sandbox) -> Result<bool, RuntimeError> {
     Ok(made == Some(files::this_boot()?) && !restoring(sandbox).exists())
 }
 
+/// Tells whether all volumes of a machine are served. One of them that is not, its guest waits for for ever.
+pub(super) fn is_served(sandbox: &Sandbox) -> Result<bool, RuntimeError> {
+    let unserved = virtiofsd::unserved(sandbox)?;
+    if let Some(volume) = unserved {
+        tracing::warn!(volume, sandbox = sandbox.id, "virtiofsd has ended under a machine");
+    }
+    Ok(unserved.is_none())
+}
+
 /// Restores a machine by `load`, and takes away what is left if that fails.
 pub(super) fn restore(
     runtime: &dyn Runtime,
@@ -66,6 +75,7 @@ pub(super) fn end(sandbox: &Sandbox, own: &[&str], deadline: Deadline) -> Result
     processes::end(&Mark::of(sandbox), deadline)?;
     for share in virtiofsd::shares(sandbox).into_values() {
         files::remove(&sandbox.directory.join(share.socket()))?;
+        files::remove(&virtiofsd::pid_file(sandbox, share))?;
     }
     let own = own.iter().map(|name| sandbox.directory.join(name));
     own.chain([boot(sandbox), restoring(sandbox)]).try_for_each(|path: PathBuf| files::remove(&path))

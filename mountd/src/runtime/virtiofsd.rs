@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use command_fds::{CommandFdExt, FdMapping};
 
 use super::files::{self, Shortcut, at};
+use super::processes::{self, Mark};
 use super::program::{Tool, last_lines, start_in_background};
 use super::{Deadline, RuntimeError, Sandbox};
 
@@ -24,6 +25,9 @@ pub(super) const VIRTIOFSD: Tool = Tool {
 
 /// The number under which virtiofsd finds its socket.
 const SOCKET: i32 = 3;
+
+/// Notes the pid of the program that it becomes.
+const NOTE_PID: &str = "echo $$ >\"$0\"; exec \"$@\"";
 
 /// A volume, as a machine is given it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +57,26 @@ pub(super) fn shares(sandbox: &Sandbox) -> BTreeMap<&str, Share<'_>> {
         mounts.map(|mount| (mount.volume.as_str(), mount.source.as_path())).collect();
     let numbered = sources.into_iter().enumerate();
     numbered.map(|(number, (volume, source))| (volume, Share { number, source })).collect()
+}
+
+/// Returns the file that holds the pid of the one that serves a volume.
+pub(super) fn pid_file(sandbox: &Sandbox, share: Share<'_>) -> PathBuf {
+    sandbox.directory.join(format!("v{}.pid", share.number))
+}
+
+/// Returns a volume of a machine that nobody serves any more, if there is one: its guest waits for it for ever.
+pub(super) fn unserved(sandbox: &Sandbox) -> Result<Option<&str>, RuntimeError> {
+    for (volume, share) in shares(sandbox) {
+        let pid = files::read(&pid_file(sandbox, share))?.and_then(|text| text.trim().parse().ok());
+        // Of one that an older mountd made it is not known.
+        if let Some(pid) = pid
+            && (!processes::is_marked(pid, &Mark::of(sandbox))?
+                || processes::started_at(pid).map_err(at("read", Path::new("/proc")))?.is_none())
+        {
+            return Ok(Some(volume));
+        }
+    }
+    Ok(None)
 }
 
 fn log(sandbox: &Sandbox) -> PathBuf {
@@ -114,6 +138,7 @@ pub(super) fn start(sandbox: &Sandbox, deadline: Deadline) -> Result<(), Runtime
             sandbox,
             &log(sandbox),
             |command| {
+                command.args(["sh", "-c", NOTE_PID]).arg(pid_file(sandbox, share));
                 command.arg(&program).arg(format!("--fd={SOCKET}")).arg("--shared-dir").arg(share.source);
                 command.args(["--cache=auto", "--xattr", "--sandbox=namespace", "--log-level=warn"]);
                 command.args(["--migration-mode=find-paths", "--migration-on-error=abort"]);

@@ -5,7 +5,7 @@
 //!   sandbox.directory/
 //!     initramfs         the template's, and what the guest is told (`guest.rs`)
 //!     api.sock          the monitor
-//!     vN.sock           volume N's virtiofsd
+//!     vN.sock           volume N's virtiofsd, vN.pid its pid
 //!     version           of the monitor that it was made by
 //!     boot              in which run of the host it was made
 //!     restore/          the image that is restored, with paths of this sandbox
@@ -230,6 +230,9 @@ impl Runtime for CloudHypervisor {
             }
             Err(error) => return Err(error),
         };
+        if !machine::is_served(sandbox)? {
+            return exited(sandbox);
+        }
         match info.get("state").and_then(Value::as_str).unwrap_or_default() {
             "Created" => Ok(SandboxState::Created),
             "Running" => Ok(SandboxState::Running),

@@ -5,7 +5,7 @@
 //!   sandbox.directory/
 //!     initramfs         the template's, and what the guest is told (`guest.rs`)
 //!     qmp.sock          the monitor for calls, qmp-2.sock for questions that may come meanwhile
-//!     vN.sock           volume N's virtiofsd
+//!     vN.sock           volume N's virtiofsd, vN.pid its pid
 //!     status            what the guest says of its command's end
 //!     accelerator       who executes its instructions
 //!     boot              in which run of the host it was made
@@ -208,6 +208,9 @@ impl Runtime for Qemu {
             return Ok(SandboxState::Absent);
         }
         let Some(pid) = self.pid(sandbox)? else { return exited(sandbox) };
+        if !machine::is_served(sandbox)? {
+            return exited(sandbox);
+        }
         let status = Qmp::open(sandbox, SECOND_MONITOR, deadline)
             .and_then(|mut qmp| qmp.execute("query-status", json!({})));
         let status = match status {

@@ -171,6 +171,30 @@ fn a_machine_that_cannot_be_saved_is_told_before_it_is_paused() {
     fixture.resume();
 }
 
+#[test]
+fn a_machine_whose_volume_is_not_served_any_more_has_ended() {
+    let fixture = Fixture::new(&Qemu, Network::None, machine());
+    fixture.create();
+    fixture.start();
+    fixture.assert_running("log");
+    let volume = fixture.volume.to_str().unwrap().as_bytes();
+    let serves = |pid: &u32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == volume)
+    };
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let servers: Vec<u32> = pids.filter(serves).collect();
+    // The last one has the volume; those before it wait for it.
+    let held = processes::Held::of(*servers.iter().max().unwrap()).unwrap().unwrap();
+    held.kill().unwrap();
+    let status = eventually("the machine has ended", || match fixture.state() {
+        SandboxState::Exited { status, .. } => Some(status),
+        _ => None,
+    });
+    assert_eq!(status, None);
+}
+
 /// Stands for QEMU: tells what it is asked to do on behalf of people, and answers but what it is `deaf` to.
 fn monitor(fixture: &Fixture<'_>, deaf: &'static str) -> Receiver<String> {
     let listener = UnixListener::bind(fixture.sandbox.directory.join(SECOND_MONITOR)).unwrap();
