@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use durdir_tests::support::Store;
 
 use super::agent::{Agent, Class, unlinking};
+use super::shims;
 
 fn microvm() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
@@ -113,4 +114,24 @@ fn a_machine_that_cannot_be_saved_runs_on_as_before() {
     agent.ask("resume");
     agent.works();
     agent.check();
+}
+
+/// They would run the machine, and only fail when its memory is saved.
+#[test]
+fn programs_that_are_too_old_are_refused_before_a_machine_is_started() {
+    for (name, version) in
+        [("qemu-system-x86_64", "QEMU emulator version 7.2.0 (Debian)"), ("virtiofsd", "virtiofsd 1.10.0")]
+    {
+        let script = format!("[ \"$1\" != --version ] || exec echo '{version}'\nexec $REAL \"$@\"\n");
+        let store = shims::store_with(&[(name, script)]);
+        let agent = Agent::created_from(store, |commits| template(commits, "Full", "Full"));
+        let complaint = agent.store.refused(5, ["actor", "start", "a"]);
+        let number = version.split(' ').find(|word| word.contains('.')).unwrap();
+        assert!(
+            complaint.contains(&format!("version {number} "))
+                || complaint.contains(&format!("virtiofsd {number} ")),
+            "{complaint}"
+        );
+        assert_eq!(agent.state(), "created");
+    }
 }

@@ -2,8 +2,12 @@
 
 use std::collections::HashSet;
 use std::path::{Component, Path};
+use std::time::Duration;
 
 use super::{Container, RuntimeError, Sandbox};
+
+/// How long a runtime may take to say what it can do, where nobody else set a deadline.
+pub(super) const PROBE: Duration = Duration::from_secs(20);
 
 /// Checks a description. Volumes are not looked at: they may be mounts of this very process, which it must not touch.
 pub(super) fn check(sandbox: &Sandbox) -> Result<(), RuntimeError> {

@@ -74,7 +74,7 @@ fn await_one(
     let mut last = String::from("none");
     loop {
         let this_try = end.at_most(one_try);
-        match ask(runtime, sandbox, wanted, this_try) {
+        match ask(runtime, sandbox, wanted, this_try)? {
             Ok(()) => return Ok(()),
             // A try that was cut off by the end of it all says less than the one before.
             Err(_) if end.passed() => {}
@@ -98,15 +98,24 @@ fn await_one(
     }
 }
 
-/// Asks once; says why not.
-fn ask(runtime: &dyn Runtime, sandbox: &Sandbox, wanted: &HttpGet, deadline: Deadline) -> Result<(), String> {
-    let connected = runtime.connect(sandbox, wanted.port, deadline);
-    let mut connection = connected.map_err(|error| error.to_string())?;
+/// Asks once; says why not. An error: it is no use to ask.
+fn ask(
+    runtime: &dyn Runtime,
+    sandbox: &Sandbox,
+    wanted: &HttpGet,
+    deadline: Deadline,
+) -> Result<Result<(), String>, RuntimeError> {
+    let mut connection = match runtime.connect(sandbox, wanted.port, deadline) {
+        Ok(connection) => connection,
+        Err(error @ RuntimeError::Unsupported { .. }) => return Err(error),
+        Err(error) => return Ok(Err(error.to_string())),
+    };
     let answer = http::ask(&mut connection, "GET", &wanted.path, b"", Wanted::Status, deadline);
-    match answer.map_err(|error| error.to_string())?.status {
-        200 => Ok(()),
-        other => Err(format!("status {other}")),
-    }
+    Ok(match answer.map(|answer| answer.status) {
+        Ok(200) => Ok(()),
+        Ok(other) => Err(format!("status {other}")),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 fn must_run(runtime: &dyn Runtime, sandbox: &Sandbox, deadline: Deadline) -> Result<(), RuntimeError> {

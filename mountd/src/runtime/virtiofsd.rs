@@ -16,12 +16,16 @@ use command_fds::{CommandFdExt, FdMapping};
 use super::files::{self, Shortcut, at};
 use super::processes::{self, Mark};
 use super::program::{Tool, last_lines, start_in_background};
+use super::remembered::Remembered;
 use super::{Deadline, RuntimeError, Sandbox};
 
 pub(super) const VIRTIOFSD: Tool = Tool {
     name: "virtiofsd",
     remedy: "cargo install virtiofsd --version 1.14.0, which needs libcap-ng-dev and libseccomp-dev",
 };
+
+/// What it says is known from this version on: see [`WITHOUT_A_PATH`].
+const OLDEST: (u32, u32) = (1, 14);
 
 /// The number under which virtiofsd finds its socket.
 const SOCKET: i32 = 3;
@@ -48,6 +52,27 @@ impl Share<'_> {
     pub(super) fn socket(self) -> String {
         format!("v{}.sock", self.number)
     }
+}
+
+/// Checks that it is there, and new enough.
+pub(super) fn check(runtime: &'static str, deadline: Deadline) -> Result<(), RuntimeError> {
+    static VERSION: Remembered<String> = Remembered::nothing();
+    let version = VERSION.or_ask(&VIRTIOFSD, || {
+        let printed = VIRTIOFSD.output(VIRTIOFSD.plain_command().arg("--version"), "--version", deadline)?;
+        Ok(String::from_utf8_lossy(&printed).split_whitespace().nth(1).unwrap_or_default().to_owned())
+    })?;
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    if numbers.next().zip(numbers.next()).is_some_and(|version| version >= OLDEST) {
+        return Ok(());
+    }
+    Err(RuntimeError::Unsupported {
+        runtime,
+        what: "run sandboxes",
+        why: format!(
+            "virtiofsd {version} does not tell which files it would not find again; {}",
+            VIRTIOFSD.remedy
+        ),
+    })
 }
 
 /// Returns the volumes of a sandbox, in an order that depends on their names alone.

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 
 use super::files::{self, Shortcut, at};
 use super::machine::{self, console, kernel, only_container};
-use super::preflight::{self, refused};
+use super::preflight::{self, PROBE, refused};
 use super::processes::{self, Mark};
 use super::program::{Tool, start_in_background};
 use super::{
@@ -140,7 +140,7 @@ impl Runtime for CloudHypervisor {
         let printed = PROGRAM.output(command.arg("--version"), "--version", deadline)?;
         let printed = String::from_utf8_lossy(&printed);
         let version = printed.split_whitespace().nth(1).unwrap_or_default().to_owned();
-        virtiofsd::VIRTIOFSD.check()?;
+        virtiofsd::check(NAME, deadline)?;
         if std::fs::File::options().read(true).write(true).open(&self.kvm).is_err() {
             return Err(RuntimeError::Unsupported {
                 runtime: NAME,
@@ -155,8 +155,7 @@ impl Runtime for CloudHypervisor {
     }
 
     fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
-        self.program()?;
-        virtiofsd::VIRTIOFSD.check()?;
+        self.probe(Deadline::after(PROBE))?;
         preflight::check(sandbox)?;
         preflight::check_machine(sandbox)?;
         if sandbox.network != Network::None {

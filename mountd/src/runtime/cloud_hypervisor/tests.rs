@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use crate::runtime::Machine;
 use crate::runtime::contract::{Fixture, eventually, microvm, soon};
+use crate::runtime::readiness::{HttpGet, Pace, await_ready};
 
 struct Fake {
     runtime: CloudHypervisor,
@@ -145,6 +146,14 @@ fn what_it_cannot_do_is_refused() {
     assert!(refusal(|s| s.machine.runtime_flags.push("-v".to_owned())).starts_with("runtimeFlags -v: "));
     let error = fake.runtime.connect(&fixture.sandbox, 80, soon()).unwrap_err();
     assert!(matches!(error, RuntimeError::Unsupported { .. }));
+    // Nobody waits for what can never come.
+    let wanted = HttpGet { path: "/".to_owned(), port: 80 };
+    let error = await_ready(&fake.runtime, &fixture.sandbox, &wanted, &Pace::default()).unwrap_err();
+    assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error}");
+    let without_kvm =
+        CloudHypervisor { program: fake.runtime.program.clone(), kvm: "/dev/no-such-device".into() };
+    let error = without_kvm.preflight(&fixture.sandbox).unwrap_err();
+    assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error}");
 }
 
 #[test]

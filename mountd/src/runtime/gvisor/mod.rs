@@ -44,7 +44,7 @@ use self::runsc::{RUNSC, Runsc, Status};
 use self::sweep::FIND;
 use super::files::{self, Shortcut, at};
 use super::link::{self, IP, Link, Reach};
-use super::preflight::{self, refused};
+use super::preflight::{self, PROBE, refused};
 use super::program::{Finished, await_one, readable};
 use super::remembered::Remembered;
 use super::{
@@ -69,7 +69,8 @@ impl Runtime for GVisor {
     }
 
     fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
-        for tool in [RUNSC, UNSHARE, MOUNT, FIND] {
+        self.probe(Deadline::after(PROBE))?;
+        for tool in [UNSHARE, MOUNT, FIND] {
             tool.check()?;
         }
         preflight::check(sandbox)?;

@@ -34,7 +34,7 @@ use nix::sched::{CloneFlags, setns};
 use self::freezer::{Activity, Group, Hierarchy};
 use super::files::{self, at};
 use super::link::{self, IP, Reach};
-use super::preflight::{self, refused};
+use super::preflight::{self, PROBE, refused};
 use super::processes::{self, Mark};
 use super::program::{Tool, last_lines, start_in_background};
 use super::{
@@ -94,6 +94,7 @@ impl Runtime for Process {
 
     fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
         TOOLS.iter().try_for_each(Tool::check)?;
+        self.probe(Deadline::after(PROBE))?;
         preflight::check(sandbox)?;
         if sandbox.network != Network::Host {
             IP.check()?;

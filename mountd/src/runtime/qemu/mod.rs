@@ -38,7 +38,7 @@ use self::command_line::{Begin, INITRAMFS, MONITOR, PID, SECOND_MONITOR, STATUS}
 use self::qmp::{Qmp, failed};
 use super::files::{self, at};
 use super::machine::{self, CLEAN_UP, console, kernel, only_container};
-use super::preflight::{self, refused};
+use super::preflight::{self, PROBE, refused};
 use super::processes::{self, Mark};
 use super::program::{Tool, append_to, last_lines, ordinary};
 use super::remembered::Remembered;
@@ -105,13 +105,12 @@ impl Runtime for Qemu {
                 why: format!("version {version} cannot save a mounted virtio-fs; {}", QEMU.remedy),
             });
         }
-        virtiofsd::VIRTIOFSD.check()?;
+        virtiofsd::check(NAME, deadline)?;
         Ok(Abilities { version, memory: true, several_containers: false })
     }
 
     fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
-        QEMU.check()?;
-        virtiofsd::VIRTIOFSD.check()?;
+        self.probe(Deadline::after(PROBE))?;
         preflight::check(sandbox)?;
         preflight::check_machine(sandbox)?;
         if sandbox.network == Network::Host {
