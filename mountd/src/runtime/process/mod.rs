@@ -56,12 +56,13 @@ const SCRIPT: &str = include_str!("container.sh");
 
 const FROM_UTIL_LINUX: &str = "install the packages util-linux and mount";
 
-const TOOLS: [Tool; 5] = [
+const TOOLS: [Tool; 6] = [
     Tool { name: "setsid", remedy: FROM_UTIL_LINUX },
     Tool { name: "unshare", remedy: FROM_UTIL_LINUX },
     Tool { name: "nsenter", remedy: FROM_UTIL_LINUX },
     Tool { name: "setpriv", remedy: FROM_UTIL_LINUX },
     Tool { name: "mount", remedy: FROM_UTIL_LINUX },
+    Tool { name: "umount", remedy: FROM_UTIL_LINUX },
 ];
 
 /// Between two looks for a file that a container's shell makes.
