@@ -139,12 +139,14 @@ impl Volumes for VolumesService {
     }
 }
 
-/// Refuses while a volume or a snapshot of it is mounted.
+/// Refuses while a volume belongs to somebody, or it or a snapshot of it is mounted.
 fn check_unused(node: &Node, name: &str) -> Result<(), ApiError> {
     let info = node.store.volume(name)?;
+    // First: the mount of an actor's volume is nobody else's to take away.
+    check_not_owned(node, name, info.id)?;
     match node.mounts.of_volume(info.id).into_iter().next() {
         Some(used) => Err(ApiError::InUse { what: used.name(), mountpoint: used.mountpoint }),
-        None => check_not_owned(node, name, info.id),
+        None => Ok(()),
     }
 }
 

@@ -148,7 +148,7 @@ fn what_it_cannot_do_is_refused() {
     assert!(matches!(error, RuntimeError::Unsupported { .. }));
     // Nobody waits for what can never come.
     let wanted = HttpGet { path: "/".to_owned(), port: 80 };
-    let error = await_ready(&fake.runtime, &fixture.sandbox, &wanted, &Pace::default()).unwrap_err();
+    let error = await_ready(&fake.runtime, &fixture.sandbox, [(wanted, Pace::default())]).unwrap_err();
     assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error}");
     let without_kvm =
         CloudHypervisor { program: fake.runtime.program.clone(), kvm: "/dev/no-such-device".into() };
