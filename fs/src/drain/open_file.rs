@@ -44,10 +44,11 @@ impl MountIds {
         if !self.namespaces.insert(namespace) {
             return;
         }
-        let Ok(table) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else {
+        let Ok(table) = fs::read(format!("/proc/{pid}/mountinfo")) else {
             return;
         };
-        for line in table.lines() {
+        // Paths may be of any bytes; what is looked at here is not.
+        for line in String::from_utf8_lossy(&table).lines() {
             let mut fields = line.split(' ');
             let entry = (|| {
                 let id = fields.next()?.parse().ok()?;

@@ -38,7 +38,7 @@ mod words;
 pub use handover::Death;
 pub use in_flight::OldestRequest;
 pub use mount::Mount;
-pub use mount_table::{DeviceId, MountedVolume, mounted_volumes};
+pub use mount_table::{DeviceId, MountedVolume, mounted_below, mounted_volumes};
 pub use mountpoint::{has_dead_mount, remove_dead_mount};
 pub use receive_memory::ReceiveMemory;
 pub use session::Classic;

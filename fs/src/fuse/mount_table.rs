@@ -58,6 +58,12 @@ pub fn mounted_volumes() -> io::Result<Vec<MountedVolume>> {
         .collect())
 }
 
+/// Returns something that this process sees mounted at a directory or below, if anything is. Reads the mount table and touches no mount.
+pub fn mounted_below(directory: &Path) -> io::Result<Option<PathBuf>> {
+    let mut mountpoints = MountTable::load()?.0.into_iter().map(|entry| entry.mountpoint);
+    Ok(mountpoints.find(|mountpoint| mountpoint.starts_with(directory)))
+}
+
 impl MountEntry {
     pub(super) fn is_ours(&self) -> bool {
         self.fs_type == FS_TYPE
@@ -162,6 +168,21 @@ mod tests {
         assert_eq!(table.holding(Path::new("/srv/my home/x/y")).unwrap().device.minor, 51);
         assert_eq!(table.holding(Path::new("/srv/my homes")).unwrap().device.minor, 53);
         assert_eq!(table.holding(Path::new("/etc")).unwrap().fs_type, "ext4");
+    }
+
+    #[test]
+    fn a_mount_with_a_name_of_any_bytes_hides_no_other() {
+        let table = MountTable::parse(
+            b"40 22 0:51 / /\xff rw - tmpfs \xfe rw\n41 22 0:52 / /srv rw - tmpfs tmpfs rw\n",
+        );
+        assert_eq!(table.0.len(), 2);
+        assert_eq!(table.at(Path::new("/srv")).unwrap().device.minor, 52);
+    }
+
+    #[test]
+    fn what_is_mounted_below_is_found() {
+        assert!(mounted_below(Path::new("/proc")).unwrap().is_some());
+        assert_eq!(mounted_below(Path::new("/no/such/place")).unwrap(), None);
     }
 
     #[test]

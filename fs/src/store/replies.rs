@@ -206,7 +206,10 @@ impl Store {
 
     /// Forgets what is too old or too much.
     pub(crate) fn trim_replies(&self) -> Result<(), StoreError> {
-        let now = (self.replies.opened.elapsed() >= SETTLING).then(Timestamp::now);
+        self.trim_replies_older((self.replies.opened.elapsed() >= SETTLING).then(Timestamp::now))
+    }
+
+    fn trim_replies_older(&self, now: Option<Timestamp>) -> Result<(), StoreError> {
         let mut index = self.replies.index.lock();
         let mut batch = WriteBatch::default();
         while let Some(id) = index.take_expired(now) {
@@ -282,7 +285,7 @@ mod tests {
             store.keep_reply(key, OutcomeV1::Done(Vec::new())).unwrap();
         }
         store.replies.index.lock().put(old.id, at(Timestamp::now().secs - KEPT_FOR - 1));
-        store.trim_replies().unwrap();
+        store.trim_replies_older(Some(Timestamp::now())).unwrap();
         assert_eq!(store.reply_to(old).unwrap(), Known::Nothing);
         assert_eq!(store.reply_to(young).unwrap(), Known::Outcome(OutcomeV1::Done(Vec::new())));
     }

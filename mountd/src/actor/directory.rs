@@ -17,6 +17,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use durdir_fs::fuse::mounted_below;
 use durdir_fs::ids::CaptureId;
 use durdir_snapshot::sync_directory;
 
@@ -194,35 +195,12 @@ fn remove_with_content(path: &Path) -> Result<(), ActorError> {
 
 /// Refuses where anything is mounted at a directory or below.
 fn check_not_mounted_below(directory: &Path) -> Result<(), ActorError> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|error| failed("read", Path::new("/proc/self/mountinfo"), error))?;
-    let mounted = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
-    match mounted.into_iter().find(|place| place.starts_with(directory)) {
+    let mounted =
+        mounted_below(directory).map_err(|error| failed("look for mounts below", directory, error))?;
+    match mounted {
         Some(mounted) => Err(ActorError::StillMounted { mounted, directory: directory.to_owned() }),
         None => Ok(()),
     }
-}
-
-/// Undoes what the kernel does to blanks and backslashes in its table: `\040`.
-fn unescaped(field: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal =
-            tail.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 fn list(path: &Path) -> Result<Vec<String>, ActorError> {
@@ -308,9 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn mount_points_are_found_whatever_they_are_called() {
-        assert_eq!(unescaped("/a\\040b\\134c"), Path::new("/a b\\c"));
-        assert_eq!(unescaped("/a\\0"), Path::new("/a\\0"));
+    fn nothing_is_removed_with_what_is_mounted_below() {
         let refused = check_not_mounted_below(Path::new("/proc")).unwrap_err();
         assert!(matches!(refused, ActorError::StillMounted { .. }), "{refused}");
     }

@@ -45,7 +45,7 @@ impl SmallDisk {
 
     /// Has the filesystem take itself for damaged: it is read-only from now on, whoever has files of it open for writing.
     pub fn fail(&self) {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let table = String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").unwrap()).into_owned();
         let path = self.path();
         let line = table.lines().find(|line| line.split(' ').nth(4) == path.to_str());
         let source = line.and_then(|line| line.rsplit(' ').nth(1)).expect("it is mounted");

@@ -310,7 +310,7 @@ pub fn is_mounted(root: &Path) -> bool {
 /// Returns the number of the FUSE connection behind a mount point: the minor device number, which
 /// the mount table tells without asking the filesystem.
 fn connection_of(root: &Path) -> Option<u64> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let table = String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").unwrap()).into_owned();
     let root = root.to_str().expect("a path of ours").replace(' ', "\\040");
     let lines = table.lines().rev();
     let mut fields = lines.map(|line| line.split(' ').collect::<Vec<_>>());

@@ -61,8 +61,8 @@ impl Hierarchy {
     /// Finds what can freeze here.
     pub(super) fn find() -> Result<Hierarchy, RuntimeError> {
         let path = Path::new("/proc/self/mountinfo");
-        let mounts = fs::read_to_string(path).map_err(at("read", path))?;
-        Hierarchy::among(&mounts).ok_or_else(|| RuntimeError::Unsupported {
+        let mounts = fs::read(path).map_err(at("read", path))?;
+        Hierarchy::among(&String::from_utf8_lossy(&mounts)).ok_or_else(|| RuntimeError::Unsupported {
             runtime: super::NAME,
             what: "pause",
             why: "neither control groups of version 2 nor the freezer of version 1 is mounted".to_owned(),

@@ -20,7 +20,7 @@ fn a_sandbox_lives_its_whole_life() {
 /// Version 2 may be all there is, as on every current distribution: then there is no version 1 to be tried.
 #[test]
 fn a_sandbox_lives_its_whole_life_with_the_freezer_of_version_one() {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").unwrap()).into_owned();
     let lines: String =
         mounts.lines().filter(|line| !line.contains(" - cgroup2 ")).map(|line| format!("{line}\n")).collect();
     let hierarchy = Hierarchy::among(&lines).or_else(|| Hierarchy::among(&mounts));
