@@ -1,8 +1,9 @@
 //! Files that are on the disk when a call returns.
 //!
 //! # Crash consistency
-//! A file written here is there as a whole or not at all: a temporary file, fsync, rename, fsync of the directory. A crash may leave
-//! the temporary file, which the next attempt replaces.
+//! A file written by [`write_durably`] is there as a whole or not at all: a temporary file, fsync, rename, fsync of the directory. A crash may leave
+//! the temporary file, which the next attempt replaces. A [`Draft`] saves one of the two waits for the disk: after a loss of power before
+//! its publication returned, a part of it may be there under its name. Whoever reads it has to notice.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,12 +16,15 @@ const AT_ONCE: usize = 8;
 
 /// Writes a file, for this user only. It has its name, and is on the disk, on return.
 pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    Draft::write(path, content)?.publish()
+    let draft = Draft::write(path, content)?;
+    draft.file.sync_all()?;
+    draft.publish()
 }
 
-/// A file that is on the disk, and has not its name yet.
+/// A file that is written, and has not its name yet.
 #[derive(Debug)]
 pub struct Draft {
+    file: File,
     temporary: PathBuf,
     path: PathBuf,
 }
@@ -38,13 +42,13 @@ impl Draft {
         }
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
-        file.sync_all()?;
-        Ok(Draft { temporary, path: path.to_owned() })
+        Ok(Draft { file, temporary, path: path.to_owned() })
     }
 
-    /// Gives it its name, which is on the disk on return.
+    /// Gives it its name. Both are on the disk on return.
     pub fn publish(self) -> io::Result<()> {
         std::fs::rename(&self.temporary, &self.path)?;
+        self.file.sync_all()?;
         sync_directory(self.path.parent().unwrap_or(Path::new("/")))
     }
 }

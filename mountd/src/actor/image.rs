@@ -8,8 +8,9 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -18,11 +19,16 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ActorError;
 
-/// How much of a save may wait to be written out: what a small image takes altogether.
-const WRITE_OUT_EVERY: Duration = Duration::from_millis(100);
+/// How often it is looked whether there is something to be written out while an image is being saved.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How much of an image may wait to be written out: for less it is not worth a wait for the disk of its own.
+const MAY_WAIT: u64 = 16 << 20;
 
-/// So much is read and then hashed at a time.
-const AT_ONCE: usize = 4 << 20;
+/// What is read at a time, so small that it is in a cache when it is hashed, and how many of these the reader may be ahead.
+const PIECE: usize = 1 << 20;
+const AHEAD: usize = 2;
+/// From where on a second thread is worth its start.
+const LARGE: u64 = 4 << 20;
 
 /// A file of a memory image.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -55,34 +61,31 @@ impl ImageFile {
     }
 }
 
-/// Hashes a file, on all processors if it is a large one: programs stand still over that.
+/// Hashes a file: programs stand still over that. A large one is read on one thread and hashed on another.
 fn hash(mut file: File) -> io::Result<blake3::Hasher> {
     let mut hasher = blake3::Hasher::new();
-    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-    let mut piece = vec![0; length.clamp(1, AT_ONCE)];
-    loop {
-        let filled = fill(&mut file, &mut piece)?;
-        let read = piece.get(..filled).unwrap_or_default();
-        match filled {
-            0 => return Ok(hasher),
-            _ if length < AT_ONCE => hasher.update(read),
-            _ => hasher.update_rayon(read),
-        };
+    if file.metadata()?.len() < LARGE {
+        hasher.update_reader(file)?;
+        return Ok(hasher);
     }
-}
-
-/// Reads until a piece is full, or the file ends.
-fn fill(file: &mut File, piece: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = piece.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    let (give, take) = sync_channel::<Vec<u8>>(AHEAD);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || -> io::Result<()> {
+            loop {
+                let mut piece = Vec::with_capacity(PIECE);
+                file.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
+                // Nobody takes any more if the other thread panics.
+                if piece.is_empty() || give.send(piece).is_err() {
+                    return Ok(());
+                }
+            }
+        });
+        for piece in take {
+            hasher.update(&piece);
         }
-    }
-    Ok(filled)
+        joined(reader)
+    })?;
+    Ok(hasher)
 }
 
 /// An image that is being saved. What is there already is brought to the disk, so that little is left for when it is complete: a cut that
@@ -99,10 +102,17 @@ impl<'scope> Saving<'scope> {
         let (complete, completed) = channel();
         let failed = |source| ActorError::Io { action: "sync", path: image.to_owned(), source };
         let synced = scope.spawn(move || {
+            let mut written_out = 0;
             loop {
-                match completed.recv_timeout(WRITE_OUT_EVERY) {
+                match completed.recv_timeout(LOOK_EVERY) {
                     // The system tells an error once: it must not be lost here.
-                    Err(RecvTimeoutError::Timeout) => write_out(image)?,
+                    Err(RecvTimeoutError::Timeout) => {
+                        let bytes = size(image)?;
+                        if bytes >= written_out + MAY_WAIT {
+                            write_out(image)?;
+                            written_out = bytes;
+                        }
+                    }
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                     Ok(()) => return sync_files(image).map_err(failed),
                 }
@@ -121,6 +131,22 @@ impl<'scope> Saving<'scope> {
         self.complete.send(()).ok();
         Storing { hashed: scope.spawn(|| ImageFile::all(image)), synced: self.synced }
     }
+}
+
+/// Returns what an image takes so far, in bytes.
+fn size(image: &Path) -> Result<u64, ActorError> {
+    let mut bytes = 0;
+    for name in names_in(image)? {
+        let path = image.join(name);
+        match std::fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => {
+                bytes +=
+                    found.map_err(|source| ActorError::Io { action: "look at", path, source })?.blocks() * 512
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 /// Brings to the disk what a runtime has written so far. Files of its own may come and go.
@@ -182,7 +208,7 @@ mod tests {
     fn an_error_while_memory_is_saved_is_not_lost() {
         let dir = tempfile::tempdir().unwrap();
         let (image, looping) = (dir.path(), dir.path().join("looping"));
-        std::fs::write(image.join("memory"), "m").unwrap();
+        std::fs::write(image.join("memory"), vec![1; usize::try_from(MAY_WAIT).unwrap()]).unwrap();
         std::os::unix::fs::symlink(&looping, &looping).unwrap();
         std::thread::scope(|scope| {
             let saving = Saving::begin(scope, image);
@@ -199,8 +225,9 @@ mod tests {
     #[test]
     fn a_hash_does_not_depend_on_how_a_file_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let bytes: Vec<u8> = (0..2 * AT_ONCE + 77_777).map(|at| (at % 251) as u8).collect();
-        for length in [0, 1, 70_000, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, bytes.len()] {
+        let large = usize::try_from(LARGE).unwrap();
+        let bytes: Vec<u8> = (0..2 * large + 77_777).map(|at| (at % 251) as u8).collect();
+        for length in [0, 1, 70_000, large - 1, large, large + 1, bytes.len()] {
             std::fs::write(dir.path().join("memory"), &bytes[..length]).unwrap();
             let file = ImageFile::of(dir.path(), "memory").unwrap();
             let expected = blake3::hash(&bytes[..length]).to_hex().to_string();

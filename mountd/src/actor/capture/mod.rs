@@ -14,7 +14,7 @@
 //! # Invariants
 //! - Nothing is paused before everything was checked that can be.
 //! - The manifest is the last thing that appears, with a rename: when it is there the capture is complete, and memory and cut are on the disk; before it
-//!   there is none.
+//!   there is none. One that does not parse was never told of to anybody.
 //! - Up to there an error, or a death, leaves the actor running as before; from there on the capture is completed. A committed
 //!   capture that cannot be published is dropped again.
 //! - What the sandbox of an actor at rest has left behind, mounts above all, is taken away in the background. Whoever wants to do something with
@@ -205,7 +205,7 @@ impl Driver<'_> {
         self.advance(capturing, CaptureStep::Bind, "actor.bind")?;
         let (path, store) = (directory.manifest(), &self.actors.store);
         let (draft, hash) = std::thread::scope(|scope| {
-            // All of it comes to the disk side by side: the cut, the memory, and the manifest that is about both.
+            // Cut and memory come to the disk side by side, and the manifest that is about both after that.
             let recorded = scope.spawn(|| store.sync_records());
             let placed = scope.spawn(|| directory.sync_place());
             let (files, synced) = match image {

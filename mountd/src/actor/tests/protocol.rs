@@ -599,3 +599,25 @@ fn a_manifest_of_something_else_is_not_believed() {
         assert_eq!((node.standing(), node.host.counters()), (Standing::Running, vec![3]), "{to}");
     }
 }
+
+#[test]
+fn half_of_a_manifest_after_a_loss_of_power_is_none() {
+    for torn in [
+        |text: &str| text[..text.len() / 2].to_owned(),
+        |_: &str| String::new(),
+        |text: &str| "\0".repeat(text.len()),
+    ] {
+        let mut node = full();
+        node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
+        assert!(dies(&node, PAUSE));
+        let id = node.begun().unwrap();
+        let manifest = node.dir.path().join("store/actors/a/captures").join(id).join("manifest.json");
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        std::fs::write(&manifest, torn(&text)).unwrap();
+        node.host.reboot();
+        node.restart();
+        node.check("torn");
+        assert!(matches!(node.standing(), Standing::Exited { .. }));
+        bring_back(&node, "torn");
+    }
+}
