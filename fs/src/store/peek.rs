@@ -208,7 +208,8 @@ mod tests {
         let before = files();
         let seen = peek(dir.path()).unwrap();
         assert_eq!((seen.volumes, seen.quarantined), (vec!["a".to_owned(), "b".to_owned()], 1));
-        assert_eq!(files(), before);
+        // Its owner may still be removing what it needs no more.
+        assert!(files().iter().all(|name| before.contains(name)), "{before:?} and {:?}", files());
         // Its owner goes on.
         store.create_volume("c", &VolumeSpec::default(), Receipt::none()).unwrap();
         assert_eq!(peek(dir.path()).unwrap().volumes.len(), 3);
