@@ -399,7 +399,10 @@ fn resumes(class: Class) {
         let is_of_data = RESUME_OF_DATA.iter().any(|(of_data, _)| *of_data == place);
         let scope = if is_of_data { "Data" } else { "Full" };
         agent.ask_with("pause", &["--scope", scope]);
-        let paused = mortal.picture();
+        // What the pause has replaced is taken away in the background.
+        let paused = eventually("only the last capture is left", LIMIT, || {
+            Some(mortal.picture()).filter(|seen| seen.captures.iter().eq(&seen.capture))
+        });
         let mut running = paused.clone();
         running.states.insert("a".to_owned(), "running".to_owned());
         let answer = mortal.dies(place, client, &["actor", "resume", "a"]);
