@@ -1,4 +1,5 @@
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 
 use durdir_fs::store::{ActorChange, Durability};
 
@@ -560,13 +561,18 @@ fn abort_what_is_in_hand(node: &Node) {
     driver.abort(&capturing).unwrap();
 }
 
-#[test]
-fn a_capture_whose_manifest_cannot_be_read_for_a_while_is_kept() {
-    let mut node = full();
+/// A node whose worker died when a manifest had its name and nobody had taken note of that, and where the manifest is.
+fn dead_with_a_manifest() -> (Node, PathBuf) {
+    let node = full();
     node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
     assert!(dies(&node, PAUSE));
-    let id = node.begun().unwrap();
-    let manifest = node.dir.path().join("store/actors/a/captures").join(id).join("manifest.json");
+    let capture = node.dir.path().join("store/actors/a/captures").join(node.begun().unwrap());
+    (node, capture.join("manifest.json"))
+}
+
+#[test]
+fn a_capture_whose_manifest_cannot_be_read_for_a_while_is_kept() {
+    let (mut node, manifest) = dead_with_a_manifest();
     let aside = manifest.with_extension("aside");
     std::fs::rename(&manifest, &aside).unwrap();
     std::fs::create_dir(&manifest).unwrap();
@@ -586,11 +592,7 @@ fn a_manifest_of_something_else_is_not_believed() {
     for (from, to) in
         [("\"actor\": \"a\"", "\"actor\": \"b\""), ("\"volume\": ", "\"volume\": 7"), ("{", "[")]
     {
-        let mut node = full();
-        node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
-        assert!(dies(&node, PAUSE));
-        let id = node.begun().unwrap();
-        let manifest = node.dir.path().join("store/actors/a/captures").join(id).join("manifest.json");
+        let (mut node, manifest) = dead_with_a_manifest();
         let text = std::fs::read_to_string(&manifest).unwrap();
         assert!(text.contains(from));
         std::fs::write(&manifest, text.replacen(from, to, 1)).unwrap();
@@ -607,11 +609,7 @@ fn half_of_a_manifest_after_a_loss_of_power_is_none() {
         |_: &str| String::new(),
         |text: &str| "\0".repeat(text.len()),
     ] {
-        let mut node = full();
-        node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
-        assert!(dies(&node, PAUSE));
-        let id = node.begun().unwrap();
-        let manifest = node.dir.path().join("store/actors/a/captures").join(id).join("manifest.json");
+        let (mut node, manifest) = dead_with_a_manifest();
         let text = std::fs::read_to_string(&manifest).unwrap();
         std::fs::write(&manifest, torn(&text)).unwrap();
         node.host.reboot();
