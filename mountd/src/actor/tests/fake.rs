@@ -426,7 +426,8 @@ impl World for Host {
     }
 
     fn patience(&self, _: u64) -> Duration {
-        let hangs = self.0.state.lock().hanging.is_some();
+        let hanging = self.0.state.lock().hanging.clone();
+        let hangs = hanging.is_some_and(|lock| lock.try_lock().is_none());
         if hangs { Duration::from_millis(20) } else { Duration::from_secs(60) }
     }
 
