@@ -56,7 +56,6 @@ pub(super) enum Reach {
 impl Actors {
     /// Drops what is to be dropped of an actor's captures.
     pub(super) fn finish_dropping_of(&self, actor: &str, reach: Reach) -> Result<(), ApiError> {
-        let is_ending = |capture: &Capture| !capture.document.dropping.is_empty() || is_over(capture);
         let ending = self.captures_of(actor, is_ending);
         let mut failed = None;
         for capture in ending {
@@ -64,6 +63,11 @@ impl Actors {
             failed = self.finish_dropping_one(actor, capture, reach).err().or(failed);
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Tells whether anything of an actor's captures is to be dropped.
+    pub(super) fn has_to_drop(&self, actor: &str) -> bool {
+        !self.captures_of(actor, is_ending).is_empty()
     }
 
     fn finish_dropping_one(&self, actor: &str, mut capture: Capture, reach: Reach) -> Result<(), ApiError> {
@@ -137,6 +141,11 @@ impl Actors {
         }
         Ok(())
     }
+}
+
+/// Tells whether anything of a capture is to be dropped.
+fn is_ending(capture: &Capture) -> bool {
+    !capture.document.dropping.is_empty() || is_over(capture)
 }
 
 /// Tells whether nothing is left of a capture that was replaced.

@@ -58,7 +58,8 @@ impl Actors {
             // Should there be no thread for it, somebody looks after it later.
             turn.settle(Settled::No);
             let is_idle = actor.document.operation.is_none() && actor.document.standing != Standing::Running;
-            if is_idle && !self.directory.of(&actor.id).volumes().exists() {
+            let left = self.directory.of(&actor.id).volumes().exists() || self.has_to_drop(&actor.id);
+            if is_idle && !left {
                 at_rest.push(turn);
                 continue;
             }
