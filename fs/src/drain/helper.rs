@@ -2,8 +2,8 @@
 //!
 //! # Overview
 //! The daemon starts its own program again with [`HELPER_ARGUMENT`], writes one line per inode to
-//! it, and reads one line per failure, and a last one when all is done. The helper does nothing else, and ends: nobody waits for
-//! that, which takes a program of this size longer than most drains.
+//! it, and reads one line per failure, and a last one when all is done. The helper does nothing else, and ends when nobody listens
+//! any more: the end of a program of this size takes longer than most drains, and would be in the way of who waits.
 //!
 //! ```text
 //!  4711 map_files/7f31c6a00000-7f31c6a08000 0:51 17 /srv/home/db.sqlite-shm
@@ -25,6 +25,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::DrainError;
@@ -39,6 +40,9 @@ const DONE: &[u8] = b"done\n";
 
 /// Files are written out this many at a time.
 const PARALLEL: usize = 8;
+
+/// To start a thread takes as long as to write out some files.
+const WORTH_A_THREAD: usize = 4;
 
 /// Failures beyond these are counted, not listed.
 const LISTED_FAILURES: usize = 5;
@@ -133,7 +137,7 @@ fn talk(
         match poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(0) => return Err(DrainError::TimedOut { deadline }),
             Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => continue,
+            Err(Errno::EINTR) => continue,
             Err(errno) => return Err(failed("wait for")(errno.into())),
         }
         let mut chunk = [0; 4096];
@@ -216,23 +220,33 @@ pub fn helper_main() -> ExitCode {
     }
     let files: Vec<_> = list.split(|byte| *byte == b'\n').filter_map(parse_line).collect();
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..PARALLEL.min(files.len()) {
-            scope.spawn(|| {
-                while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = write_out(file) {
-                        failed.fetch_add(1, Ordering::Relaxed);
-                        report(format_args!("{} (inode {}): {error}", file.path.display(), file.inode));
-                    }
-                }
-            });
+    let work = || {
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = write_out(file) {
+                failed.fetch_add(1, Ordering::Relaxed);
+                report(format_args!("{} (inode {}): {error}", file.path.display(), file.inode));
+            }
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..PARALLEL.min(files.len() / WORTH_A_THREAD) {
+            scope.spawn(work);
+        }
+        work();
     });
     // The daemon goes on from here, if it is still there.
     io::stdout().lock().write_all(DONE).ok();
+    await_no_reader(&io::stdout());
     match failed.into_inner() {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
+    }
+}
+
+/// Waits until nobody reads a pipe any more.
+fn await_no_reader(pipe: &impl AsFd) {
+    // What is told of a pipe besides what was asked for: POLLERR, when its last reader is gone.
+    while poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::empty())], PollTimeout::NONE) == Err(Errno::EINTR) {
     }
 }
 
