@@ -132,12 +132,12 @@ impl VolumeFs {
         let bytes = check_name(name)?;
         let ino = self.store.counters.next_ino(&self.store.db)?;
         let mut locked = loop {
-            let seen = dir.state.read().names_changed;
+            let seen = dir.state.read().names_changed();
             if self.find_child(&dir, name)?.is_some() {
                 return Err(FsError::Exists);
             }
             let mut locked = Locked::all(&[&dir]);
-            if locked.get(dir.ino).names_changed == seen {
+            if locked.get(dir.ino).names_changed() == seen {
                 break locked;
             }
         };
@@ -173,9 +173,9 @@ impl VolumeFs {
         let node = self.nodes.insert(&dir.tree, looked, self.nodes.evictions())?;
         // Its number is new: whoever served the mount before cannot have told the kernel of it.
         node.inherited.store(false, Ordering::SeqCst);
-        if new.kind == FileKind::Directory {
+        if let Some(children) = &mut node.state.write().children {
             // Nobody can have looked into it yet: its own directory is still locked.
-            *node.state.write().names.get_mut() = Names::of_new_directory();
+            *children.names.get_mut() = Names::of_new_directory();
         }
         self.entry(&node)
     }

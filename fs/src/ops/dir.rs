@@ -144,7 +144,8 @@ impl VolumeFs {
         dir: &NodeRef<'_>,
         state: &NodeState,
     ) -> Result<Arc<Vec<MergedEntry>>, FsError> {
-        let mut below = state.below.lock();
+        let children = state.children.as_ref().ok_or(FsError::NotDirectory { ino: dir.ino })?;
+        let mut below = children.below.lock();
         if let Some(known) = &*below {
             return Ok(known.clone());
         }

@@ -21,12 +21,12 @@ impl VolumeFs {
         self.writable(&node)?;
         let bytes = check_name(name)?;
         let mut locked = loop {
-            let seen = dir.state.read().names_changed;
+            let seen = dir.state.read().names_changed();
             if self.find_child(&dir, name)?.is_some() {
                 return Err(FsError::Exists);
             }
             let mut locked = Locked::all(&[&dir, &node]);
-            if locked.get(dir.ino).names_changed == seen {
+            if locked.get(dir.ino).names_changed() == seen {
                 break locked;
             }
         };

@@ -54,7 +54,7 @@ impl VolumeFs {
         if state.inode.nlink == 0 {
             return Ok(None);
         }
-        let known = state.names.lock().get(name);
+        let known = state.names().map_or(Known::Unknown, |names| names.get(name));
         let evictions = self.nodes.evictions();
         let looked = match known {
             Known::Absent => return Ok(None),
@@ -81,7 +81,9 @@ impl VolumeFs {
         };
         match looked {
             Some(looked) => {
-                state.names.lock().bind(name, looked.ino);
+                if let Some(mut names) = state.names() {
+                    names.bind(name, looked.ino);
+                }
                 let several = is_one_of_several(&looked.inode, dir.ino, name);
                 let node = self.nodes.insert(&dir.tree, looked, evictions)?;
                 if several {
@@ -90,7 +92,9 @@ impl VolumeFs {
                 Ok(Some(node))
             }
             None => {
-                state.names.lock().unbind(name);
+                if let Some(mut names) = state.names() {
+                    names.unbind(name);
+                }
                 Ok(None)
             }
         }

@@ -5,9 +5,13 @@
 //!   [`Names::unbind`], under the directory's lock.
 //! - A *complete* one has every name there is: a name that it does not have does not exist.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 
 use crate::ids::Ino;
+use crate::overlay::merged::MergedEntry;
 
 /// Names of one directory that are kept; beyond that it starts afresh.
 const LIMIT: usize = 1 << 14;
@@ -23,12 +27,25 @@ pub(crate) enum Known {
     Unknown,
 }
 
+/// In place of an inode: a name that was looked for and is not there.
+const ABSENT: Ino = Ino(0);
+
 /// Names of a directory.
 #[derive(Default)]
 pub(crate) struct Names {
-    /// `None` is a name that was looked for and is not there.
-    known: HashMap<Box<[u8]>, Option<Ino>>,
+    known: HashMap<Box<[u8]>, Ino>,
     complete: bool,
+}
+
+/// What is in a directory, as far as it is known.
+#[derive(Default)]
+pub(crate) struct Children {
+    /// Counts changes of its names.
+    pub(crate) changes: u64,
+    /// Names that were looked up or changed; filled in by readers.
+    pub(crate) names: Mutex<Names>,
+    /// What the lowers have in it; they do not change.
+    pub(crate) below: Mutex<Option<Arc<Vec<MergedEntry>>>>,
 }
 
 impl Names {
@@ -39,8 +56,8 @@ impl Names {
 
     pub(crate) fn get(&self, name: &[u8]) -> Known {
         match self.known.get(name) {
-            Some(Some(ino)) => Known::Bound(*ino),
-            Some(None) => Known::Absent,
+            Some(&ABSENT) => Known::Absent,
+            Some(ino) => Known::Bound(*ino),
             None if self.complete => Known::Absent,
             None => Known::Unknown,
         }
@@ -48,13 +65,13 @@ impl Names {
 
     /// Tells whether there is no name at all; `None` if that is not known.
     pub(crate) fn is_empty(&self) -> Option<bool> {
-        let any = self.known.values().any(Option::is_some);
+        let any = self.known.values().any(|ino| *ino != ABSENT);
         (any || self.complete).then_some(!any)
     }
 
     /// Notes what a name leads to.
     pub(crate) fn bind(&mut self, name: &[u8], ino: Ino) {
-        self.note(name, Some(ino));
+        self.note(name, ino);
     }
 
     /// Notes that a name does not exist, or no longer.
@@ -62,11 +79,11 @@ impl Names {
         if self.complete {
             self.known.remove(name);
         } else {
-            self.note(name, None);
+            self.note(name, ABSENT);
         }
     }
 
-    fn note(&mut self, name: &[u8], ino: Option<Ino>) {
+    fn note(&mut self, name: &[u8], ino: Ino) {
         if let Some(known) = self.known.get_mut(name) {
             *known = ino;
             return;

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::group_cache::GroupCache;
 use super::known_names::KnownNames;
-use super::names::Names;
+use super::names::{Children, Names};
 use super::{Tree, TreeKey};
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
-use crate::overlay::merged::{Looked, MergedEntry};
+use crate::overlay::merged::Looked;
 use crate::store::record::Inode;
 
 const SHARDS: usize = 64;
@@ -42,12 +42,8 @@ pub(crate) struct NodeState {
     pub(crate) inode: Inode,
     /// The version of the stored record; `None` for what is in a lower only.
     pub(crate) version: Option<(BranchId, Epoch)>,
-    /// Counts changes of a directory's names.
-    pub(crate) names_changed: u64,
-    /// Names of a directory that were looked up or changed; filled in by readers.
-    pub(crate) names: Mutex<Names>,
-    /// What the lowers have in a directory; they do not change.
-    pub(crate) below: Mutex<Option<Arc<Vec<MergedEntry>>>>,
+    /// Of a directory alone. There are a million files for some thousand of these.
+    pub(crate) children: Option<Box<Children>>,
     pub(crate) groups: Mutex<Option<Box<GroupCache>>>,
     /// Whether it is known that a file's last page is zero behind the end.
     pub(super) tail_is_zero: bool,
@@ -84,12 +80,11 @@ pub(crate) struct NodeTable {
 
 impl NodeState {
     fn new(looked: Looked) -> NodeState {
+        let is_directory = looked.inode.kind == FileKind::Directory;
         NodeState {
             inode: looked.inode,
             version: looked.version,
-            names_changed: 0,
-            names: Mutex::default(),
-            below: Mutex::default(),
+            children: is_directory.then(Box::default),
             groups: Mutex::default(),
             tail_is_zero: false,
         }
@@ -97,14 +92,29 @@ impl NodeState {
 
     /// Notes that the directory has a new name, or one that leads elsewhere.
     pub(crate) fn bind_name(&mut self, name: &[u8], ino: Ino) {
-        self.names_changed += 1;
-        self.names.get_mut().bind(name, ino);
+        self.change_names(|names| names.bind(name, ino));
     }
 
     /// Notes that a name of the directory is gone.
     pub(crate) fn unbind_name(&mut self, name: &[u8]) {
-        self.names_changed += 1;
-        self.names.get_mut().unbind(name);
+        self.change_names(|names| names.unbind(name));
+    }
+
+    fn change_names(&mut self, change: impl FnOnce(&mut Names)) {
+        if let Some(children) = &mut self.children {
+            children.changes += 1;
+            change(children.names.get_mut());
+        }
+    }
+
+    /// Counts changes of the directory's names.
+    pub(crate) fn names_changed(&self) -> u64 {
+        self.children.as_ref().map_or(0, |children| children.changes)
+    }
+
+    /// Returns the names of the directory that are known; `None` if it is none.
+    pub(crate) fn names(&self) -> Option<MutexGuard<'_, Names>> {
+        self.children.as_ref().map(|children| children.names.lock())
     }
 
     pub(crate) fn attr(&self, shown: Ino) -> Attr {
@@ -393,5 +403,16 @@ impl Drop for NodeRef<'_> {
         if self.node.lookups() == 0 {
             self.table.evict(&self.node);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_files_that_the_kernel_knows_fit_into_memory() {
+        // As it is allocated: with the counts of an Arc, in the next size that jemalloc has.
+        assert!(size_of::<Node>() + 16 <= 320, "{}", size_of::<Node>());
     }
 }

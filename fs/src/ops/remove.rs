@@ -46,10 +46,10 @@ impl VolumeFs {
         let dir = self.node(parent)?;
         let head = self.writable(&dir)?;
         let bytes = check_name(name)?;
-        let seen = dir.state.read().names_changed;
+        let seen = dir.state.read().names_changed();
         let child = self.find_child(&dir, name)?.ok_or(FsError::NotFound)?;
         let mut locked = Locked::all(&[&dir, &child]);
-        if locked.get(dir.ino).names_changed != seen {
+        if locked.get(dir.ino).names_changed() != seen {
             // Somebody changed the directory in between: the name may lead elsewhere.
             drop(locked);
             return self.remove(parent, name, check);
@@ -105,7 +105,7 @@ impl VolumeFs {
 
     /// Refuses a directory that still has names.
     pub(super) fn check_empty(&self, dir: &NodeRef<'_>, state: &NodeState) -> Result<(), FsError> {
-        if let Some(empty) = state.names.lock().is_empty() {
+        if let Some(empty) = state.names().and_then(|names| names.is_empty()) {
             return if empty { Ok(()) } else { Err(FsError::NotEmpty { ino: dir.ino }) };
         }
         let below = self.below(dir, state)?;

@@ -58,7 +58,7 @@ impl VolumeFs {
         let head = self.writable(&from)?;
         self.writable(&to)?;
         let (old_bytes, new_bytes) = (check_name(name)?, check_name(new_name)?);
-        let seen = (from.state.read().names_changed, to.state.read().names_changed);
+        let seen = (from.state.read().names_changed(), to.state.read().names_changed());
         let moved = self.find_child(&from, name)?.ok_or(FsError::NotFound)?;
         let target = self.find_child(&to, new_name)?;
         match (mode, &target) {
@@ -83,7 +83,7 @@ impl VolumeFs {
         }
         let all: Vec<&NodeRef<'_>> = [&from, &to, &moved].into_iter().chain(target.as_ref()).collect();
         let mut locked = Locked::all(&all);
-        if (locked.get(from.ino).names_changed, locked.get(to.ino).names_changed) != seen {
+        if (locked.get(from.ino).names_changed(), locked.get(to.ino).names_changed()) != seen {
             drop(locked);
             return self.rename_once(parent, name, new_parent, new_name, mode);
         }
