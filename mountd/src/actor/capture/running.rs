@@ -1,6 +1,7 @@
 //! Captures of an actor that runs: from the pause to the manifest.
 
-use durdir_fs::drain;
+use durdir_fs::drain::{self, Helper};
+use durdir_fs::ids::VolumeId;
 use durdir_fs::store::Receipt;
 
 use crate::actor::driver::{Driver, Outcome};
@@ -11,7 +12,7 @@ use crate::actor::state::{CaptureKind, CaptureStep, Capturing, Operation};
 use crate::actor::thaw::Note;
 use crate::actor::world::limits;
 use crate::api::ApiError;
-use crate::runtime::AfterSave;
+use crate::runtime::{AfterSave, Runtime, Sandbox};
 use crate::template::Scope;
 
 impl Driver<'_> {
@@ -49,24 +50,26 @@ impl Driver<'_> {
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         directory.create()?;
         let image = directory.image();
-        let helper = clock.time("quiesce", || {
-            std::thread::scope(|scope| {
-                let prepare = || self.actors.world.prepare_drain();
-                let prepared = (capturing.scope > Scope::None).then(|| scope.spawn(prepare));
+        let driver = &*self;
+        let volumes = (capturing.scope > Scope::None).then_some(&*driver.actor.volumes);
+        std::thread::scope(|scope| {
+            let drained = clock.time("quiesce", || {
+                let helper = volumes.map(|_| scope.spawn(|| driver.actors.world.prepare_drain()));
+                let placed = scope.spawn(|| directory.sync_place());
                 let paused = runtime.pause(&sandbox, limits::quiesce());
-                paused.map_err(|error| self.runtime_error(error))?;
-                self.actors.world.step("actor.paused");
-                self.check_alive()?;
-                Ok::<_, ApiError>(prepared.and_then(joined))
-            })
-        })?;
-        if capturing.scope > Scope::None {
-            clock.time("drain", || {
-                let programs = runtime.programs(&sandbox).map_err(|error| self.runtime_error(error))?;
-                let programs = programs.map_or(drain::Scope::All, drain::Scope::Processes);
-                self.actors.world.drain(&self.actor.volumes, &programs, helper)
+                paused.map_err(|error| driver.runtime_error(error))?;
+                driver.actors.world.step("actor.paused");
+                // A runtime takes longer to tell whether its programs are all there than a drain takes.
+                let drained = volumes.map(|volumes| {
+                    let (helper, runtime, sandbox) = (helper.and_then(joined), &*runtime, &sandbox);
+                    scope.spawn(move || driver.drain(volumes, runtime, sandbox, helper))
+                });
+                driver.check_alive()?;
+                joined(placed)?;
+                Ok::<_, ApiError>(drained)
             })?;
-        }
+            clock.time("drain", || drained.map_or(Ok(()), joined))
+        })?;
         std::thread::scope(|scope| {
             let mut storing = None;
             if capturing.scope == Scope::Full {
@@ -88,5 +91,19 @@ impl Driver<'_> {
             }
             clock.time("bind", || self.bind(capturing, saved_by, storing, &directory))
         })
+    }
+
+    /// Has shared mappings of `volumes` written out that programs of a sandbox have.
+    fn drain(
+        &self,
+        volumes: &[VolumeId],
+        runtime: &dyn Runtime,
+        sandbox: &Sandbox,
+        helper: Option<Helper>,
+    ) -> Result<(), ApiError> {
+        let programs = runtime.programs(sandbox).map_err(|error| self.runtime_error(error))?;
+        let programs = programs.map_or(drain::Scope::All, drain::Scope::Processes);
+        self.actors.world.drain(volumes, &programs, helper)?;
+        Ok(())
     }
 }
