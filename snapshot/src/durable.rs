@@ -2,8 +2,7 @@
 //!
 //! # Crash consistency
 //! A file written by [`write_durably`] is there as a whole or not at all: a temporary file, fsync, rename, fsync of the directory. A crash may leave
-//! the temporary file, which the next attempt replaces. A [`Draft`] saves one of the two waits for the disk: after a loss of power before
-//! its publication returned, a part of it may be there under its name. Whoever reads it has to notice.
+//! the temporary file, which the next attempt replaces. [`write_whole`] keeps that promise while the host is up.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,44 +15,41 @@ const AT_ONCE: usize = 8;
 
 /// Writes a file, for this user only. It has its name, and is on the disk, on return.
 pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let draft = Draft::write(path, content)?;
-    draft.file.sync_all()?;
-    draft.publish()
+    let (file, temporary) = write_beside(path, content)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    sync_parent(path)
 }
 
-/// A file that is written, and has not its name yet.
-#[derive(Debug)]
-pub struct Draft {
-    file: File,
-    temporary: PathBuf,
-    path: PathBuf,
+/// The same with one wait for the disk less: after a loss of power before it returned, a part of the file may be there under its name. Whoever
+/// reads it has to notice.
+pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let (file, temporary) = write_beside(path, content)?;
+    std::fs::rename(&temporary, path)?;
+    file.sync_all()?;
+    sync_parent(path)
 }
 
-impl Draft {
-    /// Writes what is to be the file `path`, for this user only.
-    pub fn write(path: &Path, content: &[u8]) -> io::Result<Draft> {
-        let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let mut temporary = name.to_owned();
-        temporary.push(".new");
-        let temporary = path.with_file_name(temporary);
-        match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(content)?;
-        Ok(Draft { file, temporary, path: path.to_owned() })
+/// Writes what is to be a file, under a name of its own.
+fn write_beside(path: &Path, content: &[u8]) -> io::Result<(File, PathBuf)> {
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut temporary = name.to_owned();
+    temporary.push(".new");
+    let temporary = path.with_file_name(temporary);
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
     }
-
-    /// Gives it its name. Both are on the disk on return.
-    pub fn publish(self) -> io::Result<()> {
-        std::fs::rename(&self.temporary, &self.path)?;
-        self.file.sync_all()?;
-        sync_directory(self.path.parent().unwrap_or(Path::new("/")))
-    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    Ok((file, temporary))
 }
 
-/// Brings the files of a directory to the disk, and their names. It has no directories in it.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    sync_directory(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Brings the files of a directory to the disk, and their names. What its directories hold is not looked at.
 pub fn sync_files(directory: &Path) -> io::Result<()> {
     let entries: io::Result<Vec<_>> = std::fs::read_dir(directory)?.collect();
     let mut paths: Vec<PathBuf> = entries?.iter().map(std::fs::DirEntry::path).collect();

@@ -10,7 +10,7 @@ mod local;
 mod reading;
 mod target;
 
-pub use durable::{Draft, sync_directory, sync_files, write_durably};
+pub use durable::{sync_directory, sync_files, write_durably, write_whole};
 pub use local::LocalDirectory;
 pub use reading::{open_regular, read_small};
 pub use target::{Opened, Publication, Target, TargetError};

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use durdir_fs::fuse::mounted_below;
 use durdir_fs::ids::CaptureId;
-use durdir_snapshot::sync_directory;
+use durdir_snapshot::{sync_directory, sync_files};
 
 use super::error::ActorError;
 
@@ -125,6 +125,11 @@ impl CaptureDirectory {
         above.iter().filter_map(|made| made.parent()).try_for_each(sync)
     }
 
+    /// Brings its own name to the disk.
+    pub(crate) fn sync_place(&self) -> Result<(), ActorError> {
+        self.0.parent().map_or(Ok(()), sync)
+    }
+
     /// Removes it.
     pub(crate) fn remove(&self) -> Result<(), ActorError> {
         // The manifest first: half of a capture is none.
@@ -148,15 +153,12 @@ impl CaptureDirectory {
         }
     }
 
-    /// Brings the names in it to the disk, and its own.
+    /// Brings what is in it to the disk.
     pub(crate) fn sync(&self) -> Result<(), ActorError> {
-        sync(&self.0)?;
-        self.sync_place()
-    }
-
-    /// Brings its own name to the disk.
-    pub(crate) fn sync_place(&self) -> Result<(), ActorError> {
-        self.0.parent().map_or(Ok(()), sync)
+        for directory in [&self.image(), &self.0] {
+            sync_files(directory).map_err(|error| failed("sync", directory, error))?;
+        }
+        Ok(())
     }
 
     fn remove_manifest(&self) -> Result<(), ActorError> {

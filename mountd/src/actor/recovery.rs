@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | birth | | the volumes are cut, again |
 //! | start, resume | | back: the sandbox is ended, the volumes are unmounted; the actor stands where it stood, its checkpoint as it was |
-//! | capture: quiesce, save, cut, bind | the manifest | forth: the capture is there |
-//! | | no manifest, a sandbox | back: it goes on; the cut and the files are dropped |
+//! | capture: quiesce, save, cut, bind | the manifest, and what it names | forth: the capture is there |
+//! | | no such manifest, a sandbox | back: it goes on; the cut and the files are dropped |
 //! | | neither, and it was being saved | back: it is restored from what was saved |
 //! | | its volumes are not mounted | back, and it has ended |
 //! | capture: resume, publish, tear down | | forth; one that cannot be published is withdrawn |
@@ -34,7 +34,7 @@ use super::error::ActorError;
 use super::manifest::Manifest;
 use super::phases::Clock;
 use super::registry::{Actors, Attended, Settled, Turn};
-use super::state::{CaptureKind, CaptureStep, Capturing, Operation, Standing};
+use super::state::{CaptureKind, CaptureStep, Capturing, Held, Operation, Standing};
 use crate::api::ApiError;
 use crate::exit::one_line;
 use crate::runtime::SandboxState;
@@ -174,10 +174,10 @@ impl Driver<'_> {
             CaptureStep::Quiesce | CaptureStep::Save | CaptureStep::Cut | CaptureStep::Bind => {
                 let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
                 let found = Manifest::found(capturing.id, &directory.manifest());
-                match found.and_then(|found| self.check_found(found, &capturing)) {
+                match found.map_err(ApiError::from).and_then(|found| self.check_found(found, &capturing)) {
                     Ok(None) => self.abort(&capturing),
                     // Nobody has ever been told that it is there.
-                    Err(error @ ActorError::Damaged { .. }) => {
+                    Err(ApiError::Actor(error @ ActorError::Damaged { .. })) => {
                         tracing::error!(
                             actor = self.actor.id,
                             error = one_line(&error),
@@ -185,10 +185,11 @@ impl Driver<'_> {
                         );
                         self.abort(&capturing)
                     }
-                    Err(error) => Err(error.into()),
+                    Err(error) => Err(error),
                     Ok(Some((manifest, hash))) => {
-                        // Who gave it its name may have died before that was on the disk.
+                        // Who gave it its name may have died before anything of it was on the disk.
                         directory.sync()?;
+                        self.actors.store.sync_records()?;
                         capturing.cut = manifest.volumes;
                         self.bound(&mut capturing, hash, &Clock::start())?;
                         self.complete_of_itself(capturing)
@@ -202,14 +203,24 @@ impl Driver<'_> {
         }
     }
 
+    /// Checks that a manifest that was found is of this capture, and that all of it is there: a host that lost power may have kept one part and not
+    /// another.
     fn check_found(
         &self,
         found: Option<(Manifest, String)>,
         capturing: &Capturing,
-    ) -> Result<Option<(Manifest, String)>, ActorError> {
-        if let Some((manifest, _)) = &found {
-            manifest.check_is_of(&self.actor, capturing.scope)?;
+    ) -> Result<Option<(Manifest, String)>, ApiError> {
+        let Some((manifest, _)) = &found else { return Ok(None) };
+        manifest.check_is_of(&self.actor, capturing.scope)?;
+        let (id, store) = (capturing.id, &self.actors.store);
+        let is_there = |held: &Held| store.snapshot_at(held.volume, held.epoch).is_some();
+        // What was narrowed has the volumes of another capture.
+        let is_cut_now = capturing.from.is_none() && !manifest.volumes.is_empty();
+        if (is_cut_now && !self.was_cut(id)?) || !manifest.volumes.iter().all(is_there) {
+            let what = "its volumes are not cut as its manifest says".to_owned();
+            return Err(ActorError::Damaged { id, what }.into());
         }
+        manifest.check_files(&self.actors.directory.of(&self.actor.id).capture(id).image())?;
         Ok(found)
     }
 

@@ -44,6 +44,7 @@ impl Driver<'_> {
         capturing.cut = clock.time("cut", || self.cut(capturing.id, &names))?;
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         directory.create()?;
+        directory.sync_place()?;
         clock.time("bind", || self.bind(capturing, None, None, &directory))
     }
 
@@ -59,6 +60,7 @@ impl Driver<'_> {
         }
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         directory.create()?;
+        directory.sync_place()?;
         let mut saved_by = None;
         if capturing.scope == Scope::Full {
             clock.time("save", || {

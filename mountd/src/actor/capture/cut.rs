@@ -38,6 +38,11 @@ impl Driver<'_> {
         Ok(held)
     }
 
+    /// Tells whether the cut of a capture is on record.
+    pub(in crate::actor) fn was_cut(&self, id: CaptureId) -> Result<bool, ApiError> {
+        Ok(matches!(self.actors.store.reply_to(cut_key(id))?, Known::Outcome(OutcomeV1::Done(_))))
+    }
+
     /// Returns what a cut made that was not taken note of.
     pub(in crate::actor) fn cut_made(&self, id: CaptureId) -> Result<Vec<Held>, ApiError> {
         let Known::Outcome(OutcomeV1::Done(made)) = self.actors.store.reply_to(cut_key(id))? else {

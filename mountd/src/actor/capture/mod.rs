@@ -13,8 +13,8 @@
 //!
 //! # Invariants
 //! - Nothing is paused before everything was checked that can be.
-//! - The manifest is the last thing that appears, with a rename: when it is there the capture is complete, and memory and cut are on the disk; before it
-//!   there is none. One that does not parse was never told of to anybody.
+//! - The manifest is the last thing that appears, with a rename: when it is there the capture is complete; before it there is none. It comes to the disk
+//!   together with memory and cut, and nobody is told before all of them are there. What a loss of power left of them is compared with it.
 //! - Up to there an error, or a death, leaves the actor running as before; from there on the capture is completed. A committed
 //!   capture that cannot be published is dropped again.
 //! - What the sandbox of an actor at rest has left behind, mounts above all, is taken away in the background. Whoever wants to do something with
@@ -37,7 +37,7 @@ use std::sync::Arc;
 use durdir_fs::FsError;
 use durdir_fs::ids::CaptureId;
 use durdir_fs::store::{Durability, Receipt};
-use durdir_snapshot::Draft;
+use durdir_snapshot::write_whole;
 
 use super::directory::{CaptureDirectory, failed};
 use super::driver::{Begun, CaptureChanges, Driver, Outcome, Request};
@@ -194,7 +194,7 @@ impl Driver<'_> {
         self.journal(Operation::Capture(capturing.clone()), name)
     }
 
-    /// Writes the manifest: from then on the capture is there. `image`: the memory, on its way to the disk.
+    /// Writes the manifest: from then on the capture is there. `image`: the memory, on its way to the disk. `directory` has its name there already.
     fn bind(
         &mut self,
         capturing: &mut Capturing,
@@ -204,10 +204,9 @@ impl Driver<'_> {
     ) -> Result<String, ApiError> {
         self.advance(capturing, CaptureStep::Bind, "actor.bind")?;
         let (path, store) = (directory.manifest(), &self.actors.store);
-        let (draft, hash) = std::thread::scope(|scope| {
-            // Cut and memory come to the disk side by side, and the manifest that is about both after that.
+        let hash = std::thread::scope(|scope| {
+            // Everything comes to the disk side by side: a wait for it is one for the host's journal.
             let recorded = scope.spawn(|| store.sync_records());
-            let placed = scope.spawn(|| directory.sync_place());
             let (files, synced) = match image {
                 None => (Vec::new(), None),
                 Some(image) => image.files().map(|(files, synced)| (files, Some(synced)))?,
@@ -223,13 +222,11 @@ impl Driver<'_> {
                 files,
             });
             let (bytes, hash) = manifest.encode();
-            let draft = Draft::write(&path, &bytes).map_err(|error| failed("write", &path, error))?;
+            write_whole(&path, &bytes).map_err(|error| failed("write", &path, error))?;
             synced.map_or(Ok(()), joined)?;
             joined(recorded)?;
-            joined(placed)?;
-            Ok::<_, ApiError>((draft, hash))
+            Ok::<_, ApiError>(hash)
         })?;
-        draft.publish().map_err(|error| failed("write", &path, error))?;
         self.actors.world.step("actor.manifest");
         Ok(hash)
     }

@@ -1,6 +1,7 @@
 //! The protocol against a world that fails, or in which the process dies, at every single event.
 
 mod fake;
+mod found;
 mod keeping;
 mod protocol;
 mod refusals;

@@ -1,19 +1,18 @@
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 
 use durdir_fs::store::{ActorChange, Durability};
 
 use super::fake::{Death, Fault, count};
 use super::*;
 use crate::actor::driver::Driver;
-use crate::actor::state::{CaptureStep, Operation};
+use crate::actor::state::Operation;
 
-const PAUSE: Ask = Ask::Capture(CaptureKind::Pause, None);
-const SUSPEND: Ask = Ask::Capture(CaptureKind::Suspend, None);
-const COMMIT: Ask = Ask::Capture(CaptureKind::Commit, None);
+pub(super) const PAUSE: Ask = Ask::Capture(CaptureKind::Pause, None);
+pub(super) const SUSPEND: Ask = Ask::Capture(CaptureKind::Suspend, None);
+pub(super) const COMMIT: Ask = Ask::Capture(CaptureKind::Commit, None);
 
 /// Asks, and tells whether the process died over it.
-fn dies(node: &Node, ask: Ask) -> bool {
+pub(super) fn dies(node: &Node, ask: Ask) -> bool {
     let asked = std::panic::catch_unwind(AssertUnwindSafe(|| node.ask("a", ask)));
     match asked {
         Ok(_) => false,
@@ -91,7 +90,7 @@ fn at_every_failure(prepare: impl Fn() -> Node, ask: Ask, expected: Option<Stand
 }
 
 /// Wherever the actor stands, it can be brought to run, and what it believes is in its volumes.
-fn bring_back(node: &Node, when: &str) {
+pub(super) fn bring_back(node: &Node, when: &str) {
     match node.standing() {
         Standing::Running => {}
         Standing::Paused | Standing::Suspended => drop(node.ask("a", Ask::Resume).unwrap()),
@@ -102,7 +101,7 @@ fn bring_back(node: &Node, when: &str) {
     assert!(node.host.counters()[0] >= 5, "{when}: {:?}", node.host.counters());
 }
 
-fn full() -> Node {
+pub(super) fn full() -> Node {
     Node::running(Scope::Full, Scope::Full)
 }
 
@@ -377,46 +376,11 @@ fn a_daemon_that_ends_pauses_what_runs() {
 }
 
 /// Returns the number of an event among those of an operation.
-fn number_of(prepare: impl Fn() -> Node, ask: Ask, event: &str) -> usize {
+pub(super) fn number_of(prepare: impl Fn() -> Node, ask: Ask, event: &str) -> usize {
     let node = prepare();
     node.host.calm();
     node.ask("a", ask).unwrap();
     1 + node.host.events().iter().position(|name| *name == event).unwrap()
-}
-
-#[test]
-fn a_host_that_lost_power_after_the_manifest_has_the_capture() {
-    for ask in [PAUSE, SUSPEND, COMMIT] {
-        let mut node = full();
-        node.host.plan(Fault::DieAt(number_of(full, ask, "actor.manifest")));
-        assert!(dies(&node, ask));
-        // The record as it was when the log was synced last: by the cut.
-        let mut actor = node.actor();
-        let Some(Operation::Capture(capturing)) = &mut actor.document.operation else { panic!("{actor:?}") };
-        assert_eq!(capturing.step, CaptureStep::Bind);
-        let cut = std::mem::take(&mut capturing.cut);
-        capturing.step = CaptureStep::Cut;
-        let record = actor.encode();
-        let change = ActorChange { actors: vec![("a", Some(&record))], captures: Vec::new() };
-        node.store.change_actors(&change, Durability::Disk, Receipt::none(), &()).unwrap();
-        node.host.reboot();
-        node.restart();
-        node.check("after the loss of power");
-        let standing = node.standing();
-        if ask == COMMIT {
-            // What ran is lost with the host, and the commit is not.
-            assert!(matches!(standing, Standing::Exited { .. }), "{standing:?}");
-            let commit = node.actor().document.last_capture.unwrap().id;
-            node.fork(&commit, "f", None).unwrap();
-            node.ask("f", Ask::Resume).unwrap();
-        } else {
-            assert!(matches!(standing, Standing::Paused | Standing::Suspended), "{standing:?}");
-            assert_eq!(node.actor().document.checkpoint.unwrap().volumes, cut);
-            node.ask("a", Ask::Resume).unwrap();
-        }
-        assert_eq!(node.host.counters(), [3], "{ask:?}");
-        node.check("gone on");
-    }
 }
 
 #[test]
@@ -559,63 +523,4 @@ fn abort_what_is_in_hand(node: &Node) {
         panic!("no capture is in hand")
     };
     driver.abort(&capturing).unwrap();
-}
-
-/// A node whose worker died when a manifest had its name and nobody had taken note of that, and where the manifest is.
-fn dead_with_a_manifest() -> (Node, PathBuf) {
-    let node = full();
-    node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
-    assert!(dies(&node, PAUSE));
-    let capture = node.dir.path().join("store/actors/a/captures").join(node.begun().unwrap());
-    (node, capture.join("manifest.json"))
-}
-
-#[test]
-fn a_capture_whose_manifest_cannot_be_read_for_a_while_is_kept() {
-    let (mut node, manifest) = dead_with_a_manifest();
-    let aside = manifest.with_extension("aside");
-    std::fs::rename(&manifest, &aside).unwrap();
-    std::fs::create_dir(&manifest).unwrap();
-    node.restart();
-    assert!(node.actor().document.operation.is_some());
-    std::fs::remove_dir(&manifest).unwrap();
-    std::fs::rename(&aside, &manifest).unwrap();
-    node.actors.look(|_| true);
-    node.check("readable again");
-    assert_eq!(node.standing(), Standing::Paused);
-    node.ask("a", Ask::Resume).unwrap();
-    assert_eq!(node.host.counters(), [3]);
-}
-
-#[test]
-fn a_manifest_of_something_else_is_not_believed() {
-    for (from, to) in
-        [("\"actor\": \"a\"", "\"actor\": \"b\""), ("\"volume\": ", "\"volume\": 7"), ("{", "[")]
-    {
-        let (mut node, manifest) = dead_with_a_manifest();
-        let text = std::fs::read_to_string(&manifest).unwrap();
-        assert!(text.contains(from));
-        std::fs::write(&manifest, text.replacen(from, to, 1)).unwrap();
-        node.restart();
-        node.check(to);
-        assert_eq!((node.standing(), node.host.counters()), (Standing::Running, vec![3]), "{to}");
-    }
-}
-
-#[test]
-fn half_of_a_manifest_after_a_loss_of_power_is_none() {
-    for torn in [
-        |text: &str| text[..text.len() / 2].to_owned(),
-        |_: &str| String::new(),
-        |text: &str| "\0".repeat(text.len()),
-    ] {
-        let (mut node, manifest) = dead_with_a_manifest();
-        let text = std::fs::read_to_string(&manifest).unwrap();
-        std::fs::write(&manifest, torn(&text)).unwrap();
-        node.host.reboot();
-        node.restart();
-        node.check("torn");
-        assert!(matches!(node.standing(), Standing::Exited { .. }));
-        bring_back(&node, "torn");
-    }
 }
