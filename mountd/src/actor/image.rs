@@ -3,7 +3,8 @@
 //! # Overview
 //! ```text
 //!   save ──────────────────────────────▶ cut ─────────▶ manifest
-//!    └ Saving: what is there is written out   └ Storing: hashed ──┘ and synced ──▶ it gets its name
+//!    └ Saving: what is there is written out,  └ Storing: hashed ──┘ and synced
+//!      and hashed if it is only appended to
 //! ```
 
 use std::fs::File;
@@ -18,6 +19,7 @@ use durdir_snapshot::{open_regular, sync_files};
 use serde::{Deserialize, Serialize};
 
 use super::error::ActorError;
+use super::following::{Followed, follow};
 
 /// How often it is looked whether there is something to be written out while an image is being saved.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -55,7 +57,20 @@ impl ImageFile {
         size.map_err(|source| ActorError::Io { action: "read", path, source })
     }
 
+    /// Describes a file that was hashed while it was written.
+    fn of_followed(image: &Path, name: &str, followed: &Followed) -> Result<ImageFile, ActorError> {
+        let path = image.join(name);
+        match followed.hash_of(&path) {
+            Ok(Some((hash, bytes))) => {
+                Ok(ImageFile { name: name.to_owned(), bytes, blake3: hash.to_hex().to_string() })
+            }
+            Ok(None) => ImageFile::of(image, name),
+            Err(source) => Err(ActorError::Io { action: "look at", path, source }),
+        }
+    }
+
     /// Describes all files of an image.
+    #[cfg(test)]
     pub(super) fn all(image: &Path) -> Result<Vec<ImageFile>, ActorError> {
         names_in(image)?.iter().map(|name| ImageFile::of(image, name)).collect()
     }
@@ -92,14 +107,26 @@ fn hash(mut file: File) -> io::Result<blake3::Hasher> {
 /// comes then has the disk to itself.
 #[derive(Debug)]
 pub(super) struct Saving<'scope> {
-    complete: Sender<()>,
+    complete: [Sender<()>; 2],
     synced: Synced<'scope>,
+    followed: ScopedJoinHandle<'scope, Result<Option<Followed>, ActorError>>,
+    appended: Option<&'static str>,
 }
 
 impl<'scope> Saving<'scope> {
-    /// Begins. If it is dropped, the save has failed, and nothing more is done.
-    pub(super) fn begin<'env>(scope: &'scope Scope<'scope, 'env>, image: &'env Path) -> Saving<'scope> {
+    /// Begins. If it is dropped, the save has failed, and nothing more is done. `appended`: the file that is only ever appended to, if
+    /// there is one.
+    pub(super) fn begin<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        image: &'env Path,
+        appended: Option<&'static str>,
+    ) -> Saving<'scope> {
         let (complete, completed) = channel();
+        let (complete_too, completed_too) = channel();
+        let followed = scope.spawn(move || {
+            let Some(path) = appended.map(|name| image.join(name)) else { return Ok(None) };
+            follow(&path, &completed_too).map_err(|source| ActorError::Io { action: "read", path, source })
+        });
         let failed = |source| ActorError::Io { action: "sync", path: image.to_owned(), source };
         let synced = scope.spawn(move || {
             let mut written_out = 0;
@@ -118,7 +145,7 @@ impl<'scope> Saving<'scope> {
                 }
             }
         });
-        Saving { complete, synced }
+        Saving { complete: [complete, complete_too], synced, followed, appended }
     }
 
     /// Notes that the image is complete.
@@ -127,9 +154,20 @@ impl<'scope> Saving<'scope> {
         scope: &'scope Scope<'scope, 'env>,
         image: &'env Path,
     ) -> Storing<'scope> {
-        // If it has ended already it has failed, and tells that to who waits for it.
-        self.complete.send(()).ok();
-        Storing { hashed: scope.spawn(|| ImageFile::all(image)), synced: self.synced }
+        let Saving { complete, synced, followed, appended } = self;
+        // Who has ended already has failed, and tells that to who waits for it, or had nothing to do.
+        complete.iter().for_each(|complete| complete.send(()).unwrap_or_default());
+        let hashed = scope.spawn(move || {
+            let followed = joined(followed)?;
+            let describe = |name: &String| match &followed {
+                Some(followed) if appended == Some(name.as_str()) => {
+                    ImageFile::of_followed(image, name, followed)
+                }
+                _ => ImageFile::of(image, name),
+            };
+            names_in(image)?.iter().map(describe).collect()
+        });
+        Storing { hashed, synced }
     }
 }
 
@@ -174,7 +212,7 @@ pub(super) type Synced<'scope> = ScopedJoinHandle<'scope, Result<(), ActorError>
 impl<'scope> Storing<'scope> {
     /// Begins with both.
     pub(super) fn begin<'env>(scope: &'scope Scope<'scope, 'env>, image: &'env Path) -> Storing<'scope> {
-        Saving::begin(scope, image).complete(scope, image)
+        Saving::begin(scope, image, None).complete(scope, image)
     }
 
     /// Waits until the files are hashed, and describes them. What is left is to wait until they are on the disk.
@@ -211,7 +249,7 @@ mod tests {
         std::fs::write(image.join("memory"), vec![1; usize::try_from(MAY_WAIT).unwrap()]).unwrap();
         std::os::unix::fs::symlink(&looping, &looping).unwrap();
         std::thread::scope(|scope| {
-            let saving = Saving::begin(scope, image);
+            let saving = Saving::begin(scope, image, None);
             while !saving.synced.is_finished() {
                 std::thread::yield_now();
             }
@@ -240,9 +278,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("gone");
         std::thread::scope(|scope| {
-            let Saving { complete, synced } = Saving::begin(scope, &image);
+            let Saving { complete, synced, followed, .. } = Saving::begin(scope, &image, Some("memory"));
             drop(complete);
             joined(synced).unwrap();
+            assert!(joined(followed).unwrap().is_none());
         });
     }
 }

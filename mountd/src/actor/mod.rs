@@ -23,6 +23,7 @@ mod directory;
 mod driver;
 mod dropping;
 mod error;
+mod following;
 mod image;
 mod left_behind;
 mod making;

@@ -132,6 +132,12 @@ pub(crate) trait Runtime: Send + Sync {
     /// caller has synced it. An error leaves the sandbox paused, or absent where [`Runtime::state`] says so.
     fn save(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<AfterSave, RuntimeError>;
 
+    /// Returns the name of the file of an image that [`Runtime::save`] writes from its beginning to its end, and never goes back in. Saving
+    /// it once more makes another file. It can be read while it grows.
+    fn appended(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Makes the sandbox from saved memory and lets it go on. Its volumes are mounted, and as they were when it was saved.
     /// An error leaves no sandbox behind; the image is never changed.
     fn restore(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError>;

@@ -74,7 +74,7 @@ impl Driver<'_> {
             let mut storing = None;
             if capturing.scope == Scope::Full {
                 self.advance(capturing, CaptureStep::Save, "actor.save")?;
-                let saving = Saving::begin(scope, &image);
+                let saving = Saving::begin(scope, &image, runtime.appended());
                 let saved = clock.time("save", || runtime.save(&sandbox, &image, limits::save()));
                 match saved.map_err(|error| self.runtime_error(error))? {
                     // Both are fine: what comes next needs no sandbox.

@@ -167,6 +167,8 @@ impl Runtime for Qemu {
         let mut tries = 1;
         loop {
             let printed = virtiofsd::Printed::so_far(sandbox)?;
+            // What an attempt before wrote is not written over.
+            files::remove(&path)?;
             let saved = qmp
                 .execute("migrate", json!({ "channels": [channel(&path)] }))
                 .and_then(|_| await_transfer(&mut qmp, "migrate", deadline));
@@ -188,6 +190,11 @@ impl Runtime for Qemu {
         }
         files::write(&image.join(ACCELERATOR), kind.name())?;
         Ok(AfterSave::Paused)
+    }
+
+    /// A migration is a stream, whatever it goes into.
+    fn appended(&self) -> Option<&'static str> {
+        Some(MEMORY)
     }
 
     fn restore(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
