@@ -1,7 +1,7 @@
 //! Allocating, punching and zeroing ranges.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use durdir_tests::support::*;
 use durdir_tests::{assert_errno, lower};
@@ -141,7 +141,6 @@ fn everything_stays_after_a_restart() {
 #[test]
 fn write_into_a_punched_or_allocated_range_is_kept() {
     on_both(lower! { "file" => noise(1, 0, 100_000) }, |mount| {
-        use std::os::unix::fs::FileExt;
         let file = update(mount);
         fallocate(&file, PUNCH, 0, 100_000).unwrap();
         file.write_all_at(b"back", 50_000).unwrap();
@@ -192,4 +191,23 @@ fn posix_fallocate_works() {
     mount.write("file", "x");
     nix::fcntl::posix_fallocate(update(&mount), 0, 1 << 20).unwrap();
     assert_eq!(mount.stat("file").size(), 1 << 20);
+}
+
+#[test]
+fn large_range_of_a_lower_is_punched() {
+    // More than is changed in one batch, twice.
+    const SIZE: usize = 10_000 * 65_536;
+    let far = [(0, b"begin".as_slice()), (SIZE / 2, b"middle"), (SIZE - 10, b"end")];
+    for (from, to, kept) in [(4096, SIZE - 4096, true), (4096, SIZE, false)] {
+        let mount =
+            Mount::over(lower! { "file" => sparse(SIZE as u64, &far.map(|(at, bytes)| (at as u64, bytes))) });
+        let file = update(&mount);
+        fallocate(&file, PUNCH, from as i64, (to - from) as i64).unwrap();
+        for (at, bytes) in far {
+            let mut seen = vec![0; bytes.len()];
+            file.read_exact_at(&mut seen, at as u64).unwrap();
+            let is_there = at == 0 || (kept && at > SIZE / 2);
+            assert_eq!(seen, if is_there { bytes.to_vec() } else { vec![0; bytes.len()] }, "{at}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod handles;
 mod many;
 mod once;
 mod sandbox;
+mod steps;
 mod storm;
 
 use std::time::Duration;

@@ -37,6 +37,11 @@ impl VolumeFs {
         if state.inode.kind == FileKind::Regular && set.size.is_some_and(|size| size > state.inode.size) {
             self.wipe_tail(&node, head, state)?;
         }
+        if state.inode.kind == FileKind::Regular
+            && let Some(size) = set.size
+        {
+            self.shorten_in_steps(&node, head, state, size)?;
+        }
         let mut inode = state.inode.clone();
         let mut txn = Txn::begin(&self.store, head)?;
 

@@ -57,13 +57,17 @@ impl VolumeFs {
         if !keep_size && end > state.inode.size {
             self.wipe_tail(&node, head, state)?;
         }
+        let inside = end.min(state.inode.size);
+        let offset = match zeros && offset < inside {
+            true => self.zero_in_steps(&node, head, state, offset, inside)?,
+            false => offset,
+        };
         let mut inode = state.inode.clone();
         let mut txn = Txn::begin(&self.store, head)?;
         let mut staged = None;
         if zeros {
-            let inside = end.min(inode.size).saturating_sub(offset);
-            staged =
-                Some(self.stage_fill(&mut txn, &node, state, &mut inode, offset, Fill::Zeros(inside))?);
+            let fill = Fill::Zeros(inside.saturating_sub(offset));
+            staged = Some(self.stage_fill(&mut txn, &node, state, &mut inode, offset, fill)?);
         } else {
             let grown = end.saturating_sub(inode.size.max(offset));
             self.store.space.check(grown)?;

@@ -46,6 +46,8 @@ pub(crate) struct Txn<'a> {
     allocated: Vec<Allocated>,
     committed: bool,
     purpose: Purpose,
+    /// Whether the request that the thread executes is done with this.
+    answers: bool,
     doubts: bool,
     ties: bool,
     data_first: bool,
@@ -78,6 +80,7 @@ impl<'a> Txn<'a> {
             allocated: Vec::new(),
             committed: false,
             purpose: Purpose::Change,
+            answers: true,
             doubts: false,
             ties: false,
             data_first: false,
@@ -88,6 +91,13 @@ impl<'a> Txn<'a> {
     pub(crate) fn begin_housekeeping(store: &'a Store, head: &'a Head) -> Result<Txn<'a>, FsError> {
         let mut txn = Txn::begin(store, head)?;
         txn.purpose = Purpose::Housekeeping;
+        Ok(txn)
+    }
+
+    /// Begins one of several of a request, and not the last.
+    pub(crate) fn begin_step(store: &'a Store, head: &'a Head) -> Result<Txn<'a>, FsError> {
+        let mut txn = Txn::begin(store, head)?;
+        txn.answers = false;
         Ok(txn)
     }
 
@@ -262,7 +272,7 @@ impl<'a> Txn<'a> {
         // A failed write stops the store, but may be in the log: pages it refers to stay.
         self.committed = true;
         // What only tidies up may run within a request, but answers nothing.
-        let executing = request::executing().filter(|_| self.purpose == Purpose::Change);
+        let executing = request::executing().filter(|_| self.purpose == Purpose::Change && self.answers);
         let written = match answer {
             Answer::Count(count) => Some(count),
             Answer::Done | Answer::Inode(_) => None,

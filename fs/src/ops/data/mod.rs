@@ -13,6 +13,7 @@
 mod plan;
 mod read;
 mod shared;
+mod steps;
 mod tail;
 mod truncate;
 mod version;

@@ -28,16 +28,16 @@ impl VolumeFs {
                 lower.readable = lower.readable.min(size);
             }
             // Whole groups beyond the end go.
-            let first_gone = size.div_ceil(GROUP_SIZE as u64);
+            let (first_gone, behind) = (size.div_ceil(GROUP_SIZE as u64), old.div_ceil(GROUP_SIZE as u64));
             let mut gone = Vec::new();
             merged.view.groups(&merged.store.db, node.ino, first_gone, |index, versioned| {
-                gone.push((index, versioned));
-                Ok(true)
+                // Behind the end are only marks of what went before.
+                if index < behind && versioned.record != Group::Removed {
+                    gone.push((index, versioned));
+                }
+                Ok(index < behind)
             })?;
             for (index, Versioned { branch, epoch, record }) in gone {
-                if record == Group::Removed {
-                    continue;
-                }
                 for page in record.refs() {
                     self.release(txn, node.ino, index, Page::Data(page));
                 }
