@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use durdir_tests::assert_errno;
 use durdir_tests::support::*;
+use durdir_tests::{assert_errno, lower};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -548,6 +548,40 @@ fn full_disk_is_enospc_and_deletes_still_work() {
         let mount = mount.restart();
         assert!(mount.read("again") == noise(7, 0, 1 << 20));
         assert!(mount.read(format!("f{}", made - 1)) == noise(made - 1, 0, 1 << 20));
+    }
+}
+
+#[test]
+fn what_is_only_in_a_lower_can_be_deleted_on_a_full_disk() {
+    let disk = SmallDisk::new(128);
+    {
+        let lower = lower! { "file" => "x", "empty" => dir(), "replaced" => "old", "deep/er/file" => "x" };
+        let store = Store::in_dir(disk.path().join("store"));
+        store.expect_alarm("no space left");
+        let mount = store.mount_over_layout("v", lower);
+        mount.write("new", "new");
+        // As full as it may become by what the store refuses: there is room for the log of deletes.
+        let hog = File::create(disk.path().join("hog")).unwrap();
+        let available = || {
+            let stat = nix::sys::statvfs::statvfs(&disk.path()).unwrap();
+            (stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size() / 20)
+        };
+        let mut at = 0;
+        while available().0 >= available().1 {
+            hog.write_all_at(&[1; 65_536], at).unwrap();
+            at += 65_536;
+        }
+        let refused = eventually("the daemon sees the full disk", Duration::from_secs(20), || {
+            File::create(mount.path("refused")).err()
+        });
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+        drop(fs::remove_file(mount.path("refused")));
+        fs::remove_file(mount.path("file")).unwrap();
+        fs::remove_dir(mount.path("empty")).unwrap();
+        fs::rename(mount.path("new"), mount.path("replaced")).unwrap();
+        fs::remove_dir_all(mount.path("deep")).unwrap();
+        assert_eq!(mount.names("/"), ["replaced"]);
+        assert_eq!(mount.text("replaced"), "new");
     }
 }
 

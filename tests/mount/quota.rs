@@ -162,6 +162,64 @@ fn exactly_the_quota_of_inodes_can_be_made() {
     File::create_new(mount.path("in its place")).unwrap();
 }
 
+/// Mounts a volume over a lower, and makes files in its root until `quota` inodes are in use. Returns how many.
+fn over_with_all_inodes_used(lower: &LowerDir, quota: u64) -> (Mount, u64) {
+    let (path, limit) = (lower.path().to_str().unwrap(), quota.to_string());
+    let mount = Store::new().mount_with("v", &["--lower", path, "--quota-inodes", &limit]);
+    let made = (0..).find(|number| match File::create_new(mount.path(format!("made-{number}"))) {
+        Ok(_) => false,
+        Err(err) => {
+            assert_eq!(err.raw_os_error(), Some(libc::EDQUOT));
+            true
+        }
+    });
+    assert_eq!(used_inodes(&mount), quota);
+    (mount, made.unwrap())
+}
+
+#[test]
+fn whatever_is_only_in_a_lower_can_be_removed_from_a_full_volume() {
+    let lower = lower! {
+        "file" => "x", "empty" => dir(), "replaced" => "old", "replaced dir" => dir(),
+        "deep/er/file" => "x", "pair" => "x", "deep/other" => hard_link("pair"),
+    };
+    let lower = lower.build();
+    let (mount, made) = over_with_all_inodes_used(&lower, 8);
+    let gone = |name: &str| assert_errno!(fs::symlink_metadata(mount.path(name)), ENOENT);
+    fs::remove_file(mount.path("file")).unwrap();
+    fs::remove_dir(mount.path("empty")).unwrap();
+    fs::rename(mount.path("made-0"), mount.path("replaced")).unwrap();
+    fs::remove_file(mount.path("deep/other")).unwrap();
+    fs::remove_dir_all(mount.path("deep")).unwrap();
+    for name in ["file", "empty", "made-0", "deep"] {
+        gone(name);
+    }
+    fs::remove_file(mount.path("made-1")).unwrap();
+    fs::remove_file(mount.path("made-2")).unwrap();
+    fs::create_dir(mount.path("new")).unwrap();
+    fs::rename(mount.path("new"), mount.path("replaced dir")).unwrap();
+    assert_eq!(mount.read("replaced"), b"");
+    // What was removed counts no more: the root, what was made, and the file that has another name.
+    eventually("usage is that of what is there", std::time::Duration::from_secs(20), || {
+        (used_inodes(&mount) == 1 + (made - 2) + 1 + 1).then_some(())
+    });
+}
+
+#[test]
+fn directory_that_is_counted_for_what_was_removed_from_it_is_in_the_way_of_growth_alone() {
+    let lower = lower! { "dir/gone" => "x", "dir/kept" => "x" }.build();
+    let (mount, _) = over_with_all_inodes_used(&lower, 4);
+    fs::remove_file(mount.path("dir/gone")).unwrap();
+    eventually("the directory is one more", std::time::Duration::from_secs(20), || {
+        (used_inodes(&mount) == 5).then_some(())
+    });
+    assert_errno!(chmod(mount.path("dir/kept"), 0o600), EDQUOT);
+    fs::remove_file(mount.path("made-0")).unwrap();
+    assert_errno!(chmod(mount.path("dir/kept"), 0o600), EDQUOT);
+    fs::remove_file(mount.path("made-1")).unwrap();
+    chmod(mount.path("dir/kept"), 0o600).unwrap();
+}
+
 #[test]
 fn open_unlinked_file_counts_until_it_is_closed() {
     let mount = limited(&["--quota-bytes", "64KiB"]);

@@ -14,6 +14,9 @@ use crate::store::{Prefix, Touch, Txn};
 /// Largest size and offset a file can have.
 pub(super) const MAX_FILE_SIZE: u64 = i64::MAX as u64;
 
+/// What an inode counts that has a record.
+const ONE_INODE: Usage = Usage { bytes: 0, inodes: 1 };
+
 const S_ISUID: u16 = 0o4000;
 const S_ISGID: u16 = 0o2000;
 const S_IXGRP: u16 = 0o0010;
@@ -113,14 +116,26 @@ pub(super) fn put_inode(
     state: &NodeState,
     inode: &Inode,
 ) -> Result<(), FsError> {
+    if state.version.is_none() {
+        txn.charge(ONE_INODE)?;
+    }
+    stage_inode(txn, node, state, inode);
+    Ok(())
+}
+
+/// As [`put_inode`], where a name is removed: it counts, but neither a quota nor a full disk is in the way.
+pub(super) fn put_inode_for_removal(txn: &mut Txn<'_>, node: &Node, state: &NodeState, inode: &Inode) {
+    if state.version.is_none() {
+        txn.charge_regardless(ONE_INODE);
+    }
+    stage_inode(txn, node, state, inode);
+}
+
+fn stage_inode(txn: &mut Txn<'_>, node: &Node, state: &NodeState, inode: &Inode) {
     let current = (txn.head().branch, txn.epoch());
     let touch = if state.version == Some(current) { Touch::Again } else { Touch::First };
-    if state.version.is_none() {
-        txn.charge(Usage { bytes: 0, inodes: 1 })?;
-    }
     let stored = node.known_names.renamed(inode).unwrap_or_else(|| inode.clone());
     txn.put(&Prefix::inode(txn.head().tree, node.ino), &Some(stored), touch);
-    Ok(())
 }
 
 impl NodeState {

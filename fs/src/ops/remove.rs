@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 
-use super::attr::put_inode;
+use super::attr::put_inode_for_removal;
 use super::locks::Locked;
 use super::node::{NodeRef, NodeState};
 use super::{Caller, VolumeFs, check_name};
@@ -66,11 +66,11 @@ impl VolumeFs {
         let beneath = self.beneath_name(&dir, locked.get(dir.ino), bytes)?;
         txn.erase(&self.dentry(&dir, bytes), &Dentry::Whiteout, beneath)?;
         child.forget_name(dir.ino, bytes);
-        let inode = self.stage_unlink(&mut txn, &child, locked.get(child.ino), now)?;
+        let inode = self.stage_unlink(&mut txn, &child, locked.get(child.ino), now);
         if inode.kind == FileKind::Directory {
             dir_inode.remove_subdirectory();
         }
-        put_inode(&mut txn, &dir, locked.get(dir.ino), &dir_inode)?;
+        put_inode_for_removal(&mut txn, &dir, locked.get(dir.ino), &dir_inode);
         let version = (head.branch, txn.epoch());
         txn.commit(Answer::Done)?;
 
@@ -85,22 +85,23 @@ impl VolumeFs {
         Ok(())
     }
 
-    /// Stages that an inode has one name less; without names it becomes an orphan.
+    /// Stages that an inode has one name less; without names it becomes an orphan. One that is only in a lower gets a record by
+    /// that: the kernel may go on with it, and other names lead to it.
     pub(super) fn stage_unlink(
         &self,
         txn: &mut Txn<'_>,
         node: &NodeRef<'_>,
         state: &NodeState,
         now: Timestamp,
-    ) -> Result<Inode, FsError> {
+    ) -> Inode {
         let mut inode = state.inode.clone();
         inode.nlink = if inode.kind == FileKind::Directory { 0 } else { inode.nlink.saturating_sub(1) };
         inode.ctime = now;
         if inode.nlink == 0 {
             txn.put_orphan(node.ino);
         }
-        put_inode(txn, node, state, &inode)?;
-        Ok(inode)
+        put_inode_for_removal(txn, node, state, &inode);
+        inode
     }
 
     /// Refuses a directory that still has names.

@@ -137,7 +137,7 @@ impl VolumeFs {
                         _ => {}
                     }
                     target.forget_name(to.ino, new_bytes);
-                    target_inode = Some(self.stage_unlink(&mut txn, target, replaced, now)?);
+                    target_inode = Some(self.stage_unlink(&mut txn, target, replaced, now));
                 }
                 let beneath = self.beneath_name(&from, locked.get(from.ino), old_bytes)?;
                 txn.erase(&self.dentry(&from, old_bytes), &Dentry::Whiteout, beneath)?;

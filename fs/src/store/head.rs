@@ -169,6 +169,12 @@ impl Head {
         })
     }
 
+    /// Counts what a transaction is about to store, also above the quota.
+    pub(crate) fn reserve_regardless(&self, delta: Usage) {
+        self.usage.bytes.fetch_add(delta.bytes, Ordering::SeqCst);
+        self.usage.inodes.fetch_add(delta.inodes, Ordering::SeqCst);
+    }
+
     /// Takes a reservation back.
     pub(crate) fn release(&self, delta: Usage) {
         self.usage.bytes.fetch_sub(delta.bytes, Ordering::SeqCst);

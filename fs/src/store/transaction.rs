@@ -196,6 +196,12 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
+    /// Counts what comes with a removal, which nothing refuses: more is given back by it than it takes.
+    pub(crate) fn charge_regardless(&mut self, delta: Usage) {
+        self.head.reserve_regardless(delta);
+        self.charged += delta;
+    }
+
     /// Hands out pages in this head's segment. They are given back if the transaction is not committed.
     pub(crate) fn allocate(&mut self, count: u32) -> Result<&Allocated, FsError> {
         let store = self.store;
