@@ -132,7 +132,10 @@ impl VolumeFs {
         if let Some(head) = &tree.head {
             self.store.db.scan(META, &meta::orphans_of(head.branch), &[], |key, _| {
                 match meta::tail_u32_u64(key) {
-                    Some((_, ino)) => drop(orphans.insert(Ino(ino))),
+                    Some((_, ino)) => {
+                        self.unlinked.add(Ino(ino));
+                        orphans.insert(Ino(ino));
+                    }
                     None => self.store.quarantine.add("orphan", key),
                 }
                 Ok(true)

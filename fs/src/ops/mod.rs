@@ -37,11 +37,11 @@ mod rename;
 mod snapshots_dir;
 mod space;
 mod sync;
+mod unlinked;
 mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
@@ -64,6 +64,7 @@ use crate::overlay::merged::Merged;
 use crate::store::{Head, Store};
 use adopt::Adopted;
 use node::{NodeRef, NodeTable};
+use unlinked::Unlinked;
 
 /// Who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,7 +127,7 @@ pub struct VolumeFs {
     /// What a predecessor left, if there was one.
     adopted: OnceLock<Adopted>,
     /// Inodes that lost their last name and are not removed yet; a hint for [`VolumeFs::with_room`].
-    unlinked: AtomicI64,
+    unlinked: Unlinked,
 }
 
 impl VolumeFs {

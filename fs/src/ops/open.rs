@@ -143,6 +143,7 @@ impl Store {
             head.set_live(Arc::<VolumeFs>::downgrade(fs) as Weak<dyn LiveHead>);
         })?;
         fs.nodes.clear();
+        fs.unlinked.clear();
         Ok(info)
     }
 }

@@ -5,10 +5,10 @@
 //! left which could not, and those that it has from the snapshot it began with.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::node::Gone;
+use super::unlinked::Forgetting;
 use super::{Tree, VolumeFs};
 use crate::attr::FileKind;
 use crate::error::FsError;
@@ -25,6 +25,8 @@ const TOGETHER: usize = 64;
 const LARGE: u64 = (BATCH * GROUP_SIZE) as u64;
 /// How often, and how long each time, an operation waits for room that was just given back.
 const ROOM_TRIES: u32 = 20;
+/// The same where it was some time ago that something was unlinked: it may have been closed just now.
+const HELD_TRIES: u32 = 1;
 const SETTLE_TRIES: u32 = 5;
 const ROOM_WAIT: Duration = Duration::from_millis(1);
 /// Inodes that may wait to be removed: the background gets to them within a second.
@@ -60,10 +62,12 @@ impl VolumeFs {
             let Some(tree) = chunk.first().map(|gone| &gone.tree) else { continue };
             let dead: Vec<Dead> = chunk.iter().map(|gone| self.last_seen(gone)).collect();
             for dead in dead.chunks(TOGETHER) {
-                match self.reap(tree, dead) {
-                    Ok(()) => {
-                        self.unlinked.fetch_sub(dead.len() as i64, Ordering::SeqCst);
-                    }
+                let reaped = self.reap(tree, dead);
+                if !matches!(reaped, Err(FsError::Retired)) {
+                    self.unlinked.remove(dead.iter().map(|dead| dead.ino));
+                }
+                match reaped {
+                    Ok(()) => {}
                     // They went with the head that a rollback took away.
                     Err(FsError::Retired) => {}
                     // Their marks stay: the next mount tries again.
@@ -79,38 +83,45 @@ impl VolumeFs {
     /// Runs an operation that a quota may refuse. What was removed just before counts until the kernel forgot it: where
     /// that is all that is in the way, it is waited for, shortly.
     pub(super) fn with_room<T>(&self, operation: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
-        let mut result = operation();
-        for _ in 0..ROOM_TRIES {
-            if !matches!(result, Err(FsError::QuotaExceeded { .. }))
-                || self.unlinked.load(Ordering::SeqCst) <= 0
-            {
+        let mut tried = 0;
+        loop {
+            let result = operation();
+            if !matches!(result, Err(FsError::QuotaExceeded { .. })) {
+                return result;
+            }
+            let tries = match self.unlinked.forgetting() {
+                Forgetting::Nothing => 0,
+                Forgetting::Someday => HELD_TRIES,
+                Forgetting::Soon => ROOM_TRIES,
+            };
+            if tried >= tries {
                 return result;
             }
             if self.nodes.dead.lock().is_empty() {
                 std::thread::sleep(ROOM_WAIT);
             }
             self.reap_dead(0);
-            result = operation();
+            tried += 1;
         }
-        result
     }
 
     /// Removes what was unlinked just before, as far as the kernel forgets it within a few milliseconds: what is counted
     /// next should not count it.
     pub(super) fn settle(&self) {
+        self.reap_dead(0);
         for _ in 0..SETTLE_TRIES {
-            self.reap_dead(0);
-            if self.unlinked.load(Ordering::SeqCst) <= 0 {
+            if self.unlinked.forgetting() != Forgetting::Soon {
                 return;
             }
             std::thread::sleep(ROOM_WAIT);
+            self.reap_dead(0);
         }
     }
 
-    /// Counts an inode that lost its last name.
-    pub(super) fn count_unlinked(&self, inode: &Inode) {
+    /// Takes note of an inode if it lost its last name, before the change that took it is let go of: a rollback has to find it.
+    pub(super) fn note_unlinked(&self, ino: Ino, inode: &Inode) {
         if inode.nlink == 0 {
-            self.unlinked.fetch_add(1, Ordering::SeqCst);
+            self.unlinked.add(ino);
         }
     }
 
@@ -312,3 +323,6 @@ fn stage_erase(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,9 +72,10 @@ impl VolumeFs {
         }
         put_inode_for_removal(&mut txn, &dir, locked.get(dir.ino), &dir_inode);
         let version = (head.branch, txn.epoch());
-        txn.commit(Answer::Done)?;
+        let admission = txn.commit(Answer::Done)?;
+        self.note_unlinked(child.ino, &inode);
+        drop(admission);
 
-        self.count_unlinked(&inode);
         locked.get(child.ino).accept(inode, version);
         let state = locked.get(dir.ino);
         state.accept(dir_inode, version);

@@ -160,11 +160,14 @@ impl VolumeFs {
             put_inode(&mut txn, &from, locked.get(from.ino), &from_inode)?;
         }
         let version = (head.branch, txn.epoch());
-        txn.commit(Answer::Done)?;
+        let admission = txn.commit(Answer::Done)?;
+        if let (Some(target), Some(inode)) = (&target, &target_inode) {
+            self.note_unlinked(target.ino, inode);
+        }
+        drop(admission);
 
         locked.get(moved.ino).accept(inode, version);
         if let (Some(target), Some(inode)) = (&target, target_inode) {
-            self.count_unlinked(&inode);
             locked.get(target.ino).accept(inode, version);
         }
         locked.get(to.ino).accept(to_inode, version);

@@ -15,6 +15,13 @@ use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, TreeId, VolumeId};
 use crate::overlay::stack::MAX_LOWERS;
 
+/// Whether what was removed just before goes first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settle {
+    Yes,
+    No,
+}
+
 impl Store {
     /// Makes a volume. Durable on return.
     pub fn create_volume(
@@ -72,15 +79,24 @@ impl Store {
 
     /// Lists all volumes by name.
     pub fn volumes(&self) -> Result<Vec<VolumeInfo>, FsError> {
+        self.list(Settle::Yes)
+    }
+
+    /// As [`Store::volumes`], but what was removed just before may still be counted: nothing is removed, or waited for, for this.
+    pub fn volumes_at_once(&self) -> Result<Vec<VolumeInfo>, FsError> {
+        self.list(Settle::No)
+    }
+
+    fn list(&self, settle: Settle) -> Result<Vec<VolumeInfo>, FsError> {
         let mut names: Vec<_> =
             self.registry.read().volumes.values().map(|volume| volume.name.clone()).collect();
         names.sort();
-        names.iter().map(|name| self.listed(name)).collect()
+        names.iter().map(|name| self.listed(name, settle)).collect()
     }
 
     /// Describes a volume also if what it descends from cannot be read: then that is what its flag says.
-    fn listed(&self, name: &str) -> Result<VolumeInfo, FsError> {
-        match self.volume(name) {
+    fn listed(&self, name: &str, settle: Settle) -> Result<VolumeInfo, FsError> {
+        match self.described(name, settle) {
             Err(FsError::Store(error)) if error.is_corruption() => {
                 let registry = self.registry.read();
                 let (id, volume) = registry.volume(name)?;
@@ -94,13 +110,17 @@ impl Store {
 
     /// Describes one volume.
     pub fn volume(&self, name: &str) -> Result<VolumeInfo, FsError> {
+        self.described(name, Settle::Yes)
+    }
+
+    fn described(&self, name: &str, settle: Settle) -> Result<VolumeInfo, FsError> {
         let (id, volume) = {
             let registry = self.registry.read();
             let (id, volume) = registry.volume(name)?;
             (id, volume.clone())
         };
         let head = self.head(volume.branch)?;
-        if let Some(live) = head.live() {
+        if let Some(live) = head.live().filter(|_| settle == Settle::Yes) {
             live.settle();
         }
         let flag = self.volume_flag(id)?;

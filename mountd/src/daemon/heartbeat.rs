@@ -34,7 +34,7 @@ pub(super) async fn beat(node: Arc<Node>, mut stopped: watch::Receiver<bool>) {
         let looking = Arc::clone(&node);
         let looked = tokio::task::spawn_blocking(move || {
             // The list is locked by everything that changes volumes, and the size asks RocksDB and the disk.
-            let store = looking.store.volumes().and_then(|_| looking.store.usage());
+            let store = looking.store.volumes_at_once().and_then(|_| looking.store.usage());
             if let Err(error) = store {
                 // A store that answers with an error is not a hung one; who calls hears of it.
                 tracing::warn!(error = one_line(&error), "the store does not answer as it should");
