@@ -32,6 +32,10 @@ impl VolumeFs {
 
     /// Changes attributes. A change of owner or size clears the set-id bits as Linux does.
     pub fn setattr(&self, caller: &Caller, node: NodeId, set: &SetAttr) -> Result<Attr, FsError> {
+        self.with_room(|| self.setattr_once(caller, node, set))
+    }
+
+    fn setattr_once(&self, caller: &Caller, node: NodeId, set: &SetAttr) -> Result<Attr, FsError> {
         let node = self.node(node)?;
         let head = self.writable(&node)?;
         let mut locked = Locked::all(&[&node]);

@@ -48,7 +48,8 @@ impl VolumeFs {
             let (at, into) = (from_offset + done, to_offset + done);
             if at % PAGE == 0 && into % PAGE == 0 && len - done >= PAGE {
                 let pages = ((len - done) / PAGE).min(SHARE);
-                let shared = self.share(&source, at / PAGE, &target, into / PAGE, pages, kill, done)?;
+                let shared = self
+                    .with_room(|| self.share(&source, at / PAGE, &target, into / PAGE, pages, kill, done))?;
                 if shared > 0 {
                     done += shared * PAGE;
                     continue;

@@ -16,6 +16,10 @@ use crate::store::{Touch, Txn};
 impl VolumeFs {
     /// Gives an inode another name. Counts one reference.
     pub fn link(&self, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry, FsError> {
+        self.with_room(|| self.link_once(node, parent, name))
+    }
+
+    fn link_once(&self, node: NodeId, parent: NodeId, name: &OsStr) -> Result<Entry, FsError> {
         let (node, dir) = (self.node(node)?, self.node(parent)?);
         let head = self.writable(&dir)?;
         self.writable(&node)?;

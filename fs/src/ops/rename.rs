@@ -43,7 +43,7 @@ impl VolumeFs {
         new_name: &OsStr,
         mode: RenameMode,
     ) -> Result<(), FsError> {
-        self.rename_once(parent, name, new_parent, new_name, mode)
+        self.with_room(|| self.rename_once(parent, name, new_parent, new_name, mode))
     }
 
     fn rename_once(

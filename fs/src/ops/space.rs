@@ -34,6 +34,17 @@ impl VolumeFs {
         offset: u64,
         len: u64,
     ) -> Result<(), FsError> {
+        self.with_room(|| self.fallocate_once(caller, node, mode, offset, len))
+    }
+
+    fn fallocate_once(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), FsError> {
         let node = self.node(node)?;
         let head = self.writable(&node)?;
         let end = offset.checked_add(len).filter(|&end| end <= MAX_FILE_SIZE).ok_or(FsError::FileTooBig)?;

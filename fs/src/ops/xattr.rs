@@ -60,6 +60,17 @@ impl VolumeFs {
         value: &[u8],
         how: SetXattr,
     ) -> Result<(), FsError> {
+        self.with_room(|| self.setxattr_once(caller, node, name, value, how))
+    }
+
+    fn setxattr_once(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        how: SetXattr,
+    ) -> Result<(), FsError> {
         let name = name.as_bytes();
         if name.is_empty() || name.len() > NAME_MAX || name.contains(&0) {
             return Err(FsError::Invalid { what: "name of an extended attribute" });
@@ -103,6 +114,10 @@ impl VolumeFs {
 
     /// Removes an attribute.
     pub fn removexattr(&self, _caller: &Caller, node: NodeId, name: &OsStr) -> Result<(), FsError> {
+        self.with_room(|| self.removexattr_once(node, name))
+    }
+
+    fn removexattr_once(&self, node: NodeId, name: &OsStr) -> Result<(), FsError> {
         let name = name.as_bytes();
         check_namespace(name)?;
         let node = self.node(node)?;

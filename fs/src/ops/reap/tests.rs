@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::super::unlinked::Forgetting;
-use super::super::{Caller, KillSuid, VolumeFs};
+use super::super::{Caller, KillSuid, RenameMode, SetXattr, VolumeFs};
 use super::{ROOM_WAIT, SETTLE_TRIES};
+use crate::attr::SetAttr;
+use crate::error::FsError;
 use crate::ids::{NodeId, SessionId};
-use crate::store::{Receipt, Store, StoreOptions, VolumeSpec};
+use crate::store::{Receipt, Store, StoreOptions, VolumeInfo, VolumeSpec};
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 
@@ -23,10 +25,22 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Fixture {
+        Fixture::over(&[])
+    }
+
+    /// One whose volume is over a lower with empty files of these names.
+    fn over(names: &[&str]) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
+        let lower = dir.path().join("lower");
+        std::fs::create_dir(&lower).unwrap();
+        for name in names {
+            std::fs::write(lower.join(name), "").unwrap();
+        }
         let options = StoreOptions { background: false, ..StoreOptions::default() };
         let store = Store::open(&dir.path().join("store"), &options).unwrap();
-        store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
+        store
+            .create_volume("v", &VolumeSpec { lowers: vec![lower], ..VolumeSpec::default() }, Receipt::none())
+            .unwrap();
         let fs = store.open_head("v").unwrap();
         Fixture { fs, store, _dir: dir }
     }
@@ -40,6 +54,37 @@ impl Fixture {
 
     fn unlink(&self, name: &str) {
         self.fs.unlink(&ROOT, NodeId::ROOT, OsStr::new(name)).unwrap();
+    }
+
+    fn lookup(&self, name: &str) -> NodeId {
+        self.fs.lookup(&ROOT, NodeId::ROOT, OsStr::new(name)).unwrap().node
+    }
+
+    /// Fills the volume with a file of so many bytes, removes that, and runs `operation` while the kernel is about to forget
+    /// it. That may take too long where the machine has much else to do, but not every time.
+    fn in_the_room_of(&self, bytes: usize, operation: impl Fn() -> Result<(), FsError>) {
+        let times = (0..20).map(|_| self.once_in_the_room_of(bytes, &operation));
+        let mut done = times.filter(|done| !matches!(done, Err(FsError::QuotaExceeded { .. })));
+        done.next().expect("it is not waited for").unwrap();
+    }
+
+    fn once_in_the_room_of(
+        &self,
+        bytes: usize,
+        operation: impl Fn() -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        self.store.set_quota("v", None, None, Receipt::none()).unwrap();
+        let node = self.file("big", &vec![1; bytes]);
+        let VolumeInfo { used_bytes, used_inodes, .. } = self.store.volume("v").unwrap();
+        self.store.set_quota("v", Some(used_bytes), Some(used_inodes), Receipt::none()).unwrap();
+        self.unlink("big");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(ROOM_WAIT * 2);
+                self.fs.forget(node, 1);
+            });
+            operation()
+        })
     }
 }
 
@@ -71,7 +116,7 @@ fn a_sign_of_life_removes_nothing_and_waits_for_nothing() {
     let node = fixture.file("gone", b"x");
     fixture.unlink("gone");
     fixture.fs.forget(node, 1);
-    let counted = |volumes: Vec<crate::store::VolumeInfo>| volumes.first().unwrap().used_inodes;
+    let counted = |volumes: Vec<VolumeInfo>| volumes.first().unwrap().used_inodes;
     let at_once = counted(fixture.store.volumes_at_once().unwrap());
     assert_eq!(fixture.fs.nodes.dead.lock().len(), 1);
     assert_eq!(counted(fixture.store.volumes().unwrap()) + 1, at_once);
@@ -112,4 +157,32 @@ fn a_successor_waits_for_what_its_predecessor_unlinked() {
     fs.forget(held, 1);
     fs.settle();
     assert_eq!(fs.unlinked.forgetting(), Forgetting::Nothing);
+}
+
+#[test]
+fn bytes_that_are_about_to_come_back_are_waited_for() {
+    const LEN: u64 = 16 << 10;
+    let fixture = Fixture::new();
+    let from = fixture.file("from", &[7; LEN as usize]);
+    let to = fixture.file("to", b"");
+    let copy =
+        || fixture.fs.copy_file_range(&ROOT, from, 0, to, 0, LEN).map(|copied| assert_eq!(copied, LEN));
+    fixture.in_the_room_of(LEN as usize, copy);
+    fixture.in_the_room_of(LEN as usize, || fixture.fs.fallocate(&ROOT, to, 0, LEN, LEN));
+    fixture.in_the_room_of(LEN as usize, || fixture.fs.write(to, LEN, &[7; LEN as usize], KillSuid::No));
+}
+
+#[test]
+fn inodes_that_are_about_to_come_back_are_waited_for() {
+    let fixture = Fixture::over(&["a", "b", "c", "d"]);
+    let [a, b, c] = ["a", "b", "c"].map(|name| fixture.lookup(name));
+    let name = OsStr::new;
+    let chmod = SetAttr { perm: Some(0o600), ..SetAttr::default() };
+    fixture.in_the_room_of(0, || fixture.fs.setattr(&ROOT, a, &chmod).map(drop));
+    fixture.in_the_room_of(0, || fixture.fs.setxattr(&ROOT, b, name("user.x"), b"x", SetXattr::Any));
+    fixture.in_the_room_of(0, || fixture.fs.link(c, NodeId::ROOT, name("link")).map(drop));
+    let rename =
+        || fixture.fs.rename(&ROOT, NodeId::ROOT, name("d"), NodeId::ROOT, name("e"), RenameMode::Replace);
+    fixture.in_the_room_of(0, rename);
+    fixture.in_the_room_of(0, || fixture.fs.mkdir(&ROOT, NodeId::ROOT, name("dir"), 0o755, 0).map(drop));
 }
