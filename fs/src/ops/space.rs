@@ -11,7 +11,7 @@ use crate::ids::NodeId;
 use crate::overlay::lower::SeekTo;
 use crate::request::Answer;
 use crate::store::Txn;
-use crate::store::record::{GROUP_SIZE, Group, PAGE_SIZE, Page};
+use crate::store::record::{GROUP_SIZE, Group, PAGE_SIZE, Page, Usage};
 
 /// What `lseek` looks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,10 +82,7 @@ impl VolumeFs {
         } else {
             let grown = end.saturating_sub(inode.size.max(offset));
             self.store.space.check(grown)?;
-            let reserved =
-                crate::store::record::Usage { bytes: i64::try_from(grown).unwrap_or(i64::MAX), inodes: 0 };
-            head.reserve(reserved)?;
-            head.release(reserved);
+            head.check_room(Usage { bytes: i64::try_from(grown).unwrap_or(i64::MAX), inodes: 0 })?;
         }
         if !keep_size {
             inode.size = inode.size.max(end);

@@ -161,8 +161,18 @@ impl Head {
         self.parent.is_none() && epoch == FIRST_EPOCH
     }
 
+    /// Refuses what would not fit, and counts nothing.
+    pub(crate) fn check_room(&self, delta: Usage) -> Result<(), FsError> {
+        let Quota { bytes, inodes } = &self.quota;
+        fits(self.usage.bytes.load(Ordering::SeqCst), delta.bytes, bytes, "bytes")?;
+        fits(self.usage.inodes.load(Ordering::SeqCst), delta.inodes, inodes, "inodes")?;
+        Ok(())
+    }
+
     /// Counts what a transaction is about to store, or refuses it.
     pub(crate) fn reserve(&self, delta: Usage) -> Result<(), FsError> {
+        // What is refused must not be counted for a moment: others would be refused for it.
+        self.check_room(delta)?;
         take(&self.usage.bytes, delta.bytes, &self.quota.bytes, "bytes")?;
         take(&self.usage.inodes, delta.inodes, &self.quota.inodes, "inodes").inspect_err(|_| {
             self.usage.bytes.fetch_sub(delta.bytes, Ordering::SeqCst);
@@ -268,17 +278,29 @@ impl HeadUsage {
 }
 
 fn take(counter: &AtomicI64, delta: i64, limit: &AtomicI64, what: &'static str) -> Result<(), FsError> {
-    let before = counter.fetch_add(delta, Ordering::SeqCst);
-    // What takes away always succeeds, also above a quota that was lowered.
-    if delta > 0 && before.saturating_add(delta) > limit.load(Ordering::SeqCst) {
-        counter.fetch_sub(delta, Ordering::SeqCst);
+    let mut before = counter.load(Ordering::SeqCst);
+    loop {
+        let after = fits(before, delta, limit, what)?;
+        match counter.compare_exchange_weak(before, after, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => return Ok(()),
+            Err(other) => before = other,
+        }
+    }
+}
+
+/// Returns what `before` becomes. What takes away always succeeds, also above a quota that was lowered.
+fn fits(before: i64, delta: i64, limit: &AtomicI64, what: &'static str) -> Result<i64, FsError> {
+    let after = before.saturating_add(delta);
+    if delta > 0 && after > limit.load(Ordering::SeqCst) {
         return Err(FsError::QuotaExceeded { what });
     }
-    Ok(())
+    Ok(after)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     fn head() -> Head {
@@ -296,6 +318,38 @@ mod tests {
         head.set_quota(Some(5), None);
         head.reserve(Usage { bytes: -1, inodes: 0 }).unwrap();
         assert!(head.reserve(Usage { bytes: 1, inodes: 0 }).is_err());
+    }
+
+    /// Runs something that does not fit again and again while a byte comes and goes that does.
+    fn beside(head: &Head, refused: impl Fn(&Head) -> Result<(), FsError> + Sync) {
+        let done = AtomicBool::new(false);
+        let failed = std::thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                let mut times = 0;
+                while !done.load(Ordering::SeqCst) {
+                    assert!(refused(head).is_err());
+                    times += 1;
+                }
+                times
+            });
+            let byte = Usage { bytes: 1, inodes: 0 };
+            let failed =
+                (0..500_000).filter(|_| head.reserve(byte).map(|()| head.release(byte)).is_err()).count();
+            done.store(true, Ordering::SeqCst);
+            assert!(others.join().unwrap() > 0);
+            failed
+        });
+        assert_eq!(failed, 0);
+    }
+
+    #[test]
+    fn what_is_refused_is_in_nobodys_way() {
+        let head = head();
+        head.set_quota(Some(1000), Some(1));
+        beside(&head, |head| head.reserve(Usage { bytes: 1 << 40, inodes: 0 }));
+        beside(&head, |head| head.reserve(Usage { bytes: 1000, inodes: 2 }));
+        beside(&head, |head| head.check_room(Usage { bytes: 1001, inodes: 0 }));
+        assert_eq!(head.usage(), Usage::default());
     }
 
     #[test]
