@@ -80,6 +80,26 @@ fn written_range_becomes_data() {
     });
 }
 
+/// An image of a disk, as sandboxes have them.
+#[test]
+fn holes_of_a_huge_lower_are_crossed_in_a_few_steps() {
+    const END: i64 = 1 << 40;
+    let (head, tail, middle) = (noise(1, 0, 1 << 16), noise(2, 0, 1 << 16), noise(3, 0, 4096));
+    let image = sparse(1 << 40, &[(0, &head), ((1 << 40) - (1 << 16), &tail)]);
+    let mount = Mount::over(lower! { "image" => image });
+    let file = open(mount.path("image"), libc::O_RDWR, 0).unwrap();
+    assert_eq!(data_ranges(&file).unwrap(), [(0, UNIT), (END - UNIT, END)]);
+    file.write_all_at(&middle, 1 << 39).unwrap();
+    file.sync_all().unwrap();
+    let there = END / 2;
+    assert_eq!(data_ranges(&file).unwrap(), [(0, UNIT), (there, there + 4096), (END - UNIT, END)]);
+    assert_eq!(seek_data(&file, UNIT + 5).unwrap(), there);
+    assert_eq!(seek_hole(&file, there + 5).unwrap(), there + 4096);
+    assert_eq!(seek_hole(&file, END - UNIT).unwrap(), END);
+    fallocate(&file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 0, 1 << 16).unwrap();
+    assert_eq!(data_ranges(&file).unwrap(), [(there, there + 4096), (END - UNIT, END)]);
+}
+
 #[test]
 fn extending_a_file_adds_a_hole() {
     on_both(lower! { "file" => noise(1, 0, 1 << 16) }, |mount| {

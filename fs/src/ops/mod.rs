@@ -34,6 +34,7 @@ mod open;
 mod reap;
 mod remove;
 mod rename;
+mod seek;
 mod snapshots_dir;
 mod space;
 mod sync;
@@ -53,7 +54,7 @@ pub use invalidate::Invalidate;
 pub use io::KillSuid;
 pub use journal::{Fact, NodeJournal};
 pub use rename::RenameMode;
-pub use space::Whence;
+pub use seek::Whence;
 pub use sync::{Datasync, StatFs};
 pub use xattr::SetXattr;
 

@@ -91,7 +91,7 @@ impl NodeState {
     }
 
     /// Tells whether a file surely has no group stored: it was made in this epoch and holds nothing.
-    fn is_blank(&self, node: &Node) -> bool {
+    pub(super) fn is_blank(&self, node: &Node) -> bool {
         let is_new = node.tree.head.as_ref().is_some_and(|head| head.is_new(node.ino));
         self.inode.stored == 0 && is_new
     }
@@ -153,19 +153,6 @@ impl VolumeFs {
         Ok(cached)
     }
 
-    /// Returns the first group from `first` on that the store has.
-    pub(super) fn next_group(&self, node: &NodeRef<'_>, first: u64) -> Result<Option<u64>, FsError> {
-        let merged = &node.tree.merged;
-        let mut found = None;
-        merged.view.groups(&merged.store.db, node.ino, first, |index, versioned| {
-            if versioned.record != Group::Removed {
-                found = Some(index);
-            }
-            Ok(found.is_none())
-        })?;
-        Ok(found)
-    }
-
     /// Lets go of a page.
     pub(super) fn release(&self, txn: &mut Txn<'_>, ino: Ino, index: u64, page: Page) {
         if let Page::Data(data) = page {
@@ -176,16 +163,6 @@ impl VolumeFs {
     /// Forgets what is cached of a file's groups.
     pub(super) fn forget_groups(&self, state: &mut NodeState) {
         *state.groups.get_mut() = None;
-    }
-
-    /// Tells whether any byte of a group is stored, for `SEEK_DATA`: per page.
-    pub(super) fn pages_of(
-        &self,
-        node: &NodeRef<'_>,
-        state: &NodeState,
-        index: u64,
-    ) -> Result<Group, FsError> {
-        Ok(self.group(node, state, index)?.group)
     }
 }
 
