@@ -128,19 +128,39 @@ impl NodeState {
 }
 
 impl VolumeFs {
-    /// Returns a group, from memory or the store.
+    /// Returns a group, from memory or the store, to be changed.
     fn group(&self, node: &NodeRef<'_>, state: &NodeState, index: u64) -> Result<Cached, FsError> {
         let mut cache = state.groups.lock();
         let cache = cache.get_or_insert_default();
         if let Some(cached) = cache.get(index) {
             return Ok(cached.clone());
         }
+        let cached = self.load_group(node, state, index)?;
+        cache.insert(index, cached.clone());
+        Ok(cached)
+    }
+
+    /// Returns a group, from memory or the store, to be read. The content of a small file is not kept for that: the kernel has it
+    /// from then on, and a million such files would be gigabytes.
+    fn group_to_read(&self, node: &NodeRef<'_>, state: &NodeState, index: u64) -> Result<Cached, FsError> {
+        let mut cache = state.groups.lock();
+        if let Some(cached) = cache.as_ref().and_then(|cache| cache.get(index)) {
+            return Ok(cached.clone());
+        }
+        let cached = self.load_group(node, state, index)?;
+        if !matches!(cached.group, Group::Inline(_)) {
+            cache.get_or_insert_default().insert(index, cached.clone());
+        }
+        Ok(cached)
+    }
+
+    fn load_group(&self, node: &NodeRef<'_>, state: &NodeState, index: u64) -> Result<Cached, FsError> {
         let merged = &node.tree.merged;
         let found = match state.is_blank(node) {
             true => None,
             false => merged.view.group(&merged.store.db, node.ino, index)?,
         };
-        let cached = match found {
+        Ok(match found {
             None => Cached { group: Group::base(), version: None, born: 0 },
             Some(Versioned { record: Group::Removed, branch, epoch }) => {
                 Cached { group: Group::base(), version: Some((branch, epoch)), born: 0 }
@@ -148,9 +168,7 @@ impl VolumeFs {
             Some(Versioned { record, branch, epoch }) => {
                 Cached { group: record, version: Some((branch, epoch)), born: 0 }
             }
-        };
-        cache.insert(index, cached.clone());
-        Ok(cached)
+        })
     }
 
     /// Lets go of a page.
@@ -183,5 +201,52 @@ fn copy(target: &mut [u8], at: usize, source: &[u8]) {
         &mut rest[..length]
     }) {
         target.copy_from_slice(&source[..target.len()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::super::{Caller, KillSuid, VolumeFs};
+    use crate::ids::NodeId;
+    use crate::store::{Receipt, Store, StoreOptions, VolumeSpec};
+
+    fn kept(fs: &VolumeFs, node: NodeId) -> usize {
+        let node = fs.nodes.get(node).unwrap();
+        let state = node.state.read();
+        let groups = state.groups.lock();
+        groups.as_ref().map_or(0, |groups| groups.iter().count())
+    }
+
+    #[test]
+    fn content_of_a_small_file_is_kept_for_writers_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { background: false, ..StoreOptions::default() };
+        let store = Store::open(&dir.path().join("store"), &options).unwrap();
+        store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
+        let fs = store.open_head("v").unwrap();
+        let root = Caller { uid: 0, gid: 0, pid: 1 };
+        let known = |name: &str, len: usize| {
+            let made = fs.create(&root, NodeId::ROOT, OsStr::new(name), 0o100_644, 0).unwrap().node;
+            fs.write(made, 0, &vec![7; len], KillSuid::No).unwrap();
+            fs.forget(made, 1);
+            fs.lookup(&root, NodeId::ROOT, OsStr::new(name)).unwrap().node
+        };
+        let read = |node, len| {
+            let mut bytes = Vec::new();
+            fs.read(node, 0, len + 1, &mut bytes).unwrap();
+            assert_eq!(bytes.len(), len);
+            bytes
+        };
+        let small = known("small", 2000);
+        assert_eq!(read(small, 2000), [7; 2000]);
+        assert_eq!(kept(&fs, small), 0);
+        fs.write(small, 0, b"x", KillSuid::No).unwrap();
+        assert_eq!(kept(&fs, small), 1);
+        assert_eq!(read(small, 2000)[..2], *b"x\x07");
+        let large = known("large", 100_000);
+        assert_eq!(read(large, 100_000), [7; 100_000]);
+        assert_eq!(kept(&fs, large), 2);
     }
 }

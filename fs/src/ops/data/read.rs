@@ -25,7 +25,7 @@ impl VolumeFs {
             let (index, skip) = split(at);
             let length = rest.len().min(GROUP_SIZE - skip);
             let Some(piece) = rest.get_mut(..length) else { break };
-            let cached = self.group(node, state, index)?;
+            let cached = self.group_to_read(node, state, index)?;
             match &cached.group {
                 Group::Inline(bytes) => {
                     piece.fill(0);
