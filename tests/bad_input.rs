@@ -147,6 +147,27 @@ fn impossible_names_are_refused() {
 }
 
 #[test]
+fn names_of_the_volumes_of_commits_are_reserved() {
+    let store = Store::new();
+    store.create_volume("v");
+    store.snapshot("v", "s");
+    let place = store.mountpoint();
+    let place = place.to_str().unwrap();
+    for command in [
+        &["volume", "create", "_commit.x"][..],
+        &["volume", "rename", "v", "_commit.0.home"],
+        &["mount", "_commit.x", place, "--create"],
+        &["fork", "v@s", "_commit.x"],
+        &["fork", "v@s", "_commit.x", "--mount", place],
+    ] {
+        let complaint = store.refused(REFUSED, command);
+        assert!(complaint.contains("reserved"), "{command:?}: {complaint}");
+    }
+    assert_eq!(store.json(["volume", "ls"]).as_array().unwrap().len(), 1);
+    // It is the beginning that is.
+    store.create_volume("x._commit.y");
+}
+
 fn wrong_usage_is_told_before_anything_is_done() {
     let store = Store::new();
     for command in [

@@ -98,6 +98,28 @@ fn what_a_capture_needs_cannot_be_taken_away() {
 }
 
 #[test]
+fn the_volumes_of_a_commit_keep_their_quota_and_those_of_an_actor_may_be_given_more() {
+    let agent = Agent::created("Full", "Data");
+    let store = &agent.store;
+    let commit = agent.ask("commit")["capture"].as_str().unwrap().to_owned();
+    let volumes = store.json(["volume", "ls"]);
+    let published: Vec<&str> =
+        volumes.as_array().unwrap().iter().filter_map(|volume| volume["name"].as_str()).collect();
+    let published: Vec<&str> = published.into_iter().filter(|name| name.starts_with("_commit.")).collect();
+    assert_eq!(published.len(), 2, "{volumes}");
+    for volume in published {
+        for limit in [["--bytes", "1"], ["--inodes", "none"]] {
+            let complaint = store.refused(4, [&["volume", "set-quota", volume][..], &limit].concat());
+            assert!(complaint.contains("belongs to actor captures"), "{complaint}");
+        }
+        assert!(store.volume(volume)["quota_bytes"].is_null());
+    }
+    store.ok(["volume", "set-quota", "a.home", "--bytes", "1MiB"]);
+    store.ok(["actor", "fork", &commit, "b"]);
+    assert_eq!(store.volume("a.home")["quota_bytes"], MIB);
+    assert!(store.volume("b.home")["quota_bytes"].is_null());
+}
+
 fn nobody_else_sees_what_an_actor_leaves_on_the_disk() {
     let agent = Agent::running("Full", "Full");
     agent.ask("pause");

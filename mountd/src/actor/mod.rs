@@ -47,6 +47,7 @@ mod world;
 
 pub(crate) use driver::{Outcome, Request};
 pub(crate) use error::ActorError;
+pub(crate) use names::check_not_reserved;
 pub(crate) use phases::Phases;
 pub(crate) use record::{Actor, CaptureView, newer_document};
 pub(crate) use registry::{Actors, Turn};

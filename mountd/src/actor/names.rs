@@ -1,6 +1,19 @@
-//! How identities stand in the JSON that is stored: as people write them.
+//! How identities stand in the JSON that is stored: as people write them. And names of volumes that are not for people to give.
 
+use durdir_fs::FsError;
 use durdir_fs::ids::CaptureId;
+
+/// How the names of volumes that stand for those of commits begin.
+const RESERVED: &str = "_commit.";
+
+/// Refuses a name for a new volume that looks like one of a commit.
+pub(crate) fn check_not_reserved(volume: &str) -> Result<(), FsError> {
+    if volume.starts_with(RESERVED) {
+        let why = "names that begin with _commit. are reserved for the volumes of commits";
+        return Err(FsError::BadName { name: volume.to_owned(), why });
+    }
+    Ok(())
+}
 
 /// Reads a capture's id as people write it.
 pub(crate) fn parse_capture_id(text: &str) -> Option<CaptureId> {
@@ -44,3 +57,20 @@ stored_as!(scope, crate::template::Scope, String, |scope| scope.name().to_owned(
 });
 stored_as!(volume_id, durdir_fs::ids::VolumeId, u32, |id| id.0, |id| Some(durdir_fs::ids::VolumeId(*id)));
 stored_as!(epoch, durdir_fs::ids::Epoch, u64, |epoch| epoch.0, |epoch| Some(durdir_fs::ids::Epoch(*epoch)));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actor::capture::published_name;
+
+    #[test]
+    fn what_stands_for_a_commit_is_called_as_nothing_else_can_be() {
+        let published = published_name(CaptureId([7; 16]), "home");
+        for reserved in [&published, "_commit.", "_commit.x"] {
+            assert!(check_not_reserved(reserved).is_err(), "{reserved}");
+        }
+        for free in ["_commit", "_commits.x", "x._commit.y", "commit.x"] {
+            check_not_reserved(free).unwrap();
+        }
+    }
+}

@@ -251,14 +251,18 @@ fn phases(phases: &Phases) -> Vec<Phase> {
 
 /// Refuses what would change a volume under its actor.
 pub(super) fn check_not_owned(node: &Node, volume: &str, id: VolumeId) -> Result<(), ApiError> {
-    let what = || format!("volume {volume}");
     if let Some(actor) = node.actors.owner_of_volume(id) {
         let remedy = "look at a snapshot of it, or remove the actor";
-        return Err(ActorError::Owned { what: what(), actor, remedy }.into());
+        return Err(ActorError::Owned { what: format!("volume {volume}"), actor, remedy }.into());
     }
+    check_not_published(node, volume, id)
+}
+
+/// Refuses what would change a volume that stands for one of a commit.
+pub(super) fn check_not_published(node: &Node, volume: &str, id: VolumeId) -> Result<(), ApiError> {
     if node.actors.is_published(volume, id) {
-        let remedy = "it is what forks of a commit begin with";
-        return Err(ActorError::Owned { what: what(), actor: "captures".to_owned(), remedy }.into());
+        let (what, remedy) = (format!("volume {volume}"), "it is what forks of a commit begin with");
+        return Err(ActorError::Owned { what, actor: "captures".to_owned(), remedy }.into());
     }
     Ok(())
 }

@@ -35,6 +35,7 @@ use tonic::{Request, Response, Status};
 
 use super::actors::check_not_owned;
 use super::{ApiError, Done, Ticket, convert};
+use crate::actor;
 use crate::daemon::Node;
 use crate::exit::one_line;
 use crate::mounts::{MountPlan, MountView, Selector, Source, cache_name};
@@ -131,6 +132,7 @@ fn begin_mount(
             }
         }
         Err(FsError::VolumeNotFound { .. }) if request.create => {
+            actor::check_not_reserved(volume)?;
             let intent = MountIntent { created: true, ..MountIntent::default() };
             node.store.create_volume(volume, spec, ticket.begin_with(&intent))?;
             intent

@@ -12,7 +12,7 @@ use super::actors::check_not_held;
 use super::mounts::{mount_as_begun, mount_view};
 use super::volumes::show;
 use super::{ApiError, Done, Ticket, convert};
-use crate::actor::Turn;
+use crate::actor::{self, Turn};
 use crate::daemon::Node;
 use crate::proto::snapshots_server::Snapshots;
 use crate::proto::{
@@ -176,6 +176,7 @@ fn check_unused(node: &Node, snapshots: &[String]) -> Result<(), ApiError> {
 /// is as with a volume that a mount creates: see `mounts.rs`.
 fn fork(node: &Node, request: ForkRequest, ticket: Ticket<'_>) -> Result<Done<ForkResponse>, ApiError> {
     let ForkRequest { snapshot, volume, mount } = request;
+    actor::check_not_reserved(&volume)?;
     let Some(options) = mount else {
         return ticket.change(
             |receipt| node.store.fork(&snapshot, &volume, receipt),

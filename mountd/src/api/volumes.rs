@@ -5,8 +5,9 @@ use std::sync::Arc;
 use durdir_fs::store::{Receipt, VolumeInfo};
 use tonic::{Request, Response, Status};
 
-use super::actors::check_not_owned;
+use super::actors::{check_not_owned, check_not_published};
 use super::{ApiError, Ticket, convert};
+use crate::actor;
 use crate::daemon::Node;
 use crate::proto::volumes_server::Volumes;
 use crate::proto::{
@@ -32,6 +33,7 @@ impl Volumes for VolumesService {
         let work = |node: &Node, request: CreateVolumeRequest, ticket: Ticket<'_>| {
             let spec = convert::volume_spec(request.lowers, request.quota_bytes, request.quota_inodes)?;
             node.mounts.check_outside(&spec.lowers)?;
+            actor::check_not_reserved(&request.name)?;
             ticket.change(
                 |receipt| node.store.create_volume(&request.name, &spec, receipt),
                 |info: &VolumeInfo| show(node, info.clone()),
@@ -83,6 +85,7 @@ impl Volumes for VolumesService {
     async fn rename_volume(&self, request: Request<RenameVolumeRequest>) -> Result<Response<Volume>, Status> {
         let work = |node: &Node, RenameVolumeRequest { name, new_name }, ticket: Ticket<'_>| {
             check_not_owned(node, &name, node.store.volume(&name)?.id)?;
+            actor::check_not_reserved(&new_name)?;
             let rename = |receipt: Receipt<'_, VolumeInfo>| {
                 let renamed = node.store.rename_volume(&name, &new_name, receipt)?;
                 node.mounts.renamed(renamed.id, &new_name);
@@ -97,6 +100,8 @@ impl Volumes for VolumesService {
         let work = |node: &Node, SetQuotaRequest { name, bytes, inodes }, ticket: Ticket<'_>| {
             let info = node.store.volume(&name)?;
             let (bytes, inodes) = (changed(bytes, info.quota_bytes), changed(inodes, info.quota_inodes));
+            // That of an actor may be given more room, also while it runs.
+            check_not_published(node, &name, info.id)?;
             ticket.change(
                 |receipt| node.store.set_quota(&name, bytes, inodes, receipt),
                 |info: &VolumeInfo| show(node, info.clone()),
