@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use durdir_tests::support::*;
 
@@ -120,6 +121,32 @@ fn the_volumes_of_a_commit_keep_their_quota_and_those_of_an_actor_may_be_given_m
     assert!(store.volume("b.home")["quota_bytes"].is_null());
 }
 
+#[test]
+fn the_mount_of_a_running_actor_is_not_for_others_to_take_away() {
+    let agent = Agent::running("Full", "Full");
+    let store = &agent.store;
+    let place = agent.path("home", "");
+    let begun = Instant::now();
+    for target in ["a.home".as_ref(), place.as_os_str()] {
+        let complaint = store.refused(4, ["umount".as_ref(), target]);
+        assert!(complaint.contains("belongs to actor a; `durdir actor pause`"), "{complaint}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    agent.works();
+    // What others have mounted is theirs to unmount.
+    store.snapshot("a.home", "seen");
+    let seen = store.mount_snapshot("a.home@seen");
+    store.ok(["umount", "a.home@seen"]);
+    drop(seen);
+    agent.works();
+    agent.ask("pause");
+    store.refused(3, ["umount", "a.home"]);
+    agent.ask("resume");
+    agent.works();
+    agent.check();
+}
+
+#[test]
 fn nobody_else_sees_what_an_actor_leaves_on_the_disk() {
     let agent = Agent::running("Full", "Full");
     agent.ask("pause");

@@ -35,7 +35,7 @@ use tonic::{Request, Response, Status};
 
 use super::actors::check_not_owned;
 use super::{ApiError, Done, Ticket, convert};
-use crate::actor;
+use crate::actor::{self, ActorError};
 use crate::daemon::Node;
 use crate::exit::one_line;
 use crate::mounts::{MountPlan, MountView, Selector, Source, cache_name};
@@ -281,6 +281,7 @@ fn what_goes(node: &Node, request: UnmountRequest) -> Result<UnmountIntent, ApiE
         mounts = node.mounts.selected(&selector);
     }
     if !mounts.is_empty() {
+        check_not_in_use(node, &mounts)?;
         return Ok(UnmountIntent { mounts: mounts.iter().map(mount_view).collect() });
     }
     if node.mounts.has_remains(&mountpoint)? {
@@ -289,6 +290,17 @@ fn what_goes(node: &Node, request: UnmountRequest) -> Result<UnmountIntent, ApiE
         return Ok(UnmountIntent { mounts: vec![MountInfo { mountpoint, ..MountInfo::default() }] });
     }
     Err(ApiError::NotMounted { target: name })
+}
+
+/// Refuses to take away what the sandbox of an actor works on. Snapshots of it are mounted by others.
+fn check_not_in_use(node: &Node, mounts: &[MountView]) -> Result<(), ApiError> {
+    for mount in mounts.iter().filter(|mount| mount.source == Source::Head) {
+        if let Some(actor) = node.actors.owner_of_volume(mount.volume_id) {
+            let remedy = "`durdir actor pause` unmounts it, and so does `durdir actor rm`";
+            return Err(ActorError::Owned { what: mount.name(), actor, remedy }.into());
+        }
+    }
+    Ok(())
 }
 
 fn path_of(bytes: &[u8]) -> PathBuf {
