@@ -30,6 +30,47 @@ fn fork_is_the_snapshot_and_knows_its_parent() {
 }
 
 #[test]
+fn parent_is_what_the_snapshot_is_called_now() {
+    let store = Store::new();
+    store.create_volume("v");
+    store.snapshot("v", "s");
+    store.snapshot("v", "other");
+    store.fork("v@s", "w");
+    let parent = |volume: &str| store.volume(volume)["parent"].clone();
+    assert_eq!(parent("w"), store.json(["snapshot", "show", "v@s"])["snapshot"]);
+    store.ok(["volume", "rename", "v", "renamed"]);
+    let others = store.mount("v");
+    others.write("file", "of another volume");
+    store.snapshot("v", "s");
+    let now = store.json(["snapshot", "show", "renamed@s"])["snapshot"].clone();
+    assert_eq!(parent("w"), now);
+    // Neither a rollback nor a restart makes it another one.
+    store.snapshot("w", "own");
+    store.ok(["volume", "rollback", "w", "w@own"]);
+    store.ok(["volume", "rename", "w", "fork"]);
+    others.unmount();
+    store.stop_daemon();
+    assert_eq!(parent("fork"), now);
+    assert!(parent("renamed").is_null() && parent("v").is_null());
+    store.ok(["snapshot", "rm", "renamed@s"]);
+    assert!(parent("fork").is_null());
+}
+
+#[test]
+fn parent_is_not_taken_for_a_volume_that_came_later() {
+    let store = Store::new();
+    store.create_volume("v");
+    store.snapshot("v", "s");
+    store.fork("v@s", "w");
+    store.ok(["volume", "rm", "v"]);
+    assert!(store.volume("w")["parent"].is_null());
+    store.create_volume("v");
+    store.snapshot("v", "s");
+    assert!(store.volume("w")["parent"].is_null());
+    assert!(store.json(["volume", "ls"])[1]["parent"].is_null());
+}
+
+#[test]
 fn fork_does_not_keep_what_was_open_and_had_no_name() {
     let store = Store::new();
     let mount = store.mount("v");

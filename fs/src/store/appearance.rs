@@ -26,7 +26,7 @@ pub struct VolumeInfo {
     pub id: VolumeId,
     /// The epoch that is written.
     pub epoch: Epoch,
-    /// The snapshot it was forked from.
+    /// The snapshot it was forked from, `VOLUME@EPOCH` as it is called now. `None` also if that is gone.
     pub parent: Option<String>,
     /// Host directories, top first.
     pub lowers: Vec<PathBuf>,

@@ -64,7 +64,8 @@ impl Store {
         };
         let branch_record = self.put_branch(batch, tree, id, (parent, epoch), branch, epoch.next(), usage);
         batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
-        let info = volume.describe(id, branch_record.epoch, usage);
+        let forked_from = Some(registry.snapshot_label(parent, epoch));
+        let info = volume.describe(id, forked_from, branch_record.epoch, usage);
         Ok(NewVolume { id, volume, branch, branch_record, info })
     }
 
@@ -98,7 +99,7 @@ impl Store {
         // The old head is nobody's any more: what only it could see goes.
         let kept = registry.pinned_up_to(old, Epoch(u64::MAX)).unwrap_or(Epoch(0));
         self.put_sweep_after(&mut batch, old, kept, Epoch(u64::MAX))?;
-        let info = record.describe(id, first, usage);
+        let info = record.describe(id, registry.origin(id), first, usage);
         self.commit_change(batch, receipt, &info)?;
         registry.insert_volume(id, record);
         registry.insert_branch(branch, branch_record);

@@ -262,6 +262,23 @@ impl Registry {
         format!("{}@{epoch}", volume.map_or("(removed)", |volume| &volume.name))
     }
 
+    /// Returns what the snapshot is called now that a volume was forked from; `None` if it was not forked, or if that is gone.
+    pub(crate) fn origin(&self, volume: VolumeId) -> Option<String> {
+        let mut branch = self.volumes.get(&volume)?.branch;
+        let mut forked_at = None;
+        // Rollbacks have made branches of its own.
+        loop {
+            let record = self.branches.get(&branch)?;
+            if record.volume != volume {
+                break;
+            }
+            forked_at = Some(record.parent?);
+            branch = record.parent?.0;
+        }
+        let (branch, epoch) = forked_at?;
+        self.snapshots.get(&(branch, epoch)).map(|_| self.snapshot_label(branch, epoch))
+    }
+
     /// Returns the volume whose head the branch is.
     pub(crate) fn head_of(&self, branch: BranchId) -> Option<(VolumeId, &Volume)> {
         let volume = self.branches.get(&branch)?.volume;

@@ -73,7 +73,7 @@ impl Store {
             let record = Some(empty_root(volume.created));
             batch.put_cf(self.db.family(root.family.name()), root.version(branch, Epoch(0)), record.encode());
         }
-        let info = volume.describe(id, branch_record.epoch, Usage::default());
+        let info = volume.describe(id, None, branch_record.epoch, Usage::default());
         Ok(NewVolume { id, volume, branch, branch_record, info })
     }
 
@@ -102,7 +102,10 @@ impl Store {
                 let (id, volume) = registry.volume(name)?;
                 let what = format!("it cannot be used: {error}");
                 let flag = Some(Flag { since: Timestamp::default(), count: 1, what });
-                Ok(VolumeInfo { flag, ..volume.describe(id, Epoch(0), Usage::default()) })
+                Ok(VolumeInfo {
+                    flag,
+                    ..volume.describe(id, registry.origin(id), Epoch(0), Usage::default())
+                })
             }
             described => described,
         }
@@ -114,17 +117,17 @@ impl Store {
     }
 
     fn described(&self, name: &str, settle: Settle) -> Result<VolumeInfo, FsError> {
-        let (id, volume) = {
+        let (id, volume, parent) = {
             let registry = self.registry.read();
             let (id, volume) = registry.volume(name)?;
-            (id, volume.clone())
+            (id, volume.clone(), registry.origin(id))
         };
         let head = self.head(volume.branch)?;
         if let Some(live) = head.live().filter(|_| settle == Settle::Yes) {
             live.settle();
         }
         let flag = self.volume_flag(id)?;
-        Ok(VolumeInfo { flag, ..volume.describe(id, head.gate.epoch(), head.usage()) })
+        Ok(VolumeInfo { flag, ..volume.describe(id, parent, head.gate.epoch(), head.usage()) })
     }
 
     /// Refuses while somebody looks at a snapshot of a volume, by which it could not be removed.
@@ -233,7 +236,7 @@ impl Store {
         change(&registry, &mut volume)?;
         let mut batch = WriteBatch::default();
         batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
-        let info = volume.describe(id, head.gate.epoch(), head.usage());
+        let info = volume.describe(id, registry.origin(id), head.gate.epoch(), head.usage());
         self.commit_change(batch, receipt, &info)?;
         registry.insert_volume(id, volume);
         Ok(info)
@@ -273,9 +276,16 @@ impl NewVolume {
 }
 
 impl Volume {
-    /// Returns what is shown of a volume whose head is at `epoch` and stores this much, but for its flag.
-    pub(crate) fn describe(&self, id: VolumeId, epoch: Epoch, usage: Usage) -> VolumeInfo {
-        let Volume { name, created, quota_bytes, quota_inodes, lowers, parent, tree: _, branch: _ } =
+    /// Returns what is shown of a volume that was forked from `parent`, and whose head is at `epoch` and stores this much, but
+    /// for its flag.
+    pub(crate) fn describe(
+        &self,
+        id: VolumeId,
+        parent: Option<String>,
+        epoch: Epoch,
+        usage: Usage,
+    ) -> VolumeInfo {
+        let Volume { name, created, quota_bytes, quota_inodes, lowers, parent: _, tree: _, branch: _ } =
             self.clone();
         VolumeInfo {
             name,

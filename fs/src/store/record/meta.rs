@@ -46,7 +46,7 @@ pub struct VolumeV1 {
     pub quota_inodes: Option<u64>,
     /// Host directories, top first.
     pub lowers: Vec<PathBuf>,
-    /// The snapshot it was forked from, as it was called then.
+    /// The snapshot it was forked from, as it was called then. What it is called now follows from its branches.
     pub parent: Option<String>,
 }
 
