@@ -65,6 +65,33 @@ fn a_healthy_node_has_no_problems() {
 }
 
 #[test]
+fn a_store_that_cannot_be_opened_is_found_while_no_daemon_runs() {
+    let store = Store::new();
+    store.expect_damage();
+    store.create_volume("v");
+    store.stop_daemon();
+    let db = store.path().join("db");
+    let tables = || {
+        let files = std::fs::read_dir(&db).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "sst")).collect::<Vec<_>>()
+    };
+    assert_eq!(doctor(&store).1, 0);
+    assert!(!tables().is_empty(), "what is closed is in tables");
+    for table in tables() {
+        let file = std::fs::OpenOptions::new().write(true).open(table).unwrap();
+        file.write_all_at(b"damaged!", 40).unwrap();
+    }
+    let complaint = store.refused(6, ["volume", "ls"]);
+    assert!(complaint.contains("checksum mismatch"), "{complaint}");
+    let (diagnosis, code) = doctor(&store);
+    assert_eq!((kinds(&diagnosis), code), (vec!["store-damaged"], 1), "{diagnosis}");
+    let problem = &diagnosis["problems"][0];
+    assert!(problem["detail"].as_str().unwrap().contains("checksum mismatch"), "{problem}");
+    assert!(problem["remedy"].as_str().unwrap().contains("backup"), "{problem}");
+    assert!(store.daemon().is_empty());
+}
+
+#[test]
 fn a_doctor_without_a_store_makes_none() {
     let store = Store::new();
     store.refused(3, ["doctor"]);

@@ -85,7 +85,7 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
         (Daemon::Told(told), _) => Some(told.pid),
         (_, told) => told.or(holder),
     };
-    store::examine_format(endpoint, &mut problems);
+    let is_known = store::examine_format(endpoint, &mut problems);
     store::examine_disk(endpoint, &mut problems);
     let volumes = match &daemon {
         Daemon::Told(told) => {
@@ -99,11 +99,13 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
             problems.extend(unreadable.map(|actor| Problem::unreadable_actor(&actor.id, &endpoint.log())));
             told.volumes.iter().map(|volume| volume.name.clone()).collect()
         }
-        Daemon::Absent | Daemon::Silent(_) => {
-            let seen = store::peek(endpoint.store.clone()).await;
+        Daemon::Absent | Daemon::Silent(_) if is_known => {
+            let seen = store::peek(endpoint.store.clone(), &mut problems).await;
             store::examine_records(seen.quarantined, &mut problems);
             seen.volumes
         }
+        // What is in it is not for this version to read.
+        Daemon::Absent | Daemon::Silent(_) => Vec::new(),
     };
     if let Some(worker) = worker_pid.and_then(Process::of) {
         examine_worker(&worker, &daemon, endpoint, &mut problems);

@@ -126,6 +126,22 @@ impl Problem {
         Problem::of_node("store-unreadable", why.to_owned(), remedy)
     }
 
+    /// What is read to open the store is not what was written.
+    pub(super) fn store_damaged(why: &str) -> Problem {
+        let remedy = "look at the disk under the store: dmesg, smartctl; then bring the directory of the store back from a backup: \
+                      no durdir can repair this";
+        Problem::of_node("store-damaged", format!("the store cannot be opened: {why}"), remedy)
+    }
+
+    /// Nobody knows what the store holds.
+    pub(super) fn records_unread(why: &str) -> Problem {
+        let detail =
+            format!("the records of the store cannot be read, and are not looked at for damage: {why}");
+        let remedy =
+            "look at the disk under the store, and whose it is: dmesg, iostat, ls -l; then try again";
+        Problem::of_node("store-unread", detail, remedy)
+    }
+
     /// The record of an actor makes no sense to this version.
     pub(super) fn unreadable_actor(id: &str, log: &Path) -> Problem {
         let detail = format!("what is stored of actor {id} cannot be read; nobody looks after it");

@@ -11,10 +11,11 @@ use crate::paths::Endpoint;
 /// Of a full disk so much is kept for deletes; the store refuses to grow into it.
 const RESERVE: u64 = 128 << 20;
 
-pub(super) fn examine_format(endpoint: &Endpoint, problems: &mut Vec<Problem>) {
-    if let Err(error) = store::check_format(&endpoint.store) {
-        problems.push(Problem::store_unreadable(&one_line(&error)));
-    }
+/// Tells whether the store has a format that this version knows.
+pub(super) fn examine_format(endpoint: &Endpoint, problems: &mut Vec<Problem>) -> bool {
+    let checked = store::check_format(&endpoint.store);
+    problems.extend(checked.as_ref().err().map(|error| Problem::store_unreadable(&one_line(error))));
+    checked.is_ok()
 }
 
 pub(super) fn examine_disk(endpoint: &Endpoint, problems: &mut Vec<Problem>) {
@@ -33,11 +34,16 @@ pub(super) fn examine_records(quarantined: u64, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Reads the records beside whoever has the store open. What cannot be read in time is not told.
-pub(super) async fn peek(store: PathBuf) -> StorePeek {
+/// Reads the records that are read when the store is opened, beside whoever has it open.
+pub(super) async fn peek(store: PathBuf, problems: &mut Vec<Problem>) -> StorePeek {
     let reading = tokio::task::spawn_blocking(move || store::peek(&store));
-    match tokio::time::timeout(PEEK, reading).await {
-        Ok(Ok(Ok(seen))) => seen,
-        _ => StorePeek::default(),
-    }
+    let problem = match tokio::time::timeout(PEEK, reading).await {
+        Ok(Ok(Ok(seen))) => return seen,
+        Ok(Ok(Err(error))) if error.is_corruption() => Problem::store_damaged(&one_line(&error)),
+        Ok(Ok(Err(error))) => Problem::records_unread(&one_line(&error)),
+        Ok(Err(error)) => Problem::records_unread(&one_line(&error)),
+        Err(_) => Problem::records_unread(&format!("that takes more than {} s", PEEK.as_secs())),
+    };
+    problems.push(problem);
+    StorePeek::default()
 }
