@@ -258,6 +258,25 @@ fn quota_can_be_changed_on_a_live_mount() {
 }
 
 #[test]
+fn quota_of_a_volume_that_exists_is_changed_and_lifted_by_a_mount() {
+    let mount = limited(&["--quota-bytes", "64KiB", "--quota-inodes", "10"]);
+    let store = mount.store().clone();
+    mount.unmount();
+    let mount = store.mount_with("v", &["--quota-bytes", "none"]);
+    mount.write("file", noise(1, 0, 1 << 20));
+    let shown = store.volume("v");
+    assert_eq!((shown["quota_bytes"].as_u64(), shown["quota_inodes"].as_u64()), (None, Some(10)));
+    mount.unmount();
+    // Nothing is said, nothing is changed.
+    let mount = store.mount("v");
+    assert_eq!(store.volume("v")["quota_inodes"], 10);
+    mount.unmount();
+    store.mount_with("v", &["--quota-inodes", "none", "--quota-bytes", "2MiB"]).unmount();
+    let shown = store.volume("v");
+    assert_eq!((shown["quota_bytes"].as_u64(), shown["quota_inodes"].as_u64()), (Some(2 * MIB), None));
+}
+
+#[test]
 fn quotas_survive_a_restart_and_are_inherited_by_forks() {
     let mount = limited(&["--quota-bytes", "64KiB", "--quota-inodes", "50"]);
     mount.write("file", noise(1, 0, 32_768));

@@ -32,14 +32,19 @@ pub(super) fn volume_spec(
     let lowers = lowers.into_iter().map(|lower| path("lower", lower));
     Ok(VolumeSpec {
         lowers: lowers.collect::<Result<_, _>>()?,
-        quota_bytes: quota_bytes.and_then(limit),
-        quota_inodes: quota_inodes.and_then(limit),
+        quota_bytes: limit(quota_bytes)?,
+        quota_inodes: limit(quota_inodes)?,
     })
 }
 
-/// Returns a limit as the store has it: 0 stands for none.
-pub(super) fn limit(quota: u64) -> Option<u64> {
-    Some(quota).filter(|quota| *quota != 0)
+/// Returns a limit of a request. One of 0 may be meant as none, or as nothing at all.
+pub(super) fn limit(quota: Option<u64>) -> Result<Option<u64>, ApiError> {
+    match quota {
+        Some(0) => {
+            Err(ApiError::Malformed { what: "a quota of 0; it is at least 1, or left out for no limit" })
+        }
+        quota => Ok(quota),
+    }
 }
 
 /// Returns a volume as the API has it.
@@ -187,11 +192,19 @@ mod tests {
     }
 
     #[test]
-    fn times_and_limits_keep_their_meaning() {
+    fn times_keep_their_meaning() {
         assert_eq!(unix_ns(Timestamp { secs: -1, nanos: 999_999_999 }), -1);
         assert_eq!(unix_ns(Timestamp { secs: 2, nanos: 5 }), 2_000_000_005);
         assert_eq!(micros(Duration::from_nanos(1)), 1);
         assert_eq!(micros(Duration::from_micros(7)), 7);
-        assert_eq!((limit(0), limit(9)), (None, Some(9)));
+    }
+
+    #[test]
+    fn a_quota_of_nothing_is_refused() {
+        assert_eq!((limit(None).unwrap(), limit(Some(1)).unwrap()), (None, Some(1)));
+        for (bytes, inodes) in [(Some(0), None), (None, Some(0))] {
+            let refused = volume_spec(Vec::new(), bytes, inodes).unwrap_err();
+            assert!(matches!(refused, ApiError::Malformed { .. }), "{refused}");
+        }
     }
 }

@@ -99,9 +99,10 @@ impl Volumes for VolumesService {
     async fn set_quota(&self, request: Request<SetQuotaRequest>) -> Result<Response<Volume>, Status> {
         let work = |node: &Node, SetQuotaRequest { name, bytes, inodes }, ticket: Ticket<'_>| {
             let info = node.store.volume(&name)?;
-            let (bytes, inodes) = (changed(bytes, info.quota_bytes), changed(inodes, info.quota_inodes));
             // That of an actor may be given more room, also while it runs.
             check_not_published(node, &name, info.id)?;
+            let bytes = changed(bytes, info.quota_bytes)?;
+            let inodes = changed(inodes, info.quota_inodes)?;
             ticket.change(
                 |receipt| node.store.set_quota(&name, bytes, inodes, receipt),
                 |info: &VolumeInfo| show(node, info.clone()),
@@ -161,9 +162,9 @@ pub(super) fn show(node: &Node, info: VolumeInfo) -> Volume {
     convert::volume(info, &mounts)
 }
 
-fn changed(change: Option<QuotaChange>, present: Option<u64>) -> Option<u64> {
+fn changed(change: Option<QuotaChange>, present: Option<u64>) -> Result<Option<u64>, ApiError> {
     match change {
-        None => present,
-        Some(change) => change.limit.and_then(convert::limit),
+        None => Ok(present),
+        Some(change) => convert::limit(change.limit),
     }
 }

@@ -122,7 +122,7 @@ pub(super) fn parse_snapshot(text: &str) -> Result<String, String> {
 pub(super) fn parse_limit(text: &str) -> Result<Limit, String> {
     match text {
         "none" => Ok(Limit(None)),
-        text => crate::units::parse_size(text).map(|size| Limit(Some(size))),
+        text => crate::units::parse_size(text).and_then(at_least_one),
     }
 }
 
@@ -131,9 +131,16 @@ pub(super) fn parse_count_limit(text: &str) -> Result<Limit, String> {
     match text {
         "none" => Ok(Limit(None)),
         text if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-            text.parse().map(|count| Limit(Some(count))).map_err(|_| wrong_count(text))
+            text.parse().map_err(|_| wrong_count(text)).and_then(at_least_one)
         }
         text => Err(wrong_count(text)),
+    }
+}
+
+fn at_least_one(limit: u64) -> Result<Limit, String> {
+    match limit {
+        0 => Err("a limit is at least 1, or `none` for no limit".to_owned()),
+        limit => Ok(Limit(Some(limit))),
     }
 }
 
@@ -144,13 +151,6 @@ fn wrong_count(text: &str) -> String {
 /// A limit that can be lifted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Limit(pub(super) Option<u64>);
-
-impl Limit {
-    /// Returns the limit as calls have it that take 0 for none.
-    pub(super) fn or_zero(self) -> u64 {
-        self.0.unwrap_or(0)
-    }
-}
 
 /// Returns the absolute path of something that should exist, without symbolic links as far as it
 /// does: the daemon has another working directory, and must be given what the user sees.
@@ -280,6 +280,13 @@ mod tests {
             "actor pause web --scope data",
             "actor fork web",
             "volume set-quota web --bytes -1",
+            "volume set-quota web --bytes 0",
+            "volume set-quota web --bytes 0KiB",
+            "volume set-quota web --inodes 00",
+            "volume create web --quota-bytes 0",
+            "volume create web --quota-inodes 0",
+            "mount web /mnt --quota-bytes 0",
+            "mount web /mnt --quota-inodes 0",
             "volume set-quota web",
             "volume ls --request-id 17",
             "verify --sample 10",

@@ -145,8 +145,10 @@ fn request(arguments: &MountArgs) -> Result<MountRequest, CliError> {
         options: Some(options),
         create: arguments.create,
         lowers: arguments.lowers.iter().map(|lower| bytes(&resolve(lower))).collect(),
-        quota_bytes: arguments.quota_bytes.map(Limit::or_zero),
-        quota_inodes: arguments.quota_inodes.map(Limit::or_zero),
+        quota_bytes: arguments.quota_bytes.and_then(|limit| limit.0),
+        quota_inodes: arguments.quota_inodes.and_then(|limit| limit.0),
+        no_quota_bytes: arguments.quota_bytes == Some(Limit(None)),
+        no_quota_inodes: arguments.quota_inodes == Some(Limit(None)),
     })
 }
 
@@ -208,7 +210,8 @@ mod tests {
         let options = request.options.unwrap();
         assert_eq!(options.allow_other, None);
         assert_eq!(options.cache(), CacheMode::Writeback);
-        assert_eq!((request.quota_bytes, request.quota_inodes), (Some(0), None));
+        assert_eq!((request.quota_bytes, request.quota_inodes), (None, None));
+        assert_eq!((request.no_quota_bytes, request.no_quota_inodes), (true, false));
     }
 
     #[test]
