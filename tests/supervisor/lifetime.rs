@@ -45,6 +45,24 @@ fn a_start_that_fails_ends_the_supervisor_with_the_code_of_its_class() {
 }
 
 #[test]
+fn a_running_mountd_is_asked_whichever_way_its_store_is_named() {
+    let store = served();
+    let dir = store.path().to_str().unwrap();
+    let mountd = |args: &[&str]| run(std::process::Command::new(binary("mountd")).args(args), MINUTE);
+    for args in [["--store", dir, "status", "--json"], ["status", "--json", "--store", dir]] {
+        let status: serde_json::Value = serde_json::from_slice(&mountd(&args).ok().stdout).unwrap();
+        assert_eq!(status["supervisor_pid"], store.supervisor_pid(), "{args:?}");
+    }
+    store.expect_alarm("upgrade failed");
+    let upgrade = mountd(&["--store", dir, "upgrade", "/nonexistent/mountd"]);
+    assert!(upgrade.complaint().contains("/nonexistent/mountd"), "{upgrade}");
+    // How to serve is nothing to be said to one that does.
+    let finished = mountd(&["--store", dir, "--foreground", "status"]);
+    assert_eq!(finished.code(), Some(2), "{finished}");
+    assert!(finished.complaint().contains("--foreground"), "{finished}");
+}
+
+#[test]
 fn a_second_supervisor_leaves_the_first_one_alone() {
     let store = served();
     let daemon = store.daemon();

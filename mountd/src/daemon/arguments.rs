@@ -11,7 +11,7 @@ use crate::units::parse_duration;
 
 /// The node daemon of durdir: owns a store and its mounts.
 #[derive(Parser, Clone, Debug, Default)]
-#[command(name = "mountd", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+#[command(name = "mountd", version, after_help = AFTER_HELP)]
 #[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct Arguments {
     /// What to ask a mountd that runs; without it, this is to be one
@@ -22,7 +22,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The directory of the store [default: /var/lib/durdir as root, else $XDG_STATE_HOME/durdir]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub store: Option<PathBuf>,
     /// Where to listen for clients [default: mountd.sock in the store]
     #[arg(long, value_name = "PATH")]
@@ -85,9 +85,6 @@ pub struct UpgradeArgs {
     /// The mountd to run from now on
     #[arg(value_name = "PATH")]
     pub program: PathBuf,
-    /// The directory of the store [default: /var/lib/durdir as root, else $XDG_STATE_HOME/durdir]
-    #[arg(long, value_name = "DIR")]
-    pub store: Option<PathBuf>,
     /// How long its check may take, and then its start
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
     pub limit: Duration,
@@ -99,9 +96,6 @@ pub struct UpgradeArgs {
 /// Tell how the running mountd is, even if it hangs.
 #[derive(Args, Clone, Debug)]
 pub struct StatusArgs {
-    /// The directory of the store [default: /var/lib/durdir as root, else $XDG_STATE_HOME/durdir]
-    #[arg(long, value_name = "DIR")]
-    pub store: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -111,6 +105,14 @@ impl Arguments {
     /// Whether somebody waits on standard output for word of how the start went.
     pub fn is_on_its_own(&self) -> bool {
         self.private || self.detached
+    }
+
+    /// Returns the first word that says how to serve although somebody else is asked.
+    pub(crate) fn misplaced(&self) -> Option<OsString> {
+        self.command.as_ref()?;
+        let serving = Arguments { store: None, command: None, ..self.clone() };
+        let usual = Arguments::parse_from(["mountd"]).to_command_line();
+        serving.to_command_line().into_iter().find(|word| !usual.contains(word))
     }
 
     /// Returns a command line that says the same as this one.
@@ -219,9 +221,36 @@ mod tests {
         assert!(matches!(parse(&["mountd"]), Ok(None)));
         let upgrade = parse(&["mountd", "upgrade", "/new", "--store", "/s"]);
         let Ok(Some(Command::Upgrade(upgrade))) = upgrade else { panic!("{upgrade:?}") };
-        assert_eq!(upgrade.store, Some(PathBuf::from("/s")));
+        assert_eq!(upgrade.program, PathBuf::from("/new"));
         assert!(matches!(parse(&["mountd", "status", "--json"]), Ok(Some(Command::Status(_)))));
         assert!(parse(&["mountd", "upgrade"]).is_err());
+    }
+
+    #[test]
+    fn the_store_is_named_before_or_after_a_command_and_nothing_else_is_before_it() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' ')).unwrap();
+        for line in [
+            "mountd --store /s status --json",
+            "mountd status --store /s",
+            "mountd --store /s upgrade /new",
+            "mountd upgrade /new --store /s --limit 1s",
+        ] {
+            let arguments = parse(line);
+            assert!(arguments.command.is_some(), "{line}");
+            assert_eq!(
+                (arguments.store.as_deref(), arguments.misplaced()),
+                (Some("/s".as_ref()), None),
+                "{line}"
+            );
+        }
+        for (line, word) in [
+            ("mountd --foreground status", "--foreground"),
+            ("mountd --store /s --idle 1s status", "1000ms"),
+            ("mountd --socket /x upgrade /new", "--socket"),
+        ] {
+            assert_eq!(parse(line).misplaced(), Some(word.into()), "{line}");
+        }
+        assert_eq!(parse("mountd --store /s --foreground").misplaced(), None);
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::{actor, supervisor, usage};
 pub(crate) enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("{} is for a mountd that is to serve, and none is started by a command; see --help", word.to_string_lossy())]
+    Misplaced { word: std::ffi::OsString },
     #[error("find the store")]
     Endpoint { source: std::io::Error },
     #[error(transparent)]
@@ -58,6 +60,7 @@ pub(crate) enum StartError {
 impl StartError {
     fn exit_class(&self) -> ExitClass {
         match self {
+            StartError::Misplaced { .. } => ExitClass::Usage,
             StartError::Config(ConfigError::Read { .. }) => ExitClass::NotFound,
             StartError::Config(ConfigError::Invalid { .. }) => ExitClass::Refused,
             StartError::StoreDirectory(error) => error.exit_class(),
@@ -100,9 +103,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode, StartError> {
+    if let Some(word) = arguments.misplaced() {
+        return Err(StartError::Misplaced { word });
+    }
+    let store = arguments.store.as_deref();
     match &arguments.command {
-        Some(Command::Upgrade(asked)) => return Ok(supervisor::ask_to_upgrade(asked)?),
-        Some(Command::Status(asked)) => return Ok(supervisor::ask_for_status(asked)?),
+        Some(Command::Upgrade(asked)) => return Ok(supervisor::ask_to_upgrade(store, asked)?),
+        Some(Command::Status(asked)) => return Ok(supervisor::ask_for_status(store, asked)?),
         None => {}
     }
     if arguments.self_check {

@@ -89,21 +89,21 @@ impl ControlError {
 }
 
 /// Has the mountd of a store replaced by another version.
-pub(crate) fn ask_to_upgrade(asked: &UpgradeArgs) -> Result<ExitCode, ControlError> {
+pub(crate) fn ask_to_upgrade(store: Option<&Path>, asked: &UpgradeArgs) -> Result<ExitCode, ControlError> {
     let path = std::path::absolute(&asked.program).unwrap_or_else(|_| asked.program.clone());
     let program = path.to_str().ok_or_else(|| ControlError::Path { path: path.clone() })?.to_owned();
     let limit_ms = u64::try_from(asked.limit.as_millis()).unwrap_or(u64::MAX);
     // The check, the end of the old worker, the start of the new one, or again of the old one.
     let patience = asked.limit.saturating_mul(2).saturating_add(PATIENCE);
-    match ask(asked.store.as_deref(), &Request::Upgrade { program, limit_ms }, patience)? {
+    match ask(store, &Request::Upgrade { program, limit_ms }, patience)? {
         Answer::Upgraded(status) => print(&status, asked.json),
         Answer::Status(_) | Answer::Failed { .. } => Err(ControlError::Unexpected),
     }
 }
 
 /// Tells how the mountd of a store is.
-pub(crate) fn ask_for_status(asked: &StatusArgs) -> Result<ExitCode, ControlError> {
-    match ask(asked.store.as_deref(), &Request::Status, PATIENCE)? {
+pub(crate) fn ask_for_status(store: Option<&Path>, asked: &StatusArgs) -> Result<ExitCode, ControlError> {
+    match ask(store, &Request::Status, PATIENCE)? {
         Answer::Status(status) => print(&status, asked.json),
         Answer::Upgraded(_) | Answer::Failed { .. } => Err(ControlError::Unexpected),
     }
