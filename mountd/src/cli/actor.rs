@@ -184,7 +184,8 @@ impl From<&OperationResponse> for OperationDocument {
 }
 
 fn millis(phases: &[Phase]) -> BTreeMap<String, f64> {
-    let millis = |micros: u64| std::time::Duration::from_micros(micros).as_secs_f64() * 1e3;
+    // Divided once, so that it is the number that has three decimals.
+    let millis = |micros: u64| micros as f64 / 1e3;
     phases.iter().map(|phase| (phase.name.clone(), millis(phase.micros))).collect()
 }
 
@@ -426,6 +427,15 @@ mod tests {
             "pid": null, "created": "1970-01-01T00:00:00.000000000Z", "template": {"volumes": []},
         });
         assert_eq!(serde_json::to_value(ActorDocument::from(&actor)).unwrap(), expected);
+    }
+
+    #[test]
+    fn times_have_three_decimals_and_no_noise() {
+        let phases: Vec<_> = [("save", 96_320), ("cut", 1), ("total", 4_035_007)]
+            .map(|(name, micros)| phase(name, micros))
+            .into();
+        let shown = serde_json::to_string(&millis(&phases)).unwrap();
+        assert_eq!(shown, r#"{"cut":0.001,"save":96.32,"total":4035.007}"#);
     }
 
     #[test]
