@@ -177,6 +177,7 @@ fn wrong_usage_is_told_before_anything_is_done() {
         &["mount", "v", "/mnt", "--quota-bytes", "plenty"],
         &["mount", "v", "/mnt", "--quota-inodes", "-1"],
         &["mount", "v", "/mnt", "--cache", "sometimes"],
+        &["mount", "v", "/mnt", "--create", "--snapshot", "s"],
         &["mount", "v", "/mnt", "--quota-bytes", "0"],
         &["mount", "v", "/mnt", "--quota-inodes", "0", "--create"],
         &["volume", "create", "v", "--quota-bytes", "0"],

@@ -270,6 +270,7 @@ mod tests {
             "mount web",
             "mount web /mnt --quota-bytes 10XB",
             "mount web /mnt --transport pigeon",
+            "mount web /mnt --create --snapshot web@1",
             "snapshot create",
             "snapshot show web",
             "snapshot rm",

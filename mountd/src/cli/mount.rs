@@ -22,7 +22,7 @@ pub(super) struct MountArgs {
     /// An existing directory
     mountpoint: PathBuf,
     /// Create the volume if it does not exist
-    #[arg(long)]
+    #[arg(long, conflicts_with = "snapshot")]
     create: bool,
     /// A directory that a new volume shows below what is written; the first is the topmost
     #[arg(long = "lower", value_name = "DIR")]
