@@ -168,6 +168,24 @@ fn names_of_the_volumes_of_commits_are_reserved() {
     store.create_volume("x._commit.y");
 }
 
+#[test]
+fn a_snapshot_is_not_mounted_as_a_volume_and_the_remedy_is_told() {
+    let store = Store::new();
+    store.create_volume("v");
+    store.snapshot("v", "s");
+    let place = store.mountpoint();
+    let complaint = store.refused(NOT_FOUND, ["mount", "v@s", place.to_str().unwrap()]);
+    assert!(complaint.contains("--snapshot s") && !complaint.contains("--create"), "{complaint}");
+}
+
+#[test]
+fn what_a_preview_complains_about_is_called_by_its_own_name() {
+    let store = Store::new();
+    let complaint = store.refused(NOT_FOUND, ["--json", "actor", "rm", "nothing", "--dry-run"]);
+    assert!(complaint.starts_with("durdir: actor rm --dry-run nothing: "), "{complaint}");
+}
+
+#[test]
 fn wrong_usage_is_told_before_anything_is_done() {
     let store = Store::new();
     for command in [

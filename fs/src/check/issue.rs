@@ -232,6 +232,16 @@ impl Issue {
 
     /// Whether it was mended.
     pub fn repaired(&self) -> bool {
+        self.repair() == Some(true)
+    }
+
+    /// Whether a repair may mend it.
+    pub fn is_repairable(&self) -> bool {
+        self.repair().is_some()
+    }
+
+    /// Whether it was mended; `None` where that cannot be.
+    fn repair(&self) -> Option<bool> {
         match self {
             Issue::UntouchedVersion { repaired, .. }
             | Issue::RecordMovedAside { repaired, .. }
@@ -242,8 +252,8 @@ impl Issue {
             | Issue::OneSidedTie { repaired, .. }
             | Issue::LeakedPages { repaired, .. }
             | Issue::WrongUsage { repaired, .. }
-            | Issue::WrongSnapshotUsage { repaired, .. } => *repaired,
-            _ => false,
+            | Issue::WrongSnapshotUsage { repaired, .. } => Some(*repaired),
+            _ => None,
         }
     }
 

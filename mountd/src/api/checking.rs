@@ -45,6 +45,7 @@ fn issues(report: CheckReport) -> Vec<Issue> {
         path: issue.path(),
         detail: issue.to_string(),
         repaired: issue.repaired(),
+        repairable: issue.is_repairable(),
     });
     issues.collect()
 }

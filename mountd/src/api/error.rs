@@ -111,6 +111,16 @@ pub(crate) enum ApiError {
         /// The volume.
         volume: String,
     },
+    /// A snapshot stands where the volume to be mounted should.
+    #[error(
+        "{volume}@{snapshot} is no volume; `durdir mount {volume} MOUNTPOINT --snapshot {snapshot}` mounts a snapshot"
+    )]
+    SnapshotAsVolume {
+        /// The volume that the snapshot would be of.
+        volume: String,
+        /// Its name or epoch.
+        snapshot: String,
+    },
     /// The snapshot to be mounted belongs to another volume.
     #[error("snapshot {snapshot} is not one of volume {volume}")]
     ForeignSnapshot {

@@ -137,7 +137,12 @@ fn begin_mount(
             intent
         }
         Err(FsError::VolumeNotFound { .. }) => {
-            return Err(ApiError::NoVolumeToMount { volume: volume.clone() });
+            return Err(match volume.split_once('@') {
+                Some((of, snapshot)) => {
+                    ApiError::SnapshotAsVolume { volume: of.to_owned(), snapshot: snapshot.to_owned() }
+                }
+                None => ApiError::NoVolumeToMount { volume: volume.clone() },
+            });
         }
         Err(error) => return Err(error.into()),
     };

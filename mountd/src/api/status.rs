@@ -124,7 +124,9 @@ fn classify(error: &ApiError) -> ExitClass {
         | ApiError::OtherRequest { .. }
         | ApiError::ShuttingDown => ExitClass::Conflict,
         ApiError::Recorded { exit, .. } => *exit,
-        ApiError::NotMounted { .. } | ApiError::NoVolumeToMount { .. } => ExitClass::NotFound,
+        ApiError::NotMounted { .. }
+        | ApiError::NoVolumeToMount { .. }
+        | ApiError::SnapshotAsVolume { .. } => ExitClass::NotFound,
         ApiError::InsideOwnMount { .. }
         | ApiError::ForeignSnapshot { .. }
         | ApiError::NotForSnapshots { .. }

@@ -282,8 +282,9 @@ async fn list(session: &Session) -> Result<(), CliError> {
     session.output.print(&documents, || table(&answer.actors, session.output))
 }
 
-async fn get(client: &Client, id: &str) -> Result<Actor, CliError> {
-    let action = || format!("actor show {id}");
+/// Looks at an actor for the command `what`.
+async fn get(client: &Client, id: &str, what: &str) -> Result<Actor, CliError> {
+    let action = || format!("actor {what} {id}");
     let request = GetActorRequest { id: id.to_owned() };
     call(client, Patience::Usual, action, request, async |to, request| to.actors().get_actor(request).await)
         .await
@@ -291,7 +292,7 @@ async fn get(client: &Client, id: &str) -> Result<Actor, CliError> {
 
 async fn show(session: &Session, id: String) -> Result<(), CliError> {
     let client = session.connect().await?;
-    let actor = get(&client, &id).await?;
+    let actor = get(&client, &id, "show").await?;
     session.output.print(&ActorDocument::from(&actor), || details(&actor, session.output))
 }
 
@@ -316,7 +317,7 @@ async fn operate<Q: Clone>(
 async fn remove(session: &Session, id: String, dry_run: bool) -> Result<(), CliError> {
     let client = session.connect().await?;
     if dry_run {
-        let actor = get(&client, &id).await?;
+        let actor = get(&client, &id, "rm --dry-run").await?;
         let volumes = actor.volumes.into_iter().map(|volume| volume.volume).collect();
         let document = Removed { removed: id, volumes, dry_run };
         return session.output.print(&document, || {

@@ -50,6 +50,7 @@ pub(super) struct FoundIssue {
     path: Option<String>,
     detail: String,
     repaired: bool,
+    repairable: bool,
 }
 
 impl From<Issue> for FoundIssue {
@@ -61,6 +62,7 @@ impl From<Issue> for FoundIssue {
             path: issue.path.as_deref().map(text),
             detail: issue.detail,
             repaired: issue.repaired,
+            repairable: issue.repairable,
         }
     }
 }
@@ -112,14 +114,22 @@ pub(super) async fn fsck(session: &Session, arguments: FsckArgs) -> Result<(), C
     if document.clean {
         return Ok(());
     }
-    let found = document.issues.len();
-    let repaired = document.issues.iter().filter(|issue| issue.repaired).count();
-    let what = match (repair, found - repaired) {
-        (false, _) => format!("fsck: {found} issues found; --repair repairs what can be repaired"),
-        (true, 0) => format!("fsck: {found} issues found and repaired"),
-        (true, left) => format!("fsck: {found} issues found, {left} cannot be repaired"),
-    };
-    Err(CliError::Found { what, exit: ExitClass::Integrity })
+    Err(CliError::Found { what: summary(&document.issues, repair), exit: ExitClass::Integrity })
+}
+
+/// Returns one line about what was found, and what can be done.
+fn summary(issues: &[FoundIssue], repair: bool) -> String {
+    let all = issues.len();
+    let count = |wanted: fn(&FoundIssue) -> bool| issues.iter().filter(|issue| wanted(issue)).count();
+    let (repaired, repairable) = (count(|issue| issue.repaired), count(|issue| issue.repairable));
+    let found = if all == 1 { "fsck: 1 issue found".to_owned() } else { format!("fsck: {all} issues found") };
+    match (repair, repairable, all - repaired) {
+        (true, _, 0) => format!("{found} and repaired"),
+        (true, _, left) if left < all => format!("{found}, {left} cannot be repaired"),
+        (true, ..) | (false, 0, _) => format!("{found}, which cannot be repaired"),
+        (false, some, _) if some < all => format!("{found}; --repair can repair {some}"),
+        (false, ..) => format!("{found}; --repair can repair {}", if all == 1 { "it" } else { "them" }),
+    }
 }
 
 /// `extent-overlap: web: inode 42: a/b: pages 3 to 5 (repaired)`
@@ -191,6 +201,7 @@ mod tests {
                 volume: Some("web".to_owned()),
                 detail: "x".to_owned(),
                 repaired: true,
+                repairable: true,
                 ..Issue::default()
             }],
             records: 3,
@@ -199,13 +210,36 @@ mod tests {
             "clean": false,
             "issues": [{
                 "kind": "orphan", "volume": "web", "inode": null, "path": null, "detail": "x",
-                "repaired": true,
+                "repaired": true, "repairable": true,
             }],
             "records": 3,
         });
         assert_eq!(serde_json::to_value(Checked::from(answer)).unwrap(), expected);
         let clean = Checked::from(CheckResponse::default());
         assert!(clean.clean);
+    }
+
+    #[test]
+    fn a_repair_is_offered_where_there_is_something_to_be_repaired() {
+        let said = |issues: &[(bool, bool)], repair| {
+            let found = issues.iter().map(|&(repairable, repaired)| {
+                FoundIssue::from(Issue { repairable, repaired, ..Issue::default() })
+            });
+            summary(&found.collect::<Vec<_>>(), repair)
+        };
+        let (open, hopeless, mended) = ((true, false), (false, false), (true, true));
+        for (issues, repair, line) in [
+            (&[open][..], false, "fsck: 1 issue found; --repair can repair it"),
+            (&[open, open], false, "fsck: 2 issues found; --repair can repair them"),
+            (&[open, hopeless], false, "fsck: 2 issues found; --repair can repair 1"),
+            (&[hopeless], false, "fsck: 1 issue found, which cannot be repaired"),
+            (&[hopeless, hopeless], false, "fsck: 2 issues found, which cannot be repaired"),
+            (&[mended], true, "fsck: 1 issue found and repaired"),
+            (&[mended, hopeless], true, "fsck: 2 issues found, 1 cannot be repaired"),
+            (&[hopeless], true, "fsck: 1 issue found, which cannot be repaired"),
+        ] {
+            assert_eq!(said(issues, repair), line);
+        }
     }
 
     #[test]
@@ -217,6 +251,7 @@ mod tests {
             path: None,
             detail: "pages\n3".to_owned(),
             repaired: false,
+            repairable: false,
         };
         assert_eq!(issue_line(&issue), "extent-overlap: web: inode 42: pages\\n3\n");
     }

@@ -151,7 +151,7 @@ mod tests {
             "clean": false,
             "issues": [{
                 "kind": "wrong-checksum", "volume": null, "inode": null, "path": null, "detail": "x",
-                "repaired": false,
+                "repaired": false, "repairable": false,
             }],
             "omitted": 2, "records": 3, "pages": 4, "bytes": 16384,
         });
