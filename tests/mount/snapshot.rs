@@ -297,6 +297,47 @@ fn unchanged_volume_says_so_and_costs_nothing() {
 }
 
 #[test]
+fn first_snapshot_is_made_although_nothing_changed() {
+    let store = Store::new();
+    store.create_volume("v");
+    let cut = |volume: &str| {
+        let cut = store.json(["snapshot", "create", volume])["snapshots"][0].clone();
+        assert_eq!(cut["changed"], false, "{cut}");
+        cut["snapshot"].as_str().unwrap().to_owned()
+    };
+    let first = cut("v");
+    assert_eq!(cut("v"), first);
+    store.fork(&first, "w");
+    let of_fork = cut("w");
+    assert!(of_fork.starts_with("w@"), "{of_fork}");
+    assert_eq!(cut("w"), of_fork);
+    assert_eq!(store.json(["snapshot", "ls"]).as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn diff_is_of_what_has_a_common_ancestor() {
+    let store = Store::new();
+    let mount = store.mount("v");
+    store.snapshot("v", "s");
+    store.fork("v@s", "w");
+    store.snapshot("w", "s");
+    store.fork("w@s", "x");
+    mount.write("file", "x");
+    store.create_volume("other");
+    store.snapshot("other", "s");
+    let changes = |from: &str, to: &str| store.json(["snapshot", "diff", from, to]);
+    assert_eq!(changes("v@s", "x").as_array().unwrap().len(), 0);
+    assert_eq!(
+        (&changes("w@s", "v")[0]["path"], &changes("w@s", "v")[0]["change"]),
+        (&"file".into(), &"added".into())
+    );
+    for (from, to) in [("v@s", "other"), ("other@s", "v@s")] {
+        let complaint = store.refused(5, ["snapshot", "diff", from, to]);
+        assert!(complaint.contains("no common ancestor"), "{complaint}");
+    }
+}
+
+#[test]
 fn snapshot_takes_no_room_and_no_time_whatever_is_in_the_volume() {
     let mount = Mount::empty();
     for number in 0..2000u64 {

@@ -44,6 +44,9 @@ pub(super) enum SnapshotCommand {
         dry_run: bool,
     },
     /// Show what changed between two snapshots, or between a snapshot and a volume
+    ///
+    /// Both must have a common ancestor: they are of one volume or of its forks, and forks of those. Between other volumes
+    /// there is no diff.
     Diff {
         /// The older side: VOLUME@NAME or VOLUME@EPOCH
         #[arg(value_name = "SNAP", value_parser = parse_snapshot)]
