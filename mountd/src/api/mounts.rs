@@ -88,7 +88,9 @@ fn mount(node: &Node, request: MountRequest, ticket: Ticket<'_>) -> Result<Done<
         if !spec.lowers.is_empty() {
             return Err(ApiError::NotForSnapshots { what: "--lower" });
         }
-        if asked_quotas(&request)? != (None, None) {
+        let bytes = asked_quota(request.quota_bytes, request.no_quota_bytes)?;
+        let inodes = asked_quota(request.quota_inodes, request.no_quota_inodes)?;
+        if bytes.is_some() || inodes.is_some() {
             return Err(ApiError::NotForSnapshots { what: "a quota" });
         }
         let mounted = mount_snapshot(node, &ticket, &request.volume, snapshot, plan)?;
@@ -116,7 +118,8 @@ fn begin_mount(
         Ok(info) => {
             check_not_owned(node, volume, info.id)?;
             check_same_lowers(&info, spec)?;
-            let (bytes, inodes) = asked_quotas(request)?;
+            let bytes = asked_quota(request.quota_bytes, request.no_quota_bytes)?;
+            let inodes = asked_quota(request.quota_inodes, request.no_quota_inodes)?;
             if bytes.is_none() && inodes.is_none() {
                 let intent = MountIntent::default();
                 ticket.begin(&intent)?;
@@ -149,17 +152,13 @@ fn begin_mount(
     Ok(intent)
 }
 
-/// Returns which limits a request sets, and to what: `Some(None)` lifts one.
-fn asked_quotas(request: &MountRequest) -> Result<(Option<Option<u64>>, Option<Option<u64>>), ApiError> {
-    let asked = |limit: Option<u64>, lifted: bool| match (convert::limit(limit)?, lifted) {
+/// Returns what a request sets a limit to: `Some(None)` lifts it.
+fn asked_quota(limit: Option<u64>, lifted: bool) -> Result<Option<Option<u64>>, ApiError> {
+    match (convert::limit(limit)?, lifted) {
         (Some(_), true) => Err(ApiError::Malformed { what: "a quota that is both set and lifted" }),
         (None, false) => Ok(None),
         (limit, _) => Ok(Some(limit)),
-    };
-    Ok((
-        asked(request.quota_bytes, request.no_quota_bytes)?,
-        asked(request.quota_inodes, request.no_quota_inodes)?,
-    ))
+    }
 }
 
 /// Mounts the head of a volume after the intent to do so was stored. If that fails, what the intent says is taken back, and the
