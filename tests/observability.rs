@@ -68,7 +68,8 @@ fn a_healthy_node_has_no_problems() {
 fn a_store_that_cannot_be_opened_is_found_while_no_daemon_runs() {
     let store = Store::new();
     store.expect_damage();
-    store.create_volume("v");
+    // Mounts are known by the names of volumes, whichever store they are of: other tests have a `v`.
+    store.create_volume("unopened");
     store.stop_daemon();
     let db = store.path().join("db");
     let tables = || {
