@@ -64,8 +64,7 @@ impl Store {
         };
         let branch_record = self.put_branch(batch, tree, id, (parent, epoch), branch, epoch.next(), usage);
         batch.put_cf(self.db.family(META), meta::volume(id), volume.encode());
-        let forked_from = Some(registry.snapshot_label(parent, epoch));
-        let info = volume.describe(id, forked_from, branch_record.epoch, usage);
+        let info = volume.describe(id, volume.parent.clone(), branch_record.epoch, usage);
         Ok(NewVolume { id, volume, branch, branch_record, info })
     }
 

@@ -262,9 +262,11 @@ impl Registry {
         format!("{}@{epoch}", volume.map_or("(removed)", |volume| &volume.name))
     }
 
-    /// Returns what the snapshot is called now that a volume was forked from; `None` if it was not forked, or if that is gone.
+    /// Returns what the snapshot is called that a volume was forked from: as it was called then, if it still is; `None` if the volume was not
+    /// forked, or if that is gone.
     pub(crate) fn origin(&self, volume: VolumeId) -> Option<String> {
-        let mut branch = self.volumes.get(&volume)?.branch;
+        let record = self.volumes.get(&volume)?;
+        let (called, mut branch) = (&record.parent, record.branch);
         let mut forked_at = None;
         // Rollbacks have made branches of its own.
         loop {
@@ -276,7 +278,10 @@ impl Registry {
             branch = record.parent?.0;
         }
         let (branch, epoch) = forked_at?;
-        self.snapshots.get(&(branch, epoch)).map(|_| self.snapshot_label(branch, epoch))
+        self.snapshots.get(&(branch, epoch))?;
+        let is_it =
+            |called: &String| self.snapshot(called).is_ok_and(|found| (found.0, found.1) == (branch, epoch));
+        Some(called.clone().filter(is_it).unwrap_or_else(|| self.snapshot_label(branch, epoch)))
     }
 
     /// Returns the volume whose head the branch is.
