@@ -55,6 +55,8 @@ static PLAN: OnceLock<Plan> = OnceLock::new();
 /// Reaches the place `name`: does what the environment armed it for, which is nothing by default.
 #[inline]
 pub fn hit(name: &str) {
+    #[cfg(test)]
+    meanwhile::run(name);
     if STATE.load(Ordering::Relaxed) != IDLE
         && let Err(error) = hit_armed(name)
     {
@@ -219,6 +221,34 @@ fn parse_point(text: &str) -> Result<Point, String> {
 fn give_up(why: &str) -> ! {
     eprintln!("failpoint: {why}");
     std::process::exit(2)
+}
+
+/// What a unit test has happen while an operation of its own thread is at a place.
+#[cfg(test)]
+pub(crate) mod meanwhile {
+    use std::cell::RefCell;
+
+    type Work = Box<dyn FnOnce()>;
+
+    thread_local! {
+        static WORK: RefCell<Vec<(&'static str, Work)>> = RefCell::default();
+    }
+
+    /// Has `work` done when this thread reaches the place the next time.
+    pub(crate) fn at(name: &'static str, work: impl FnOnce() + 'static) {
+        WORK.with_borrow_mut(|all| all.push((name, Box::new(work))));
+    }
+
+    pub(super) fn run(name: &str) {
+        let due = WORK.with_borrow_mut(|all| {
+            let at = all.iter().position(|(place, _)| *place == name)?;
+            Some(all.remove(at).1)
+        });
+        // Outside the borrow: it may reach places itself.
+        if let Some(work) = due {
+            work();
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 use std::time::Duration;
 
-use durdir_tests::lower;
 use durdir_tests::support::*;
+use durdir_tests::{assert_errno, lower};
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::sys::signal::Signal;
 
@@ -222,6 +222,39 @@ fn snapshots_that_are_browsed_and_mounted_go_on() {
         assert_eq!(again, "old");
         assert_eq!((mount.text("file"), apart.text("file")), ("new".to_owned(), "old".to_owned()));
         store.snapshot("v", &format!("s{}", store.takeovers()));
+    }
+}
+
+/// The kernel still has what was open of it, and may name it to a worker that has looked at nothing yet.
+#[test]
+fn snapshot_that_is_removed_after_a_takeover_does_not_come_back() {
+    for dies in [false, true] {
+        let mount = Mount::empty();
+        let store = mount.store();
+        mount.write("file", "first");
+        store.snapshot("v", "first");
+        mount.write("file", "second");
+        mount.write("only", "second");
+        store.snapshot("v", "second");
+        mount.write("file", "third");
+        fs::remove_file(mount.path("only")).unwrap();
+        let [browsed, only] = ["file", "only"].map(|name| mount.path(".snapshots/second").join(name));
+        let (browsed, only) = (File::open(browsed).unwrap(), File::open(only).unwrap());
+        let inside = File::open(mount.path(".snapshots/second")).unwrap();
+        if dies {
+            kill(&mount);
+        }
+        store.ok(["snapshot", "rm", "v@second"]);
+        store.ok(["gc"]);
+        // Nobody has read them yet: the kernel has no pages of them.
+        for file in [&browsed, &only] {
+            assert_errno!(file.read_at(&mut [0; 6], 0), ESTALE);
+        }
+        assert_errno!(open_at(&inside, "file", libc::O_RDONLY, 0), ESTALE);
+        assert_errno!(fs::symlink_metadata(mount.path(".snapshots/second")), ENOENT);
+        // Nor does any of that keep the one that its bytes would have come from.
+        store.ok(["snapshot", "rm", "v@first"]);
+        assert_eq!(mount.text("file"), "third");
     }
 }
 

@@ -228,12 +228,7 @@ impl VolumeFs {
 
     fn tree_of(&self, key: TreeKey) -> Result<Option<Arc<Tree>>, FsError> {
         match key {
-            TreeKey::Snapshot(branch, epoch) => match self.browse(branch, epoch) {
-                Ok(tree) => Ok(Some(tree)),
-                // Removed since.
-                Err(FsError::SnapshotNotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
-            },
+            TreeKey::Snapshot(branch, epoch) => self.browse(branch, epoch),
             TreeKey::Mounted | TreeKey::RolledBack(_) => {
                 Ok(Some(self.root.read().clone()).filter(|tree| tree.key == key))
             }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::{DirEntry, Entry, Sink, Tree, TreeKey, VolumeFs};
 use crate::attr::{Attr, FileKind, Timestamp};
 use crate::error::FsError;
+use crate::failpoint;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
 use crate::overlay::merged::Merged;
 
@@ -39,7 +40,9 @@ impl VolumeFs {
             return Ok(Some(Entry { node, generation: 0, attr: self.getattr(node)? }));
         }
         let (branch, epoch) = self.shown_snapshot(name).ok_or(FsError::NotFound)?;
-        let tree = self.browse(branch, epoch)?;
+        failpoint::hit("snapshots.found");
+        // Removed since.
+        let tree = self.browse(branch, epoch)?.ok_or(FsError::NotFound)?;
         let evictions = self.nodes.evictions();
         let root = tree.merged.stored(Ino::ROOT)?.ok_or(FsError::NotFound)?;
         let root = self.nodes.insert(&tree, root, evictions)?;
@@ -176,14 +179,18 @@ impl VolumeFs {
         self.store.registry.read().newest_snapshots(volume).map(|snapshot| snapshot.created).max()
     }
 
-    /// Returns the tree of a snapshot, which cannot be removed from now on until nobody looks at it.
-    pub(super) fn browse(&self, branch: BranchId, epoch: Epoch) -> Result<Arc<Tree>, FsError> {
+    /// Returns the tree of a snapshot, which cannot be removed from now on until nobody looks at it; `None` if it was removed.
+    pub(super) fn browse(&self, branch: BranchId, epoch: Epoch) -> Result<Option<Arc<Tree>>, FsError> {
         let mut browsed = self.browsed.lock();
         if let Some(tree) = browsed.get(&(branch, epoch)) {
-            return Ok(tree.clone());
+            return Ok(Some(tree.clone()));
         }
         let lowers = self.root.read().merged.lowers.clone();
         let mut registry = self.store.registry.write();
+        // Of a removed one the view would show what other epochs left.
+        if !registry.snapshots.contains_key(&(branch, epoch)) {
+            return Ok(None);
+        }
         let view = registry.view(branch, epoch)?;
         *registry.viewed.entry((branch, epoch)).or_default() += 1;
         drop(registry);
@@ -193,7 +200,7 @@ impl VolumeFs {
             head: None,
         });
         browsed.insert((branch, epoch), tree.clone());
-        Ok(tree)
+        Ok(Some(tree))
     }
 
     /// Lets go of snapshots that nobody looks into any more.
@@ -243,5 +250,62 @@ fn unview(viewed: &mut hashbrown::HashMap<(BranchId, Epoch), usize>, key: (Branc
         _ => {
             viewed.remove(&key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SessionId;
+    use crate::ops::{Caller, Fact, KillSuid};
+    use crate::store::{Receipt, Store, StoreOptions, VolumeSpec};
+
+    const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+
+    /// A volume `v` with one file, `file`, which every snapshot has with its own name as the content.
+    fn volume_with_snapshots(names: &[&str]) -> (tempfile::TempDir, Arc<Store>, Arc<VolumeFs>) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+        store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
+        let fs = store.open_head("v").unwrap();
+        let file = fs.create(&ROOT, NodeId::ROOT, OsStr::new("file"), 0o644, 0).unwrap().node;
+        for name in names {
+            fs.write(file, 0, name.as_bytes(), KillSuid::No).unwrap();
+            store.snapshot(&["v"], Some(name), Receipt::none()).unwrap();
+        }
+        (dir, store, fs)
+    }
+
+    #[test]
+    fn a_snapshot_that_goes_while_it_is_looked_up_is_not_found() {
+        let (_dir, store, fs) = volume_with_snapshots(&["one", "two"]);
+        let removal = store.clone();
+        failpoint::meanwhile::at("snapshots.found", move || {
+            removal.remove_snapshots(&["v@two"], Receipt::none()).unwrap();
+        });
+        let looked = fs.lookup(&ROOT, NODE, OsStr::new("two"));
+        assert!(matches!(looked, Err(FsError::NotFound)), "{looked:?}");
+        assert!(store.registry.read().viewed.is_empty());
+    }
+
+    /// Has the volume adopt a session in which the kernel was given a node for the file in a snapshot.
+    fn inherit_file(store: &Store, fs: &VolumeFs, snapshot: &str) -> NodeId {
+        let ino = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("file")).unwrap().attr.ino;
+        let registry = store.registry.read();
+        let (branch, epoch, _) = registry.snapshot(snapshot).unwrap();
+        let node = NodeId(NodeId::FIRST_DYNAMIC + 7);
+        let mut facts = Vec::new();
+        Fact::Called { node, tree: TreeKey::Snapshot(branch, epoch), ino }.encode(&mut facts);
+        fs.adopt(SessionId(1), facts, &[]).unwrap();
+        node
+    }
+
+    #[test]
+    fn a_file_of_a_snapshot_that_went_before_the_successor_was_asked_is_stale() {
+        let (_dir, store, fs) = volume_with_snapshots(&["one", "two"]);
+        let node = inherit_file(&store, &fs, "v@two");
+        store.remove_snapshots(&["v@two"], Receipt::none()).unwrap();
+        let asked = fs.getattr(node);
+        assert!(matches!(asked, Err(FsError::Stale { .. })), "{asked:?}");
     }
 }
