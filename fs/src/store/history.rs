@@ -1,6 +1,6 @@
 //! Listing and removing snapshots, and the log of cuts and forks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
@@ -9,8 +9,11 @@ use super::appearance::{LogEntry, SnapshotInfo};
 use super::record::{PAGE_SIZE, Snapshot};
 use super::registry::Registry;
 use super::volumes::check_not_viewed;
-use super::{Family, LiveHead, META, PrefixOf, Receipt, Store, TOUCHED, meta, parse_touched, touched_start};
+use super::{
+    Family, Head, LiveHead, META, PrefixOf, Receipt, Store, TOUCHED, meta, parse_touched, touched_start,
+};
 use crate::error::FsError;
+use crate::failpoint;
 use crate::ids::{BranchId, Epoch};
 
 impl Store {
@@ -96,38 +99,19 @@ impl Store {
                 live.release_snapshot(branch, epoch);
             }
         }
-        let mut loaded: Vec<_> = doomed.keys().filter_map(|&(branch, _)| self.loaded_head(branch)).collect();
-        loaded.dedup_by_key(|head| head.branch);
-        // A cut under way has raised what is retained and is not in the registry yet.
-        let _cutting: Vec<_> = loaded.iter().map(|head| head.cutting.lock()).collect();
-        let mut registry = self.registry.write();
-        for (&key, (called, _)) in &doomed {
-            let (branch, epoch, _) = registry.snapshot(called)?;
-            if (branch, epoch) != key {
-                return Err(FsError::SnapshotNotFound { name: (*called).to_owned() });
+        let branches: BTreeSet<BranchId> = doomed.keys().map(|&(branch, _)| branch).collect();
+        let gone = loop {
+            let loaded: Vec<_> = branches.iter().filter_map(|&branch| self.loaded_head(branch)).collect();
+            // A cut under way has raised what is retained and is not in the registry yet.
+            let _cutting: Vec<_> = loaded.iter().map(|head| head.cutting.lock()).collect();
+            failpoint::hit("snapshots.cuts-held");
+            let mut registry = self.registry.write();
+            // Nor is one of a head that was loaded meanwhile. From here on none is.
+            let now = branches.iter().filter(|&&branch| self.loaded_head(branch).is_some());
+            if now.copied().eq(loaded.iter().map(|head| head.branch)) {
+                break self.remove_from(&mut registry, &doomed, &loaded, receipt)?;
             }
-        }
-        let keys: Vec<_> = doomed.keys().copied().collect();
-        check_not_viewed(&registry, &keys)?;
-        let mut batch = WriteBatch::default();
-        for &(branch, epoch) in &keys {
-            batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
-            // It begins at the snapshot before, which may go as well: a sweep asks again what is retained.
-            self.put_sweep(&mut batch, &registry, branch, epoch)?;
-        }
-        self.commit_change(batch, receipt, &())?;
-        let mut gone = Vec::new();
-        for &key in &keys {
-            gone.extend(registry.snapshots.get(&key).map(|snapshot| snapshot.shown_as(key.1)));
-            registry.remove_snapshot(key);
-        }
-        for &(branch, _) in &keys {
-            // Looked up again: it may have been loaded meanwhile.
-            if let Some(head) = self.loaded_head(branch) {
-                head.set_retained(self.retained_below_head(&registry, branch)?);
-            }
-        }
-        drop(registry);
+        };
         let mut shown_by: Vec<_> = doomed.values().filter_map(|(_, shown_by)| *shown_by).collect();
         shown_by.sort_unstable();
         shown_by.dedup();
@@ -136,6 +120,40 @@ impl Store {
         }
         self.wake_reclaimer();
         Ok(())
+    }
+
+    /// Removes snapshots from the registry, while no cut is under way of what they belong to. Returns how they were shown.
+    fn remove_from(
+        &self,
+        registry: &mut Registry,
+        doomed: &BTreeMap<(BranchId, Epoch), (&str, Option<BranchId>)>,
+        loaded: &[Arc<Head>],
+        receipt: Receipt<'_, ()>,
+    ) -> Result<Vec<String>, FsError> {
+        for (&key, (called, _)) in doomed {
+            let (branch, epoch, _) = registry.snapshot(called)?;
+            if (branch, epoch) != key {
+                return Err(FsError::SnapshotNotFound { name: (*called).to_owned() });
+            }
+        }
+        let keys: Vec<_> = doomed.keys().copied().collect();
+        check_not_viewed(registry, &keys)?;
+        let mut batch = WriteBatch::default();
+        for &(branch, epoch) in &keys {
+            batch.delete_cf(self.db.family(META), meta::snapshot(branch, epoch));
+            // It begins at the snapshot before, which may go as well: a sweep asks again what is retained.
+            self.put_sweep(&mut batch, registry, branch, epoch)?;
+        }
+        self.commit_change(batch, receipt, &())?;
+        let mut gone = Vec::new();
+        for &key in &keys {
+            gone.extend(registry.snapshots.get(&key).map(|snapshot| snapshot.shown_as(key.1)));
+            registry.remove_snapshot(key);
+        }
+        for head in loaded {
+            head.set_retained(self.retained_below_head(registry, head.branch)?);
+        }
+        Ok(gone)
     }
 
     fn live_head(&self, branch: BranchId) -> Option<Arc<dyn LiveHead>> {
@@ -216,4 +234,75 @@ fn head_after(registry: &Registry, branch: BranchId, epoch: Epoch) -> Option<Str
             })
     });
     volume.map(|(_, volume)| volume.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ids::NodeId;
+    use crate::ops::{Caller, KillSuid, VolumeFs};
+    use crate::store::{StoreOptions, VolumeSpec};
+
+    const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+    /// Of so many bytes that they are in pages.
+    const LEN: usize = 4 * PAGE_SIZE;
+    /// How long a cut lasts while a removal waits for it.
+    const CUT: Duration = Duration::from_millis(300);
+
+    fn open(dir: &tempfile::TempDir) -> Arc<Store> {
+        Store::open(dir.path(), &StoreOptions { background: false, ..StoreOptions::default() }).unwrap()
+    }
+
+    fn file(fs: &VolumeFs) -> NodeId {
+        fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("file")).unwrap().node
+    }
+
+    fn read(fs: &VolumeFs) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        fs.read(file(fs), 0, LEN, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_cut_of_a_head_that_was_loaded_meanwhile_keeps_its_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let store = open(&dir);
+            store.create_volume("v", &VolumeSpec::default(), Receipt::none()).unwrap();
+            let fs = store.open_head("v").unwrap();
+            let file = fs.create(&ROOT, NodeId::ROOT, OsStr::new("file"), 0o644, 0).unwrap().node;
+            fs.write(file, 0, &[1; LEN], KillSuid::No).unwrap();
+            store.snapshot(&["v"], Some("one"), Receipt::none()).unwrap();
+            fs.write(file, 0, &[2; LEN], KillSuid::No).unwrap();
+        }
+        let store = open(&dir);
+        let (removed, is_removed) = mpsc::channel::<()>();
+        let (cut, is_cut) = mpsc::channel();
+        let cutter = store.clone();
+        failpoint::meanwhile::at("snapshots.cuts-held", move || {
+            let (flipped, is_flipped) = mpsc::channel();
+            std::thread::spawn(move || {
+                failpoint::meanwhile::at("cut.flipped", move || {
+                    flipped.send(()).unwrap();
+                    // A removal that does not wait for the cut goes first.
+                    let _: Result<(), mpsc::RecvTimeoutError> = is_removed.recv_timeout(CUT);
+                });
+                cut.send(cutter.snapshot(&["v"], Some("two"), Receipt::none()).map(drop)).unwrap();
+            });
+            is_flipped.recv().unwrap();
+        });
+        store.remove_snapshots(&["v@one"], Receipt::none()).unwrap();
+        drop(removed);
+        is_cut.recv().unwrap().unwrap();
+        let fs = store.open_head("v").unwrap();
+        fs.write(file(&fs), 0, &[3; LEN], KillSuid::No).unwrap();
+        // What the head alone had is punched out.
+        store.reclaim().unwrap();
+        assert!(read(&store.open_snapshot("v@two").unwrap()) == [2; LEN]);
+        assert!(read(&fs) == [3; LEN]);
+    }
 }
