@@ -45,7 +45,6 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 
-use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 pub use adopt::{FromAnswer, Unanswered};
@@ -65,6 +64,7 @@ use crate::overlay::merged::Merged;
 use crate::store::{Head, Store};
 use adopt::Adopted;
 use node::{NodeRef, NodeTable};
+use snapshots_dir::Browsed;
 use unlinked::Unlinked;
 
 /// Who asks.
@@ -119,7 +119,7 @@ pub struct VolumeFs {
     root: RwLock<Arc<Tree>>,
     nodes: NodeTable,
     /// Snapshots that were looked into through `.snapshots`.
-    browsed: Mutex<HashMap<(BranchId, Epoch), Arc<Tree>>>,
+    browsed: Mutex<Browsed>,
     /// The snapshot that this is a view of, which must not be removed meanwhile.
     pinned: Option<(BranchId, Epoch)>,
     invalidator: RwLock<Option<Box<dyn Invalidate>>>,

@@ -361,11 +361,11 @@ impl NodeTable {
     }
 
     /// Forgets the nodes of a tree whose numbers are its own.
-    pub(crate) fn remove_tree(&self, tree: &Tree) {
+    pub(crate) fn remove_tree(&self, tree: TreeKey) {
         let mut dynamic = self.dynamic.lock();
         let ids: Vec<NodeId> =
-            dynamic.iter().filter(|((key, _), _)| *key == tree.key).map(|(_, &node)| node).collect();
-        dynamic.retain(|(key, _), _| *key != tree.key);
+            dynamic.iter().filter(|((key, _), _)| *key == tree).map(|(_, &node)| node).collect();
+        dynamic.retain(|(key, _), _| *key != tree);
         drop(dynamic);
         for id in ids {
             // Dropped outside the lock of the shard.

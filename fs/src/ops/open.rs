@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, RwLock};
 
 use super::node::NodeTable;
+use super::snapshots_dir::unview;
 use super::{Tree, TreeKey, VolumeFs};
 use crate::error::FsError;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
@@ -77,9 +78,7 @@ impl Store {
             ((branch, epoch), view, record)
         };
         let lowers = Lowers::open(self, record.tree, &record.lowers);
-        let lowers = lowers.inspect_err(|_| {
-            self.registry.write().viewed.remove(&key);
-        })?;
+        let lowers = lowers.inspect_err(|_| unview(&mut self.registry.write().viewed, key))?;
         let merged = Merged { store: self.clone(), view, lowers: Arc::new(lowers) };
         let mut fs =
             VolumeFs::new(self, snapshot, Arc::new(Tree { key: TreeKey::Mounted, merged, head: None }));

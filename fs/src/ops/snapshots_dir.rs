@@ -7,6 +7,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use super::{DirEntry, Entry, Sink, Tree, TreeKey, VolumeFs};
 use crate::attr::{Attr, FileKind, Timestamp};
 use crate::error::FsError;
@@ -21,6 +23,16 @@ pub(super) const NODE: NodeId = NodeId(NodeId::FIRST_DYNAMIC);
 const LISTED: usize = 1024;
 /// How many milliseconds the removal of a snapshot waits for operations in it.
 const RELEASE_TRIES: u32 = 200;
+
+type SnapshotKey = (BranchId, Epoch);
+
+/// The snapshots that are looked into. Each tree is one use of its snapshot.
+#[derive(Default)]
+pub(super) struct Browsed {
+    shown: HashMap<SnapshotKey, Arc<Tree>>,
+    /// No look-up leads there any more, and operations may still be under way.
+    left: Vec<(SnapshotKey, Arc<Tree>)>,
+}
 
 impl VolumeFs {
     /// Answers a look-up of `.snapshots`, or of a snapshot in it.
@@ -182,7 +194,7 @@ impl VolumeFs {
     /// Returns the tree of a snapshot, which cannot be removed from now on until nobody looks at it; `None` if it was removed.
     pub(super) fn browse(&self, branch: BranchId, epoch: Epoch) -> Result<Option<Arc<Tree>>, FsError> {
         let mut browsed = self.browsed.lock();
-        if let Some(tree) = browsed.get(&(branch, epoch)) {
+        if let Some(tree) = browsed.shown.get(&(branch, epoch)) {
             return Ok(Some(tree.clone()));
         }
         let lowers = self.root.read().merged.lowers.clone();
@@ -199,43 +211,54 @@ impl VolumeFs {
             merged: Merged { store: self.store.clone(), view, lowers },
             head: None,
         });
-        browsed.insert((branch, epoch), tree.clone());
+        browsed.shown.insert((branch, epoch), tree.clone());
         Ok(Some(tree))
     }
 
     /// Lets go of snapshots that nobody looks into any more.
     pub fn release_browsed(&self) {
         let mut browsed = self.browsed.lock();
-        let mut registry = self.store.registry.write();
-        browsed.retain(|key, tree| {
-            // Every node of a tree holds it.
+        let mut unused = Vec::new();
+        let mut is_used = |key: SnapshotKey, tree: &Arc<Tree>| {
+            // Every node of a tree holds it, and every operation its node.
             let used = Arc::strong_count(tree) > 1;
             if !used {
-                unview(&mut registry.viewed, *key);
+                unused.push(key);
             }
             used
-        });
+        };
+        browsed.shown.retain(|&key, tree| is_used(key, tree));
+        browsed.left.retain(|(key, tree)| is_used(*key, tree));
+        if unused.is_empty() {
+            return;
+        }
+        let mut registry = self.store.registry.write();
+        for key in unused {
+            unview(&mut registry.viewed, key);
+        }
     }
 
     /// Forgets a snapshot that was looked into, and waits for operations under way in it.
-    pub(super) fn stop_browsing(&self, key: (BranchId, Epoch)) {
-        let Some(tree) = self.browsed.lock().remove(&key) else { return };
-        self.nodes.remove_tree(&tree);
+    pub(super) fn stop_browsing(&self, key: SnapshotKey) {
+        if !self.browsed.lock().leave(key) {
+            return;
+        }
+        self.nodes.remove_tree(TreeKey::Snapshot(key.0, key.1));
+        failpoint::hit("snapshots.leaving");
         for _ in 0..RELEASE_TRIES {
-            // Every node of a tree holds it, and every operation its node.
-            if Arc::strong_count(&tree) == 1 {
-                unview(&mut self.store.registry.write().viewed, key);
+            self.release_browsed();
+            if !self.browsed.lock().has_left(key) {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        self.browsed.lock().insert(key, tree);
     }
 
     /// Lets go of everything that keeps snapshots from being removed.
     pub(super) fn release_pins(&mut self) {
+        let Browsed { shown, left } = std::mem::take(self.browsed.get_mut());
         let mut registry = self.store.registry.write();
-        for (key, _) in self.browsed.get_mut().drain() {
+        for key in shown.into_keys().chain(left.into_iter().map(|(key, _)| key)) {
             unview(&mut registry.viewed, key);
         }
         if let Some(key) = self.pinned {
@@ -244,7 +267,20 @@ impl VolumeFs {
     }
 }
 
-fn unview(viewed: &mut hashbrown::HashMap<(BranchId, Epoch), usize>, key: (BranchId, Epoch)) {
+impl Browsed {
+    /// Has no look-up lead into a snapshot any more. Returns whether somebody may be in it.
+    fn leave(&mut self, key: SnapshotKey) -> bool {
+        self.left.extend(self.shown.remove(&key).map(|tree| (key, tree)));
+        self.has_left(key)
+    }
+
+    fn has_left(&self, key: SnapshotKey) -> bool {
+        self.left.iter().any(|(left, _)| *left == key)
+    }
+}
+
+/// Counts one use of a snapshot less.
+pub(super) fn unview(viewed: &mut HashMap<SnapshotKey, usize>, key: SnapshotKey) {
     match viewed.get_mut(&key) {
         Some(count) if *count > 1 => *count -= 1,
         _ => {
@@ -286,6 +322,47 @@ mod tests {
         let looked = fs.lookup(&ROOT, NODE, OsStr::new("two"));
         assert!(matches!(looked, Err(FsError::NotFound)), "{looked:?}");
         assert!(store.registry.read().viewed.is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_that_is_looked_into_again_while_it_is_let_go_is_in_use_once_for_each() {
+        let (_dir, store, fs) = volume_with_snapshots(&["one"]);
+        let first = fs.lookup(&ROOT, NODE, OsStr::new("one")).unwrap();
+        // It does not end before the removal gives up.
+        let operation = fs.node(first.node).unwrap();
+        let (again, told) = std::sync::mpsc::channel();
+        let kernel = fs.clone();
+        failpoint::meanwhile::at("snapshots.leaving", move || {
+            again.send(kernel.lookup(&ROOT, NODE, OsStr::new("one")).unwrap()).unwrap();
+        });
+        let refused = store.remove_snapshots(&["v@one"], Receipt::none());
+        assert!(matches!(refused, Err(FsError::SnapshotMounted { .. })), "{refused:?}");
+        let used = || store.registry.read().viewed.values().copied().collect::<Vec<_>>();
+        fs.forget(told.recv().unwrap().node, 1);
+        fs.release_browsed();
+        assert_eq!(used(), [1], "the operation is still in it");
+        drop(operation);
+        fs.release_browsed();
+        assert!(used().is_empty(), "{:?}", used());
+        store.remove_snapshots(&["v@one"], Receipt::none()).unwrap();
+    }
+
+    #[test]
+    fn a_snapshot_that_somebody_fails_to_open_stays_in_use_by_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), &StoreOptions::default()).unwrap();
+        let lower = dir.path().join("lower");
+        std::fs::create_dir(&lower).unwrap();
+        let spec = VolumeSpec { lowers: vec![lower.clone()], ..VolumeSpec::default() };
+        store.create_volume("v", &spec, Receipt::none()).unwrap();
+        store.snapshot(&["v"], Some("one"), Receipt::none()).unwrap();
+        let open = store.open_snapshot("v@one").unwrap();
+        std::fs::remove_dir(&lower).unwrap();
+        assert!(store.open_snapshot("v@one").is_err());
+        let refused = store.remove_snapshots(&["v@one"], Receipt::none());
+        assert!(matches!(refused, Err(FsError::SnapshotMounted { .. })), "{refused:?}");
+        drop(open);
+        store.remove_snapshots(&["v@one"], Receipt::none()).unwrap();
     }
 
     /// Has the volume adopt a session in which the kernel was given a node for the file in a snapshot.
