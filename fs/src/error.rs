@@ -41,6 +41,9 @@ pub enum FsError {
         /// The directory.
         ino: Ino,
     },
+    /// The name is that of `.snapshots`, which the mount shows and the volume does not have.
+    #[error("the name is in use by the mount")]
+    Busy,
     /// A name is longer than 255 bytes, or a symlink target longer than 4095.
     #[error("a name of {length} bytes is too long")]
     NameTooLong {

@@ -247,6 +247,45 @@ fn the_hidden_directory_is_not_in_the_way_of_removing_everything() {
 }
 
 #[test]
+fn nothing_takes_the_name_of_the_hidden_directory() {
+    let empty = Mount::empty();
+    fs::create_dir(empty.path("dir")).unwrap();
+    empty.write("dir/inner", "inner");
+    for mount in [empty, Mount::over(lower! { ".snapshots/own" => "own", "dir/inner" => "inner" })] {
+        let (hidden, dir) = (mount.path(".snapshots"), mount.path("dir"));
+        for _ in 0..2 {
+            assert_eq!(mount.names("/"), ["dir"]);
+        }
+        assert_errno!(fs::rename(&dir, &hidden), EBUSY);
+        assert_errno!(rename_with(&dir, &hidden, libc::RENAME_EXCHANGE), EBUSY);
+        assert_errno!(rename_with(&dir, &hidden, libc::RENAME_NOREPLACE), EEXIST);
+        assert_errno!(fs::rename(&hidden, mount.path("other")), EBUSY);
+        assert_errno!(fs::remove_dir(&hidden), EBUSY);
+        assert_errno!(fs::create_dir(&hidden), EEXIST);
+        assert_errno!(std::os::unix::fs::symlink("target", &hidden), EEXIST);
+        assert_errno!(fs::hard_link(mount.path("dir/inner"), &hidden), EEXIST);
+        assert_eq!((mount.names("/"), mount.text("dir/inner")), (vec!["dir".into()], "inner".into()));
+        // Below the root it is a name like any other.
+        fs::create_dir(dir.join("made")).unwrap();
+        fs::rename(dir.join("made"), dir.join(".snapshots")).unwrap();
+        assert_eq!(mount.names("dir"), [".snapshots", "inner"]);
+        fs::remove_dir(dir.join(".snapshots")).unwrap();
+    }
+}
+
+#[test]
+fn name_of_the_hidden_directory_in_a_lower_shows_in_snapshots_only() {
+    let mount = Mount::over(lower! { ".snapshots/own" => "own", "file" => "file" });
+    let store = mount.store();
+    store.snapshot("v", "s");
+    assert_eq!(mount.names(".snapshots"), ["s"]);
+    assert_eq!(mount.text(".snapshots/s/.snapshots/own"), "own");
+    let snapshot = store.mount_snapshot("v@s");
+    assert_eq!(snapshot.names("/"), [".snapshots", "file"]);
+    assert_eq!(snapshot.text(".snapshots/own"), "own");
+}
+
+#[test]
 fn cut_of_several_volumes_is_one() {
     let store = Store::new();
     let (one, other) = (store.mount("one"), store.mount("other"));

@@ -23,6 +23,8 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::NotDirectory { .. } => Errno::ENOTDIR,
         FsError::IsDirectory { .. } => Errno::EISDIR,
         FsError::NotEmpty { .. } => Errno::ENOTEMPTY,
+        // rename(2), rmdir(2): as of a mount point.
+        FsError::Busy => Errno::EBUSY,
         FsError::NameTooLong { .. } => Errno::ENAMETOOLONG,
         FsError::Invalid { .. } => Errno::EINVAL,
         FsError::NotPermitted { .. } => Errno::EPERM,
@@ -102,6 +104,7 @@ pub(super) fn severity(error: &FsError) -> Level {
         | FsError::NotDirectory { .. }
         | FsError::IsDirectory { .. }
         | FsError::NotEmpty { .. }
+        | FsError::Busy
         | FsError::NameTooLong { .. }
         | FsError::Invalid { .. }
         | FsError::NotPermitted { .. }

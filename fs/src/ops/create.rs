@@ -7,6 +7,7 @@ use super::acl::{self, Inherited};
 use super::attr::put_inode;
 use super::locks::Locked;
 use super::names::Names;
+use super::snapshots_dir::is_snapshots_dir;
 use super::{Caller, Entry, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
@@ -130,6 +131,9 @@ impl VolumeFs {
         let dir = self.node(parent)?;
         let head = self.writable(&dir)?;
         let bytes = check_name(name)?;
+        if is_snapshots_dir(&dir, bytes) {
+            return Err(FsError::Exists);
+        }
         let ino = self.store.counters.next_ino(&self.store.db)?;
         let mut locked = loop {
             let seen = dir.state.read().names_changed();

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::node::{NodeRef, NodeState};
+use super::snapshots_dir::is_snapshots_dir;
 use super::{Entry, VolumeFs};
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
@@ -128,6 +129,9 @@ impl VolumeFs {
             }
         }
         dir.tree.merged.entries(dir.ino, &below, offset.max(FIRST), |entry| {
+            if is_snapshots_dir(dir, &entry.name) {
+                return Ok(true);
+            }
             let shown = DirEntry {
                 node: NodeId(entry.ino.0),
                 next_offset: entry.hash + 1,

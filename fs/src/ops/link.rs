@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use super::attr::put_inode;
 use super::create::LINK_MAX;
 use super::locks::Locked;
+use super::snapshots_dir::is_snapshots_dir;
 use super::{Entry, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
@@ -24,6 +25,9 @@ impl VolumeFs {
         let head = self.writable(&dir)?;
         self.writable(&node)?;
         let bytes = check_name(name)?;
+        if is_snapshots_dir(&dir, bytes) {
+            return Err(FsError::Exists);
+        }
         let mut locked = loop {
             let seen = dir.state.read().names_changed();
             if self.find_child(&dir, name)?.is_some() {

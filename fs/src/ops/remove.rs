@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use super::attr::put_inode_for_removal;
 use super::locks::Locked;
 use super::node::{NodeRef, NodeState};
+use super::snapshots_dir::is_snapshots_dir;
 use super::{Caller, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
@@ -46,6 +47,9 @@ impl VolumeFs {
         let dir = self.node(parent)?;
         let head = self.writable(&dir)?;
         let bytes = check_name(name)?;
+        if is_snapshots_dir(&dir, bytes) {
+            return Err(FsError::Busy);
+        }
         let seen = dir.state.read().names_changed();
         let child = self.find_child(&dir, name)?.ok_or(FsError::NotFound)?;
         let mut locked = Locked::all(&[&dir, &child]);

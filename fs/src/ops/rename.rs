@@ -13,6 +13,7 @@ use super::attr::put_inode;
 use super::data::INLINE_MAX;
 use super::locks::Locked;
 use super::node::NodeRef;
+use super::snapshots_dir::is_snapshots_dir;
 use super::{Caller, VolumeFs, check_name};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
@@ -58,6 +59,9 @@ impl VolumeFs {
         let head = self.writable(&from)?;
         self.writable(&to)?;
         let (old_bytes, new_bytes) = (check_name(name)?, check_name(new_name)?);
+        if is_snapshots_dir(&from, old_bytes) || is_snapshots_dir(&to, new_bytes) {
+            return Err(FsError::Busy);
+        }
         let seen = (from.state.read().names_changed(), to.state.read().names_changed());
         let moved = self.find_child(&from, name)?.ok_or(FsError::NotFound)?;
         let target = self.find_child(&to, new_name)?;

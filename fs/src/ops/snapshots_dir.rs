@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::node::Node;
 use super::{DirEntry, Entry, Sink, Tree, TreeKey, VolumeFs};
 use crate::attr::{Attr, FileKind, Timestamp};
 use crate::error::FsError;
@@ -279,6 +280,11 @@ impl Browsed {
     }
 }
 
+/// Tells whether a name in a directory leads to `.snapshots`. What a lower has there cannot be reached.
+pub(super) fn is_snapshots_dir(dir: &Node, name: &[u8]) -> bool {
+    dir.id == NodeId::ROOT && dir.tree.head.is_some() && name == NAME.as_bytes()
+}
+
 /// Counts one use of a snapshot less.
 pub(super) fn unview(viewed: &mut HashMap<SnapshotKey, usize>, key: SnapshotKey) {
     match viewed.get_mut(&key) {
@@ -293,7 +299,7 @@ pub(super) fn unview(viewed: &mut HashMap<SnapshotKey, usize>, key: SnapshotKey)
 mod tests {
     use super::*;
     use crate::ids::SessionId;
-    use crate::ops::{Caller, Fact, KillSuid};
+    use crate::ops::{Caller, Fact, KillSuid, RenameMode};
     use crate::store::{Receipt, Store, StoreOptions, VolumeSpec};
 
     const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -363,6 +369,34 @@ mod tests {
         assert!(matches!(refused, Err(FsError::SnapshotMounted { .. })), "{refused:?}");
         drop(open);
         store.remove_snapshots(&["v@one"], Receipt::none()).unwrap();
+    }
+
+    #[test]
+    fn nobody_takes_the_name_of_the_directory() {
+        let (_dir, _store, fs) = volume_with_snapshots(&[]);
+        let (name, other) = (OsStr::new(NAME), OsStr::new("dir"));
+        let file = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("file")).unwrap().node;
+        let dir = fs.mkdir(&ROOT, NodeId::ROOT, other, 0o755, 0).unwrap().node;
+        let made = [
+            fs.create(&ROOT, NodeId::ROOT, name, 0o644, 0),
+            fs.mkdir(&ROOT, NodeId::ROOT, name, 0o755, 0),
+            fs.mknod(&ROOT, NodeId::ROOT, name, libc::S_IFIFO | 0o644, 0, 0),
+            fs.symlink(&ROOT, NodeId::ROOT, name, b"target"),
+            fs.link(file, NodeId::ROOT, name),
+        ];
+        assert!(made.iter().all(|made| matches!(made, Err(FsError::Exists))), "{made:?}");
+        for mode in [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange] {
+            for (from, to) in [(other, name), (name, other)] {
+                let moved = fs.rename(&ROOT, NodeId::ROOT, from, NodeId::ROOT, to, mode);
+                assert!(matches!(moved, Err(FsError::Busy)), "{mode:?} {moved:?}");
+            }
+        }
+        for removed in [fs.rmdir(&ROOT, NodeId::ROOT, name), fs.unlink(&ROOT, NodeId::ROOT, name)] {
+            assert!(matches!(removed, Err(FsError::Busy)), "{removed:?}");
+        }
+        // Anywhere else it is a name like others.
+        fs.rename(&ROOT, NodeId::ROOT, OsStr::new("file"), dir, name, RenameMode::Replace).unwrap();
+        fs.unlink(&ROOT, dir, name).unwrap();
     }
 
     /// Has the volume adopt a session in which the kernel was given a node for the file in a snapshot.

@@ -234,6 +234,7 @@ fn classify_fs(error: &FsError) -> ExitClass {
         FsError::NotDirectory { .. }
         | FsError::IsDirectory { .. }
         | FsError::NotEmpty { .. }
+        | FsError::Busy
         | FsError::NameTooLong { .. }
         | FsError::Stale { .. }
         | FsError::TooManyLinks
