@@ -285,6 +285,35 @@ fn name_of_the_hidden_directory_in_a_lower_shows_in_snapshots_only() {
     assert_eq!(snapshot.text(".snapshots/own"), "own");
 }
 
+/// The kernel asks for the attributes with the names at first, and for names alone when nobody looks at them.
+#[test]
+fn listing_of_a_snapshot_tells_the_numbers_that_its_files_have() {
+    let mount = Mount::empty();
+    let store = mount.store();
+    fs::create_dir(mount.path("dir")).unwrap();
+    for number in 0..2000 {
+        mount.write(format!("dir/file-{number}"), "");
+    }
+    store.snapshot("v", "s");
+    let number = |path: &str| fs::symlink_metadata(mount.path(path)).unwrap().ino();
+    let all = DirStream::open(mount.path(".snapshots/s/dir")).unwrap().rest().unwrap();
+    assert_eq!(all.len(), 2002);
+    for entry in all {
+        let path = format!(".snapshots/s/dir/{}", entry.name.to_str().unwrap());
+        assert_eq!(entry.ino, number(&path), "{path}");
+    }
+    for (dir, own, above) in [
+        (".snapshots/s", ".snapshots/s", ".snapshots"),
+        (".snapshots", ".snapshots", ""),
+        ("", "", ""),
+        ("dir", "dir", ""),
+    ] {
+        let all = DirStream::open(mount.path(dir)).unwrap().rest().unwrap();
+        let shown = |name: &str| all.iter().find(|entry| entry.name == name).unwrap().ino;
+        assert_eq!((shown("."), shown("..")), (number(own), number(above)), "{dir}");
+    }
+}
+
 #[test]
 fn cut_of_several_volumes_is_one() {
     let store = Store::new();

@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::node::{NodeRef, NodeState};
-use super::snapshots_dir::is_snapshots_dir;
-use super::{Entry, VolumeFs};
+use super::snapshots_dir::{self, is_snapshots_dir};
+use super::{Entry, TreeKey, VolumeFs};
 use crate::attr::{Attr, FileKind};
 use crate::error::FsError;
 use crate::ids::{Ino, NodeId};
@@ -117,13 +117,18 @@ impl VolumeFs {
             }
             (self.below(dir, &state)?, state.inode.parent)
         };
-        for (at, ino, name) in [(DOT, dir.ino, "."), (DOT_DOT, parent, "..")] {
-            let entry = DirEntry {
-                node: NodeId(ino.0),
-                next_offset: at + 1,
-                kind: FileKind::Directory,
-                name: OsStr::new(name),
-            };
+        let key = dir.tree.key;
+        let number = |ino: Ino| match key {
+            TreeKey::Snapshot(..) => self.nodes.number(key, ino),
+            TreeKey::Mounted | TreeKey::RolledBack(_) => NodeId(ino.0),
+        };
+        let above = match key {
+            TreeKey::Snapshot(..) if dir.ino == Ino::ROOT => snapshots_dir::NODE,
+            _ => number(parent),
+        };
+        for (at, node, name) in [(DOT, number(dir.ino), "."), (DOT_DOT, above, "..")] {
+            let entry =
+                DirEntry { node, next_offset: at + 1, kind: FileKind::Directory, name: OsStr::new(name) };
             if offset <= at && show(entry, None)? == Sink::Full {
                 return Ok(());
             }
@@ -133,7 +138,7 @@ impl VolumeFs {
                 return Ok(true);
             }
             let shown = DirEntry {
-                node: NodeId(entry.ino.0),
+                node: number(entry.ino),
                 next_offset: entry.hash + 1,
                 kind: entry.kind,
                 name: OsStr::from_bytes(&entry.name),

@@ -22,6 +22,8 @@ use crate::overlay::merged::Looked;
 use crate::store::record::Inode;
 
 const SHARDS: usize = 64;
+/// How many numbers of a tree are kept that only listings have shown. When there are more, those are given other ones.
+const LISTED: usize = 100_000;
 
 /// An inode in memory.
 pub(crate) struct Node {
@@ -68,6 +70,8 @@ pub(crate) struct NodeTable {
     shards: Vec<Mutex<HashMap<NodeId, Arc<Node>>>>,
     /// Nodes whose number is not their inode's: those of snapshots, and of timelines after a rollback.
     pub(super) dynamic: Mutex<HashMap<(TreeKey, Ino), NodeId>>,
+    /// Numbers that listings of a tree have shown of what has no node yet: it gets them with its node.
+    listed: Mutex<HashMap<TreeKey, HashMap<Ino, NodeId>>>,
     pub(super) next_dynamic: AtomicU64,
     /// Another process served the mount before.
     pub(super) inherited: AtomicBool,
@@ -182,6 +186,7 @@ impl Default for NodeTable {
         NodeTable {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             dynamic: Mutex::default(),
+            listed: Mutex::default(),
             // The first is the `.snapshots` directory.
             next_dynamic: AtomicU64::new(NodeId::FIRST_DYNAMIC + 1),
             inherited: AtomicBool::new(false),
@@ -252,6 +257,33 @@ impl NodeTable {
         }
     }
 
+    fn next_number(&self) -> NodeId {
+        NodeId(self.next_dynamic.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// Returns the number that an inode has, or will have, in a tree whose nodes have numbers of their own.
+    pub(crate) fn number(&self, tree: TreeKey, ino: Ino) -> NodeId {
+        let dynamic = self.dynamic.lock();
+        if let Some(&node) = dynamic.get(&(tree, ino)) {
+            return node;
+        }
+        let mut listed = self.listed.lock();
+        let listed = listed.entry(tree).or_default();
+        if listed.len() >= LISTED {
+            listed.clear();
+        }
+        *listed.entry(ino).or_insert_with(|| self.next_number())
+    }
+
+    fn take_listed(&self, tree: TreeKey, ino: Ino) -> Option<NodeId> {
+        self.listed.lock().get_mut(&tree)?.remove(&ino)
+    }
+
+    /// Forgets what listings of a tree have shown.
+    pub(crate) fn forget_listed(&self, tree: TreeKey) {
+        self.listed.lock().remove(&tree);
+    }
+
     /// Returns the node of an inode, which is put into the table if it is not there.
     ///
     /// `evictions` is what [`NodeTable::evictions`] said before `looked` was read.
@@ -269,7 +301,7 @@ impl NodeTable {
                 .dynamic
                 .lock()
                 .entry((key, ino))
-                .or_insert_with(|| NodeId(self.next_dynamic.fetch_add(1, Ordering::SeqCst))),
+                .or_insert_with(|| self.take_listed(key, ino).unwrap_or_else(|| self.next_number())),
         };
         let mut shard = self.shard(id).lock();
         if let Some(node) = shard.get(&id)

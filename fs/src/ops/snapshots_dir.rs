@@ -102,10 +102,10 @@ impl VolumeFs {
             if names.is_empty() {
                 return Some(Ok(()));
             }
-            for name in names {
+            for (name, node) in names {
                 at += 1;
                 let entry = DirEntry {
-                    node: if name == ".." { NodeId::ROOT } else { NODE },
+                    node,
                     next_offset: at,
                     kind: FileKind::Directory,
                     name: OsStr::from_bytes(name.as_bytes()),
@@ -126,9 +126,10 @@ impl VolumeFs {
     ) -> Option<Result<(), FsError>> {
         let mut failed = None;
         let done = self.read_snapshots_dir(node, offset, &mut |shown| {
-            let own = Entry { node: NODE, generation: 0, attr: self.snapshots_attr() };
             if shown.name == "." || shown.name == ".." {
-                return sink(shown, &own);
+                // Only the number is shown.
+                let attr = Attr { ino: Ino(shown.node.0), ..self.snapshots_attr() };
+                return sink(shown, &Entry { node: shown.node, generation: 0, attr });
             }
             match self.lookup_snapshots_dir(NODE, shown.name) {
                 Ok(Some(entry)) => {
@@ -161,13 +162,17 @@ impl VolumeFs {
         }
     }
 
-    /// Returns the next few names in `.snapshots` after so many.
-    fn list_snapshots(&self, skip: usize) -> Vec<String> {
+    /// Returns the next few names in `.snapshots` after so many, with the numbers of what they lead to.
+    fn list_snapshots(&self, skip: usize) -> Vec<(String, NodeId)> {
         let root = self.root.read().clone();
         let registry = self.store.registry.read();
         let shown = root.head.iter().flat_map(|head| registry.snapshots_of(head.volume));
-        let shown = shown.skip(skip.saturating_sub(2)).map(|(_, epoch, snapshot)| snapshot.shown_as(epoch));
-        let own = [".", ".."].into_iter().skip(skip).map(str::to_owned);
+        let shown = shown.skip(skip.saturating_sub(2)).map(|(branch, epoch, snapshot)| {
+            let number = self.nodes.number(TreeKey::Snapshot(branch, epoch), Ino::ROOT);
+            (snapshot.shown_as(epoch), number)
+        });
+        let own = [(".", NODE), ("..", NodeId::ROOT)].into_iter().skip(skip);
+        let own = own.map(|(name, node)| (name.to_owned(), node));
         own.chain(shown).take(LISTED).collect()
     }
 
@@ -235,16 +240,19 @@ impl VolumeFs {
         }
         let mut registry = self.store.registry.write();
         for key in unused {
+            self.nodes.forget_listed(TreeKey::Snapshot(key.0, key.1));
             unview(&mut registry.viewed, key);
         }
     }
 
     /// Forgets a snapshot that was looked into, and waits for operations under way in it.
     pub(super) fn stop_browsing(&self, key: SnapshotKey) {
+        let tree = TreeKey::Snapshot(key.0, key.1);
+        self.nodes.forget_listed(tree);
         if !self.browsed.lock().leave(key) {
             return;
         }
-        self.nodes.remove_tree(TreeKey::Snapshot(key.0, key.1));
+        self.nodes.remove_tree(tree);
         failpoint::hit("snapshots.leaving");
         for _ in 0..RELEASE_TRIES {
             self.release_browsed();
