@@ -190,6 +190,13 @@ impl VolumeFs {
     pub(super) fn forget_node(&self, id: NodeId, count: u64) {
         let gone = self.nodes.forget(id, count);
         let Some(adopted) = self.adopted.get().filter(|_| gone.is_for_good()) else { return };
+        let called = adopted.inherited.read().called.get(&id).copied();
+        if let Some(called) = called.filter(|_| !gone.was_in_memory()) {
+            let mut dynamic = self.nodes.dynamic.lock();
+            if dynamic.get(&called) == Some(&id) {
+                dynamic.remove(&called);
+            }
+        }
         adopted.inherited.write().forget(id);
         // In memory, it goes the ordinary way.
         if adopted.orphans.lock().remove(&Ino(id.0)) && !gone.was_in_memory() {
@@ -267,5 +274,6 @@ impl super::node::NodeTable {
                 dynamic.insert((tree, ino), node);
             }
         }
+        self.first_own.store(self.next_dynamic.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 }

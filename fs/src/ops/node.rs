@@ -75,6 +75,8 @@ pub(crate) struct NodeTable {
     pub(super) next_dynamic: AtomicU64,
     /// Another process served the mount before.
     pub(super) inherited: AtomicBool,
+    /// The first number that this process hands out: smaller ones are of those before.
+    pub(super) first_own: AtomicU64,
     evictions: AtomicU64,
     /// Inodes without a name that nobody refers to any more, to be reaped.
     pub(crate) dead: Mutex<Vec<Gone>>,
@@ -190,6 +192,7 @@ impl Default for NodeTable {
             // The first is the `.snapshots` directory.
             next_dynamic: AtomicU64::new(NodeId::FIRST_DYNAMIC + 1),
             inherited: AtomicBool::new(false),
+            first_own: AtomicU64::new(NodeId::FIRST_DYNAMIC),
             evictions: AtomicU64::new(0),
             dead: Mutex::default(),
             doubted: Mutex::default(),
@@ -380,7 +383,10 @@ impl NodeTable {
         self.evictions.fetch_add(1, Ordering::SeqCst);
         let dead = node.tree.head.is_some() && node.state.read().inode.nlink == 0;
         drop(shard);
-        if node.id.0 >= NodeId::FIRST_DYNAMIC {
+        // What the kernel may have from a predecessor is called by its number until the kernel forgets it.
+        let is_called =
+            node.inherited.load(Ordering::SeqCst) && node.id.0 < self.first_own.load(Ordering::SeqCst);
+        if node.id.0 >= NodeId::FIRST_DYNAMIC && !is_called {
             let mut dynamic = self.dynamic.lock();
             // The snapshot may have been closed and looked into again since.
             if dynamic.get(&(node.tree.key, node.ino)) == Some(&node.id) {

@@ -427,4 +427,17 @@ mod tests {
         let asked = fs.getattr(node);
         assert!(matches!(asked, Err(FsError::Stale { .. })), "{asked:?}");
     }
+
+    #[test]
+    fn a_file_of_a_snapshot_keeps_its_number_over_a_takeover() {
+        let (_dir, store, fs) = volume_with_snapshots(&["one"]);
+        let node = inherit_file(&store, &fs, "v@one");
+        for _ in 0..3 {
+            assert_eq!(fs.getattr(node).unwrap().ino, Ino(node.0));
+        }
+        let known = || fs.nodes.dynamic.lock().values().any(|&known| known == node);
+        assert!(known());
+        fs.forget(node, 1);
+        assert!(!known(), "the kernel has forgotten it");
+    }
 }
