@@ -84,7 +84,26 @@ impl Agent {
 
     #[track_caller]
     pub(crate) fn ask_with(&self, what: &str, options: &[&str]) -> Value {
-        self.store.json([&["actor", what, &self.id], options].concat())
+        let asked = self.store.durdir([&["--json", "actor", what, &self.id], options].concat());
+        assert!(
+            asked.status.success(),
+            "{asked}\nwhat its program says: {}\n{}",
+            self.complaint(),
+            self.store.log_tail(),
+        );
+        serde_json::from_slice(&asked.stdout).unwrap()
+    }
+
+    /// Returns what the program says was wrong, whether it runs or not.
+    fn complaint(&self) -> String {
+        let volume = format!("{}.home", self.id);
+        self.store.durdir(["snapshot", "create", &volume, "--name", "complaint"]);
+        let (snapshot, place) = (format!("{volume}@complaint"), self.store.side_dir());
+        let place_named = place.display().to_string();
+        self.store.durdir(["mount", &volume, &place_named, "--snapshot", &snapshot]);
+        let complaint = fs::read_to_string(place.join("wrong"));
+        self.store.durdir(["umount", &place_named]);
+        complaint.unwrap_or_else(|error| format!("nothing ({error})"))
     }
 
     pub(crate) fn show(&self) -> Value {

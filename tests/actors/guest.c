@@ -157,6 +157,13 @@ static void enter(long each) {
     execute(command);
 }
 
+static void commit_if_due(void) {
+    if (number - committed != ROUND) return;
+    execute("COMMIT");
+    execute("BEGIN IMMEDIATE");
+    committed = number;
+}
+
 // Each start changes the kind of the journal.
 static void open_ledger(void) {
     char journal[16], command[64];
@@ -176,15 +183,13 @@ static void open_ledger(void) {
     must(sqlite3_open_v2(DB "ledger", &reader, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK, "open the database again");
     execute("BEGIN IMMEDIATE");
     for (long each = committed + 1; each <= number; each++) enter(each);
+    // What was left may have been written up to a commit, and not been committed.
+    commit_if_due();
 }
 
 static void enter_last(void) {
     enter(number);
-    if (number - committed == ROUND) {
-        execute("COMMIT");
-        execute("BEGIN IMMEDIATE");
-        committed = number;
-    }
+    commit_if_due();
 }
 
 // --- readiness --------------------------------------------------------------------------------------------------------------
