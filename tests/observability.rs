@@ -325,7 +325,7 @@ fn top_shows_what_a_volume_does_and_ends_with_its_reader() {
 #[test]
 fn a_store_of_another_format_is_told() {
     let store = Store::new();
-    store.create_volume("v");
+    store.create_volume("of-another-format");
     store.stop_daemon();
     let format = store.path().join("FORMAT");
     let own = std::fs::read(&format).unwrap();
