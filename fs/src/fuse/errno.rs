@@ -120,6 +120,8 @@ pub(super) fn severity(error: &FsError) -> Level {
             Level::INFO
         }
         FsError::NoSpace => Level::WARN,
+        // The same event: which of the two is met first is chance when somebody else fills the disk.
+        FsError::Store(error) if error.shortage() == Some(Shortage::Space) => Level::WARN,
         FsError::Lower(_)
         | FsError::Store(_)
         | FsError::Session { .. }
@@ -179,7 +181,7 @@ mod tests {
             (FsError::CrossVolume, libc::EXDEV, Level::DEBUG),
             (FsError::VolumeNotFound { name: "v".into() }, libc::EIO, Level::ERROR),
             (host(libc::EACCES), libc::EACCES, Level::ERROR),
-            (store(libc::ENOSPC), libc::ENOSPC, Level::ERROR),
+            (store(libc::ENOSPC), libc::ENOSPC, Level::WARN),
             (store(libc::EMFILE), libc::ENFILE, Level::ERROR),
             (store(libc::ENOMEM), libc::ENOMEM, Level::ERROR),
             (store(libc::EROFS), libc::EROFS, Level::ERROR),
