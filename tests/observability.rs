@@ -110,7 +110,7 @@ fn a_stopped_daemon_is_told_while_its_mount_hangs() {
     let mut hanging = Command::new("ls").arg(mount.path("not-cached")).stderr(Stdio::null()).spawn().unwrap();
     let begun = Instant::now();
     let (diagnosis, code) = doctor(&store);
-    assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
     assert_eq!(code, 1);
     assert!(kinds(&diagnosis).contains(&"daemon-stopped"), "{diagnosis}");
     assert!(!kinds(&diagnosis).contains(&"dead-mount"), "{diagnosis}");
@@ -143,6 +143,19 @@ fn a_dead_mount_is_told_and_the_remedy_helps() {
     store.ok(["umount".as_ref(), mountpoint.as_os_str()]);
     let (diagnosis, code) = doctor(&store);
     assert_eq!((kinds(&diagnosis), code), (vec![], 0), "{diagnosis}");
+}
+
+#[test]
+fn a_dead_mount_of_another_store_is_not_told() {
+    let (ours, others) = (Store::new(), Store::new());
+    ours.create_volume("same");
+    let mountpoint = others.mountpoint();
+    others.ok(["mount".as_ref(), "same".as_ref(), mountpoint.as_os_str(), "--create".as_ref()]);
+    others.kill_daemon();
+    assert_eq!(kinds(&doctor(&others).0), ["dead-mount"]);
+    let (diagnosis, code) = doctor(&ours);
+    assert_eq!((kinds(&diagnosis), code), (vec![], 0), "{diagnosis}");
+    others.ok(["umount".as_ref(), mountpoint.as_os_str()]);
 }
 
 #[test]

@@ -9,6 +9,9 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use super::mount_source;
+use crate::store::StoreMark;
+
 /// The type under which our mounts appear in mount tables.
 pub(super) const FS_TYPE: &str = "fuse.durdir";
 
@@ -41,6 +44,8 @@ pub(super) struct MountEntry {
 pub struct MountedVolume {
     /// Its name: a volume, or `VOLUME@EPOCH`.
     pub name: String,
+    /// The store that it is of.
+    pub store: StoreMark,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// Its number in `/sys/fs/fuse/connections`.
@@ -52,8 +57,9 @@ pub fn mounted_volumes() -> io::Result<Vec<MountedVolume>> {
     let ours = MountTable::load()?.0.into_iter().filter(MountEntry::is_ours);
     Ok(ours
         .filter_map(|entry| {
-            let name = entry.source.strip_prefix("durdir:")?.to_owned();
-            Some(MountedVolume { name, mountpoint: entry.mountpoint, connection: entry.device.minor })
+            let (name, store) = mount_source::parse(&entry.source)?;
+            let (name, connection) = (name.to_owned(), entry.device.minor);
+            Some(MountedVolume { name, store, mountpoint: entry.mountpoint, connection })
         })
         .collect())
 }

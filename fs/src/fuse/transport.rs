@@ -37,7 +37,7 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Where unsynced data rests.
     pub cache: CacheMode,
-    /// What mount tables show as the source, such as `durdir:home`.
+    /// What mount tables show as the source, see [`mount_source`](super::mount_source::mount_source).
     pub fs_name: String,
     /// How many threads answer requests; by default as many as there are CPUs to use.
     pub threads: Option<usize>,

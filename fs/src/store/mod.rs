@@ -38,6 +38,7 @@ mod host;
 mod keys;
 mod kinds;
 mod lock;
+mod mark;
 mod name_hash;
 mod orphans;
 mod page_set;
@@ -74,7 +75,10 @@ pub use error::{Shortage, StoreError};
 pub use format::{FORMAT_VERSION, check_existing as check_format};
 pub use keys::{Family, Prefix, PrefixOf, VersionedKey};
 pub use lock::{StoreLock, lock_file};
-pub use peek::{ActorRecords, RecordCount, StorePeek, actor_records, count_records, peek, unknown_records};
+pub use mark::{NoMark, StoreMark};
+pub use peek::{
+    ActorRecords, RecordCount, actor_records, count_records, unknown_records, unreadable_records,
+};
 pub use preview::RemovalPreview;
 pub use quarantine::Quarantined;
 pub use reclaim::ReclaimReport;
@@ -207,6 +211,15 @@ impl Store {
     /// Returns the directory of the store.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Returns what tells the store from the others of this machine.
+    ///
+    /// # Errors
+    /// Its directory cannot be looked at.
+    pub fn mark(&self) -> Result<StoreMark, FsError> {
+        let io = |source| StoreError::Io { action: "stat", path: self.dir.clone(), source };
+        Ok(StoreMark::of(&self.dir).map_err(io)?)
     }
 
     /// Returns the head of a branch, loaded if nobody used it since the store was opened.

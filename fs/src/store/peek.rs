@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::db::{Database, META, TOUCHED};
 use super::kinds::Kind;
-use super::record::{Actor, Capture, Record, Volume};
+use super::record::{Actor, Capture, Record};
 use super::{Family, StoreError, format, hex, meta};
 use crate::ids::CaptureId;
 
@@ -22,34 +22,21 @@ const SAMPLE: usize = 1000;
 const TRIES: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
-/// What a store holds, as far as that can be told from outside.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct StorePeek {
-    /// Names of the volumes.
-    pub volumes: Vec<String>,
-    /// Records that cannot be read and are passed over: each harms only who asks for it.
-    pub quarantined: u64,
-}
-
-/// Looks into the store in `dir`. There must be one.
+/// Returns how many of the records that are read when the store in `dir` is opened cannot be read, or were moved aside: each
+/// harms only who asks for it. There must be a store.
 ///
 /// # Errors
 /// [`StoreError::NewerFormat`] and [`StoreError::Corrupt`] if its format is not known, or the database cannot be read.
-pub fn peek(dir: &Path) -> Result<StorePeek, StoreError> {
+pub fn unreadable_records(dir: &Path) -> Result<u64, StoreError> {
     format::check_existing(dir)?;
     look_into(dir, |db| {
-        let mut seen = StorePeek::default();
+        let mut unreadable = 0;
         db.scan(META, &[], &[], |key, value| {
             let readable = Kind::of(key).is_none_or(|kind| kind.is_readable(value));
-            if !readable || key.first() == Some(&meta::ASIDE) {
-                seen.quarantined += 1;
-            } else if key.first() == Some(&meta::VOLUME) {
-                seen.volumes.extend(Volume::decode(value).map(|volume| volume.name));
-            }
+            unreadable += u64::from(!readable || key.first() == Some(&meta::ASIDE));
             Ok(true)
         })?;
-        seen.volumes.sort();
-        Ok(seen)
+        Ok(unreadable)
     })
 }
 
@@ -193,9 +180,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions { background: false, ..StoreOptions::default() };
         let store = Store::open(dir.path(), &options).unwrap();
-        for name in ["b", "a"] {
-            store.create_volume(name, &VolumeSpec::default(), Receipt::none()).unwrap();
-        }
+        store.create_volume("a", &VolumeSpec::default(), Receipt::none()).unwrap();
         let mut batch = WriteBatch::default();
         batch.put_cf(store.db.family(META), meta::reply(RequestId([1; 16])), [9]);
         store.db.write(batch).unwrap();
@@ -206,13 +191,12 @@ mod tests {
             names
         };
         let before = files();
-        let seen = peek(dir.path()).unwrap();
-        assert_eq!((seen.volumes, seen.quarantined), (vec!["a".to_owned(), "b".to_owned()], 1));
+        assert_eq!(unreadable_records(dir.path()).unwrap(), 1);
         // Its owner may still be removing what it needs no more.
         assert!(files().iter().all(|name| before.contains(name)), "{before:?} and {:?}", files());
         // Its owner goes on.
-        store.create_volume("c", &VolumeSpec::default(), Receipt::none()).unwrap();
-        assert_eq!(peek(dir.path()).unwrap().volumes.len(), 3);
+        store.create_volume("b", &VolumeSpec::default(), Receipt::none()).unwrap();
+        assert_eq!(unreadable_records(dir.path()).unwrap(), 1);
     }
 
     #[test]
@@ -259,7 +243,7 @@ mod tests {
     #[test]
     fn there_is_no_store_where_there_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(peek(dir.path()).is_err());
+        assert!(unreadable_records(dir.path()).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

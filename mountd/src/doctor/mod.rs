@@ -31,8 +31,8 @@ use crate::proto::{
 };
 use processes::Process;
 
-/// How long the daemon may take to answer. It takes milliseconds, or is in trouble.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the daemon may take to answer. It takes milliseconds, or as long as a slow disk, or is in trouble.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the records may take to be read beside the daemon.
 const PEEK: Duration = Duration::from_secs(5);
 /// A request that is worked on for longer is worth a look.
@@ -87,7 +87,7 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
     };
     let is_known = store::examine_format(endpoint, &mut problems);
     store::examine_disk(endpoint, &mut problems);
-    let volumes = match &daemon {
+    match &daemon {
         Daemon::Told(told) => {
             examine_requests(&told.stats.volumes, &told.mounts, &mut problems);
             store::examine_records(counter(&told.stats, "quarantined_records"), &mut problems);
@@ -97,16 +97,13 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
             examine_flags(&told.volumes, &mut problems);
             let unreadable = told.actors.iter().filter(|actor| actor.state == "unreadable");
             problems.extend(unreadable.map(|actor| Problem::unreadable_actor(&actor.id, &endpoint.log())));
-            told.volumes.iter().map(|volume| volume.name.clone()).collect()
         }
         Daemon::Absent | Daemon::Silent(_) if is_known => {
-            let seen = store::peek(endpoint.store.clone(), &mut problems).await;
-            store::examine_records(seen.quarantined, &mut problems);
-            seen.volumes
+            store::peek(endpoint.store.clone(), &mut problems).await;
         }
         // What is in it is not for this version to read.
-        Daemon::Absent | Daemon::Silent(_) => Vec::new(),
-    };
+        Daemon::Absent | Daemon::Silent(_) => {}
+    }
     if let Some(worker) = worker_pid.and_then(Process::of) {
         examine_worker(&worker, &daemon, endpoint, &mut problems);
     }
@@ -115,7 +112,7 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
         Daemon::Absent | Daemon::Silent(_) => Vec::new(),
     };
     let answers = matches!(daemon, Daemon::Told(_));
-    mounts::examine(&volumes, &served, answers, &mut problems);
+    mounts::examine(&endpoint.store, &served, answers, &mut problems);
     Report {
         supervisor_pid: supervisor.map(|state| state.supervisor_pid),
         worker_pid,

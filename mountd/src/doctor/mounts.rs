@@ -7,21 +7,17 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use durdir_fs::fuse::{self, MountedVolume};
+use durdir_fs::store::StoreMark;
 
 use super::Problem;
 
-/// Looks at the mounts of `volumes`. `served` are those that the daemon says it serves.
-pub(super) fn examine(
-    volumes: &[String],
-    served: &[PathBuf],
-    daemon_answers: bool,
-    problems: &mut Vec<Problem>,
-) {
-    let Ok(mounted) = fuse::mounted_volumes() else { return };
+/// Looks at the mounts of a store. `served` are those that the daemon says it serves.
+pub(super) fn examine(store: &Path, served: &[PathBuf], daemon_answers: bool, problems: &mut Vec<Problem>) {
+    let (Ok(mounted), Ok(store)) = (fuse::mounted_volumes(), StoreMark::of(store)) else { return };
     let connections = Connections::in_use();
     for mount in mounted {
         let volume = mount.name.split('@').next().unwrap_or_default();
-        if !volumes.iter().any(|known| known == volume) || served.contains(&mount.mountpoint) {
+        if mount.store != store || served.contains(&mount.mountpoint) {
             continue;
         }
         if connections.is_dead(&mount) {
@@ -92,7 +88,9 @@ mod tests {
 
     #[test]
     fn a_mount_is_dead_only_where_all_connections_are_known() {
-        let mount = MountedVolume { name: "v".to_owned(), mountpoint: PathBuf::from("/m"), connection: 41 };
+        let store = StoreMark::of(Path::new("/")).unwrap();
+        let mount =
+            MountedVolume { name: "v".to_owned(), store, mountpoint: PathBuf::from("/m"), connection: 41 };
         let text = "pos:\t0\nflags:\t02100002\nmnt_id:\t24\nino:\t90\nfuse_connection:\t41\n";
         assert_eq!(connection_in(text), Some(41));
         assert_eq!(connection_in("pos:\t0\n"), None);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use durdir_fs::store::{self, StorePeek};
+use durdir_fs::store;
 
 use super::{PEEK, Problem};
 use crate::exit::one_line;
@@ -35,15 +35,14 @@ pub(super) fn examine_records(quarantined: u64, problems: &mut Vec<Problem>) {
 }
 
 /// Reads the records that are read when the store is opened, beside whoever has it open.
-pub(super) async fn peek(store: PathBuf, problems: &mut Vec<Problem>) -> StorePeek {
-    let reading = tokio::task::spawn_blocking(move || store::peek(&store));
+pub(super) async fn peek(store: PathBuf, problems: &mut Vec<Problem>) {
+    let reading = tokio::task::spawn_blocking(move || store::unreadable_records(&store));
     let problem = match tokio::time::timeout(PEEK, reading).await {
-        Ok(Ok(Ok(seen))) => return seen,
+        Ok(Ok(Ok(unreadable))) => return examine_records(unreadable, problems),
         Ok(Ok(Err(error))) if error.is_corruption() => Problem::store_damaged(&one_line(&error)),
         Ok(Ok(Err(error))) => Problem::records_unread(&one_line(&error)),
         Ok(Err(error)) => Problem::records_unread(&one_line(&error)),
         Err(_) => Problem::records_unread(&format!("that takes more than {} s", PEEK.as_secs())),
     };
     problems.push(problem);
-    StorePeek::default()
 }

@@ -102,7 +102,7 @@ impl Mounts {
             (Source::Snapshot(epoch), _) => store.open_snapshot(&format!("{}@{}", volume.name, epoch.0)),
         };
         let fs = fs.map_err(ApiError::from)?;
-        let options = mount_options(&view, &plan);
+        let options = mount_options(store, &view, &plan)?;
         let slot = self.registry().reserve(view)?;
         let adoption = Adoption { memory: Arc::clone(&memory), device, death };
         match fuse::adopt(fs, &options, adoption) {

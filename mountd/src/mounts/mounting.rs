@@ -119,7 +119,7 @@ impl Mounts {
         plan: &MountPlan,
         open: impl FnOnce() -> Result<Arc<VolumeFs>, FsError>,
     ) -> Result<MountView, ApiError> {
-        let options = mount_options(&view, plan);
+        let options = mount_options(store, &view, plan)?;
         let description = Description::of(&view, plan);
         let slot = self.registry().reserve(view)?;
         let mounted =
@@ -335,19 +335,20 @@ fn mount_over_remains(
 }
 
 /// Returns how a mount is made.
-pub(super) fn mount_options(view: &MountView, plan: &MountPlan) -> MountOptions {
-    let fs_name = match view.snapshot() {
-        Some(snapshot) => format!("durdir:{snapshot}"),
-        None => format!("durdir:{}", view.volume),
-    };
-    MountOptions {
+pub(super) fn mount_options(
+    store: &Store,
+    view: &MountView,
+    plan: &MountPlan,
+) -> Result<MountOptions, ApiError> {
+    let name = view.snapshot().unwrap_or_else(|| view.volume.clone());
+    Ok(MountOptions {
         mountpoint: plan.mountpoint.clone(),
         allow_other: plan.allow_other,
         read_only: plan.read_only,
         cache: plan.cache,
-        fs_name,
+        fs_name: fuse::mount_source(&name, store.mark()?),
         threads: None,
-    }
+    })
 }
 
 pub(super) fn view_of(
