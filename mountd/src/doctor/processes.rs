@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A thread that waited for the kernel at both ends of this time without having run is stuck.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
+/// A thread that waits for the kernel at this many looks, and has not run in between, is stuck: a slow disk takes less.
+const LOOKS: u32 = 10;
 
 /// A process that was there when it was looked for.
 pub(super) struct Process {
@@ -40,15 +41,17 @@ impl Process {
 
     /// Describes the threads that wait for the kernel and do not get on.
     pub(super) fn stuck_threads(&self) -> Vec<String> {
-        let before = self.waiting_threads();
-        if before.is_empty() {
-            return Vec::new();
+        let mut waiting = self.waiting_threads();
+        for _ in 0..LOOKS {
+            if waiting.is_empty() {
+                break;
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+            let now = self.waiting_threads();
+            waiting.retain(|thread, then| now.get(thread).is_some_and(|now| then.switches == now.switches));
         }
-        std::thread::sleep(BETWEEN_LOOKS);
-        let mut stuck: Vec<_> = self
-            .waiting_threads()
+        let mut stuck: Vec<_> = waiting
             .into_iter()
-            .filter(|(thread, now)| before.get(thread).is_some_and(|then| then.switches == now.switches))
             .map(|(thread, Waiting { name, place, .. })| {
                 format!("thread {name} ({thread}) is stuck in {place}")
             })
