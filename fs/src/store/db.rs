@@ -32,7 +32,7 @@ const EMPTY: &str = "default";
 /// Syncs from which on it is worth to make log files to be overwritten.
 const OFTEN: u64 = 64;
 /// How long they are made: about as long as a log becomes before a memtable is full.
-const LOG_BYTES: usize = 8 << 20;
+pub(crate) const LOG_BYTES: usize = 8 << 20;
 /// In pieces, or others would wait.
 const LOG_PIECE: usize = 256 << 10;
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use rocksdb::WriteBatch;
 
+use super::db::LOG_BYTES;
 use super::seal::Ended;
 use super::{META, Store, StoreError, meta};
 use crate::error::FsError;
@@ -126,7 +127,9 @@ fn background(store: &Weak<Store>, signal: &Signal) {
             tracing::error!(%error, "data of a snapshot could not be synced or sealed; it will be tried again at the next start");
         }
         store.tick_heads();
-        if let Err(error) = store.db.prepare_log() {
+        // It takes room, and of a disk that is nearly full what is left is for deletes.
+        let has_room = store.space.available().is_ok_and(|(_, spare)| spare >= 4 * LOG_BYTES as u64);
+        if has_room && let Err(error) = store.db.prepare_log() {
             tracing::error!(%error, "no log files to be overwritten could be made");
         }
         if let Err(error) = store.trim_replies() {
