@@ -306,9 +306,11 @@ fn a_mount_asked_of_a_daemon_that_ends_is_made_by_the_next() {
     let store = Store::new();
     store.expect_alarm("calls in flight did not end in time");
     let switches = store.side_dir();
-    let mut mountd = store.mountd::<&str>([]);
+    let config = store.side_dir().join("mountd.toml");
+    std::fs::write(&config, "[shutdown]\ngrace = '60s'\n").unwrap();
+    let mut mountd = store.mountd(["--config".as_ref(), config.as_os_str()]);
     // Longer than calls in flight are waited for.
-    mountd.env("DURDIR_FAILPOINTS", "mount.after-intent:sleep=11000");
+    mountd.env("DURDIR_FAILPOINTS", "mount.after-intent:sleep=20000");
     mountd.env("DURDIR_FAILPOINT_SWITCHES", &switches);
     run(&mut mountd, LIMIT).ok();
     // Its end waits for whoever uses a mount.

@@ -70,7 +70,6 @@ fn snapshots(store: &Store) -> Vec<String> {
 #[test]
 fn programs_go_on_though_no_worker_comes() {
     let forsaken = Forsaken::at("actor.saved", "pause");
-    assert_eq!(forsaken.sandbox(), "paused");
     eventually("the sandbox goes on", LIMIT, || (forsaken.sandbox() == "running").then_some(()));
     let before = forsaken.snapshots.clone();
     let agent = forsaken.relieve();
@@ -88,7 +87,6 @@ fn programs_go_on_though_no_worker_comes() {
 #[test]
 fn programs_go_on_after_a_commit_though_no_worker_comes() {
     let forsaken = Forsaken::at("actor.bound", "commit");
-    assert_eq!(forsaken.sandbox(), "paused");
     eventually("the sandbox goes on", LIMIT, || (forsaken.sandbox() == "running").then_some(()));
     let agent = forsaken.relieve();
     agent.works();

@@ -1,9 +1,5 @@
 //! Programs that stand before the real ones in the `PATH` of a daemon.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-
 use durdir_tests::support::*;
 
 use super::agent::LIMIT;
@@ -14,7 +10,7 @@ pub(crate) fn store_with(scripts: &[(&str, String)]) -> Store {
     let directory = store.side_dir();
     for (name, script) in scripts {
         let real = real(name);
-        write(&directory.join(name), &format!("#!/bin/sh\nREAL={}\n{script}", real.display()));
+        write_script(directory.join(name), &format!("#!/bin/sh\nREAL={}\n{script}", real.display()));
     }
     let path = std::env::var("PATH").unwrap();
     start(&store, &format!("{}:{path}", directory.display()));
@@ -24,12 +20,6 @@ pub(crate) fn store_with(scripts: &[(&str, String)]) -> Store {
 /// Starts the daemon of a store with this `PATH`.
 pub(crate) fn start(store: &Store, path: &str) {
     run(store.command().env("PATH", path).args(["volume", "ls"]), LIMIT).ok();
-}
-
-/// Writes a script that can be run.
-pub(crate) fn write(path: &Path, script: &str) {
-    fs::write(path, script).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Returns where a program is.

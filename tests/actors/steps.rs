@@ -241,7 +241,7 @@ impl Mortal {
     #[track_caller]
     fn becomes(&self, expected: &Picture, what: &str) {
         let begun = Instant::now();
-        let patience = Duration::from_secs(20);
+        let patience = Duration::from_secs(50);
         let seen = eventually(what, LIMIT, || {
             Some(self.picture()).filter(|seen| seen == expected || begun.elapsed() > patience)
         });

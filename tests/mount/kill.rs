@@ -36,8 +36,8 @@ fn acknowledged_appends_are_there() {
         let (next, acknowledged) = kill_under_way(mount, 200, |mount, acknowledged, stop| {
             let mut log = OpenOptions::new().append(true).create(true).open(mount.path("log")).unwrap();
             let mut number = before;
-            // One call per line: `writeln!` would make two.
-            while !stop.load(Ordering::SeqCst) && log.write_all(format!("{number:08}\n").as_bytes()).is_ok() {
+            // One call per line: `writeln!` would make two. No line crosses a page: the kernel would make two requests of it.
+            while !stop.load(Ordering::SeqCst) && log.write_all(format!("{number:07}\n").as_bytes()).is_ok() {
                 number += 1;
                 acknowledged.store(number - before, Ordering::SeqCst);
             }

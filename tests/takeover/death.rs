@@ -92,7 +92,7 @@ impl<'a> Executioner<'a> {
         mountd.env("DURDIR_FAILPOINTS", points.join(",")).env("DURDIR_FAILPOINT_SWITCHES", &switches);
         run(&mut mountd, LIMIT).ok();
         let copy = store.side_dir().join("mountd");
-        fs::copy(binary("mountd"), &copy).unwrap();
+        copy_program(binary("mountd"), &copy);
         for alarm in ["the worker died", "panicked"] {
             store.expect_alarm(alarm);
         }

@@ -102,7 +102,7 @@ fn upgrade_under_load_is_a_pause() {
     let mount = Mount::empty();
     let store = mount.store();
     let copy = store.side_dir().join("mountd");
-    fs::copy(binary("mountd"), &copy).unwrap();
+    copy_program(binary("mountd"), &copy);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let appending = scope.spawn(|| {

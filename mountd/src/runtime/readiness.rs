@@ -235,7 +235,8 @@ mod tests {
                     let request = String::from_utf8_lossy(&request[..count]).into_owned();
                     assert!(request.starts_with("GET /readyz HTTP/1.1\r\n"), "{request}");
                     let answer = answers[asked.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1)];
-                    stream.write_all(answer.as_bytes()).unwrap();
+                    // Who asked may have given up by now.
+                    stream.write_all(answer.as_bytes()).ok();
                 }
             });
             let result = await_ready(&fake, &sandbox(), [(wanted, pace)]);
@@ -247,7 +248,7 @@ mod tests {
     }
 
     fn short() -> Pace {
-        Pace { total: Duration::from_millis(300), ..Pace::default() }
+        Pace { total: Duration::from_secs(2), ..Pace::default() }
     }
 
     #[test]
@@ -261,7 +262,8 @@ mod tests {
         ];
         let (result, asked) = waits(SandboxState::Running, answers, Pace::default());
         result.unwrap();
-        assert_eq!(asked, 5);
+        // One that is answered late is asked again.
+        assert!(asked >= 5, "{asked}");
     }
 
     #[test]
@@ -309,17 +311,18 @@ mod tests {
         let (never, took, asked_late) = thread::scope(|scope| {
             scope.spawn(serve);
             let begun = Instant::now();
-            *late.lock() = begun + Duration::from_millis(800);
-            let never = await_ready(&fake, &sandbox(), [probe("/late", 1000), probe("/never", 1000)]);
+            *late.lock() = begun + Duration::from_millis(2800);
+            let never = await_ready(&fake, &sandbox(), [probe("/late", 3000), probe("/never", 3000)]);
             let took = begun.elapsed();
             *late.lock() = Instant::now() + Duration::from_millis(300);
-            let asked_late = await_ready(&fake, &sandbox(), [probe("/late", 1000), probe("/ready", 100)]);
+            let asked_late = await_ready(&fake, &sandbox(), [probe("/late", 30_000), probe("/ready", 100)]);
             let mut stop = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, fake.port)).unwrap();
             stop.write_all(b"stop").unwrap();
             (never, took, asked_late)
         });
         assert!(matches!(never, Err(RuntimeError::TimedOut { .. })), "{never:?}");
-        assert!((Duration::from_secs(1)..Duration::from_millis(1500)).contains(&took), "{took:?}");
+        // One after the other they would take 5.8 s.
+        assert!((Duration::from_secs(3)..Duration::from_millis(5800)).contains(&took), "{took:?}");
         // One whose time went by meanwhile is not given up unasked.
         asked_late.unwrap();
     }

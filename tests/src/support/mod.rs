@@ -32,7 +32,7 @@ pub use mount::{Mount, is_mounted, on_both};
 pub use pattern::{noise, read_noise_at};
 pub use posix::*;
 pub use process::{Finished, is_running, run, signal, wait_for_exit};
-pub use program::{Background, Program, program, program_at};
+pub use program::{Background, Program, copy_program, program, program_at, write_script};
 pub use store::{Store, binary};
 pub use tree::{Record, Tree, allocated_bytes, assert_same_tree, differences};
 pub use user::{User, as_user, with_umask};

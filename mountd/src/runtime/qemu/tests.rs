@@ -114,9 +114,13 @@ fn the_accelerator_that_is_chosen_by_itself_is_remembered() {
     assert_eq!(choose(&fixture.sandbox), Kind::Tcg);
     fixture.sandbox.machine.accelerator = Accelerator::Auto;
     let chosen = choose(&fixture.sandbox);
-    let started = std::time::Instant::now();
-    assert_eq!(choose(&fixture.sandbox), chosen);
-    assert!(started.elapsed() < Duration::from_millis(500), "it was tried once more");
+    let again = |_| {
+        let started = std::time::Instant::now();
+        assert_eq!(choose(&fixture.sandbox), chosen);
+        started.elapsed()
+    };
+    let best = (0..5).map(again).min().unwrap();
+    assert!(best < Duration::from_millis(100), "it was tried once more: {best:?}");
 }
 
 /// Returns what QEMU says of its migration.
