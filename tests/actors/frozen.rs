@@ -53,6 +53,13 @@ impl Forsaken {
         listed[0]["status"].as_str().unwrap().to_owned()
     }
 
+    /// Waits until the sandbox runs again, which the dead worker had paused.
+    fn goes_on(&self) {
+        eventually("the sandbox goes on", LIMIT, || (self.sandbox() == "running").then_some(()));
+        let log = self.agent.store.log();
+        assert!(log.contains("an actor that was left paused goes on"), "it was never paused:\n{log}");
+    }
+
     /// Lets workers open the store again.
     fn relieve(self) -> Agent {
         assert_eq!(self.agent.store.status()["ready"], false, "no worker has become ready");
@@ -70,7 +77,7 @@ fn snapshots(store: &Store) -> Vec<String> {
 #[test]
 fn programs_go_on_though_no_worker_comes() {
     let forsaken = Forsaken::at("actor.saved", "pause");
-    eventually("the sandbox goes on", LIMIT, || (forsaken.sandbox() == "running").then_some(()));
+    forsaken.goes_on();
     let before = forsaken.snapshots.clone();
     let agent = forsaken.relieve();
     agent.works();
@@ -87,7 +94,7 @@ fn programs_go_on_though_no_worker_comes() {
 #[test]
 fn programs_go_on_after_a_commit_though_no_worker_comes() {
     let forsaken = Forsaken::at("actor.bound", "commit");
-    eventually("the sandbox goes on", LIMIT, || (forsaken.sandbox() == "running").then_some(()));
+    forsaken.goes_on();
     let agent = forsaken.relieve();
     agent.works();
     agent.check();
