@@ -4,6 +4,7 @@
 //! * `files`: the worker may open no more files.
 //! * `memory`: the kernel kills the worker for lack of memory, once and again.
 //! * `errors`: writes and syncs of the log and of segments fail.
+//! * `frozen_disk`: who writes waits.
 //! * `read_only`: the filesystem under the store stops taking writes.
 //! * `supervisor`: whoever keeps the mounts is gone.
 //!
@@ -13,6 +14,7 @@
 
 mod errors;
 mod files;
+mod frozen_disk;
 mod memory;
 mod read_only;
 mod supervisor;

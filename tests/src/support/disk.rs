@@ -53,6 +53,12 @@ impl SmallDisk {
         fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "on purpose").unwrap();
     }
 
+    /// Has whoever writes to it wait, as for a backup of the disk, until what is returned is dropped. See `fsfreeze(8)`.
+    pub fn freeze(&self) -> Frozen {
+        program("fsfreeze", "util-linux").arg("--freeze").arg(self.path()).ok();
+        Frozen { path: self.path() }
+    }
+
     /// Takes it away, checks it, and brings it back, as an operator would. Nobody may use it.
     pub fn repair(&self) {
         umount2(&self.path(), MntFlags::empty()).unwrap();
@@ -60,6 +66,17 @@ impl SmallDisk {
         let checked = program("e2fsck", "e2fsprogs").args(["-f", "-y"]).arg(self.image()).finish();
         assert!([Some(0), Some(1)].contains(&checked.code()), "{checked}");
         self.attach();
+    }
+}
+
+/// A disk to which nobody can write.
+pub struct Frozen {
+    path: PathBuf,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        program("fsfreeze", "util-linux").arg("--unfreeze").arg(&self.path).ok();
     }
 }
 
