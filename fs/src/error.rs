@@ -181,12 +181,22 @@ pub enum FsError {
         /// As it was given.
         path: PathBuf,
     },
-    /// The two sides of a diff have no common history.
-    #[error("{from} and {to} have no common ancestor, nothing can be compared")]
-    Unrelated {
-        /// One side.
+    /// A volume is to be taken back to what is no snapshot of it.
+    #[error(
+        "{snapshot} is no snapshot of {volume}: a volume goes back to its own ones only, to have another's, fork it"
+    )]
+    OfAnotherVolume {
+        /// The volume.
+        volume: String,
+        /// Whose snapshot it is is in its name.
+        snapshot: String,
+    },
+    /// One side of a diff without a common history is the head of a volume, which would change while it is read.
+    #[error("{from} and {to} have no common ancestor: take a snapshot of {to}, and compare with that")]
+    UnrelatedHead {
+        /// A snapshot.
         from: String,
-        /// The other.
+        /// The volume.
         to: String,
     },
 }

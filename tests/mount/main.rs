@@ -30,6 +30,7 @@ mod unlink;
 mod xattr;
 
 mod commands;
+mod diff;
 mod fork;
 mod inodes;
 mod kill;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn mixed() -> Mount {
+pub(super) fn mixed() -> Mount {
     let mount = Mount::over(lower! {
         "low/a" => file("low a").xattr("user.k", "v").mtime(1000, 1), "low/twin" => hard_link("low/a"),
         "low/big" => noise(1, 0, 300_000), "low/gone" => "x", "link" => symlink_to("low/a"), "pipe" => fifo(),
@@ -40,19 +40,6 @@ fn turn_upside_down(mount: &Mount) {
     remove_xattr(mount.path("low/a"), "user.k").unwrap();
     fs::remove_file(mount.path("link")).unwrap();
     fs::create_dir(mount.path("link")).unwrap();
-}
-
-fn changes(store: &Store, args: &[&str]) -> Vec<(String, String, Option<String>)> {
-    let all = store.json([&["snapshot", "diff"], args].concat());
-    let text = |value: &Value| value.as_str().map(|text| text.trim_start_matches('/').to_owned());
-    let mut lines: Vec<_> = all
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|line| (text(&line["path"]).unwrap(), text(&line["change"]).unwrap(), text(&line["from"])))
-        .collect();
-    lines.sort();
-    lines
 }
 
 fn listed(store: &Store, volume: &str) -> Vec<Value> {
@@ -108,24 +95,6 @@ fn ten_snapshots_keep_ten_different_trees() {
         let snapshot = store.mount_snapshot(&format!("v@s{round}"));
         assert_eq!(differences(tree, &Tree::of(snapshot.root())), Vec::<String>::new(), "snapshot {round}");
     }
-}
-
-/// When a directory of a lower is gone for good, nothing in the store says any more where it was.
-#[test]
-fn diff_lists_what_was_in_a_removed_directory_of_the_lower() {
-    let mount = Mount::over(lower! { "a/b/file" => "x", "a/b/other" => "y", "stays/z" => "z" });
-    let store = mount.store().clone();
-    store.snapshot("v", "s");
-    fs::remove_dir_all(mount.path("a")).unwrap();
-    // The kernel forgets, and the store with it.
-    let mount = mount.remount();
-    let removed = ["a", "a/b", "a/b/file", "a/b/other"].map(|path| (path.into(), "removed".into(), None));
-    assert_eq!(changes(&store, &["v@s"]), removed);
-    store.snapshot("v", "t");
-    mount.write("a", "a file now");
-    assert_eq!(changes(&store, &["v@s", "v@t"]), removed);
-    let back = |(path, _, from)| (path, "added".to_owned(), from);
-    assert_eq!(changes(&store, &["v@t", "v@s"]), removed.map(back));
 }
 
 /// Between the end of an epoch and the record of its snapshot: what was written in it is the snapshot's already.
@@ -383,29 +352,6 @@ fn first_snapshot_is_made_although_nothing_changed() {
 }
 
 #[test]
-fn diff_is_of_what_has_a_common_ancestor() {
-    let store = Store::new();
-    let mount = store.mount("v");
-    store.snapshot("v", "s");
-    store.fork("v@s", "w");
-    store.snapshot("w", "s");
-    store.fork("w@s", "x");
-    mount.write("file", "x");
-    store.create_volume("other");
-    store.snapshot("other", "s");
-    let changes = |from: &str, to: &str| store.json(["snapshot", "diff", from, to]);
-    assert_eq!(changes("v@s", "x").as_array().unwrap().len(), 0);
-    assert_eq!(
-        (&changes("w@s", "v")[0]["path"], &changes("w@s", "v")[0]["change"]),
-        (&"file".into(), &"added".into())
-    );
-    for (from, to) in [("v@s", "other"), ("other@s", "v@s")] {
-        let complaint = store.refused(5, ["snapshot", "diff", from, to]);
-        assert!(complaint.contains("no common ancestor"), "{complaint}");
-    }
-}
-
-#[test]
 fn snapshot_takes_no_room_and_no_time_whatever_is_in_the_volume() {
     let mount = Mount::empty();
     for number in 0..2000u64 {
@@ -456,126 +402,6 @@ fn listing_shows_names_order_and_sizes() {
     }
     let by_epoch = store.json(["snapshot", "show", all[0]["snapshot"].as_str().unwrap()]);
     assert_eq!(by_epoch, store.json(["snapshot", "show", "v@first"]));
-}
-
-#[test]
-fn diff_names_every_kind_of_change() {
-    let mount = mixed();
-    let store = mount.store().clone();
-    store.snapshot("v", "s");
-    assert!(changes(&store, &["v@s"]).is_empty());
-    mount.write("added", "x");
-    fs::remove_file(mount.path("small")).unwrap();
-    open(mount.path("up"), libc::O_RDWR, 0).unwrap().write_all_at(b"modified", 0).unwrap();
-    chmod(mount.path("pipe"), 0o700).unwrap();
-    fs::rename(mount.path("d/e"), mount.path("d/renamed")).unwrap();
-    let seen = changes(&store, &["v@s"]);
-    let has = |path: &str, change: &str, from: Option<&str>| {
-        let wanted = (path.to_owned(), change.to_owned(), from.map(str::to_owned));
-        assert!(seen.contains(&wanted), "{wanted:?} is not in {seen:?}");
-    };
-    has("added", "added", None);
-    has("small", "removed", None);
-    has("up", "modified", None);
-    has("pipe", "metadata", None);
-    has("d/renamed", "renamed", Some("d/e"));
-    // Directories may be told as changed, since their times were; nothing else.
-    let others: Vec<_> = seen
-        .iter()
-        .filter(|(path, _, _)| {
-            !["added", "small", "up", "pipe", "d/renamed", "", "d"].contains(&path.as_str())
-        })
-        .collect();
-    assert!(others.is_empty(), "{others:?}");
-}
-
-#[test]
-fn diff_works_between_snapshots_and_between_volumes() {
-    let mount = Mount::over(lower! { "low" => "x", "d/a" => "1" });
-    let store = mount.store().clone();
-    mount.write("one", "1");
-    store.snapshot("v", "s1");
-    mount.write("two", "2");
-    fs::remove_file(mount.path("low")).unwrap();
-    store.snapshot("v", "s2");
-    store.fork("v@s1", "w");
-    store.mount("w").write("three", "3");
-    let names = |args: &[&str]| -> Vec<(String, String)> {
-        let lines = changes(&store, args).into_iter().filter(|(path, _, _)| !path.is_empty());
-        lines.map(|(path, change, _)| (path, change)).collect()
-    };
-    let pair = |path: &str, change: &str| (path.to_owned(), change.to_owned());
-    assert_eq!(names(&["v@s1", "v@s2"]), [pair("low", "removed"), pair("two", "added")]);
-    assert_eq!(names(&["v@s2", "v@s1"]), [pair("low", "added"), pair("two", "removed")]);
-    assert_eq!(names(&["v@s2", "w"]), [pair("low", "added"), pair("three", "added"), pair("two", "removed")]);
-}
-
-/// What is listed as changed between `v@s` and `v`, but directories.
-fn modified(store: &Store) -> Vec<String> {
-    let seen = changes(store, &["v@s"]).into_iter();
-    seen.filter(|(_, change, _)| change == "modified").map(|(path, _, _)| path).collect()
-}
-
-#[test]
-fn diff_lists_a_changed_file_under_a_name_that_it_still_has() {
-    let mount = Mount::over(lower! {
-        "one/a" => "x", "two/a" => hard_link("one/a"), "two/b" => hard_link("one/a"), "three/c" => hard_link("one/a"),
-    });
-    let store = mount.store().clone();
-    mount.write("first", "1");
-    fs::create_dir(mount.path("d")).unwrap();
-    fs::hard_link(mount.path("first"), mount.path("d/second")).unwrap();
-    fs::remove_file(mount.path("first")).unwrap();
-    fs::remove_file(mount.path("one/a")).unwrap();
-    store.snapshot("v", "s");
-    mount.write("d/second", "changed");
-    mount.write("two/b", "changed");
-    assert_eq!(modified(&store), ["d/second", "two/b"]);
-    // Another file takes the name that went.
-    mount.write("first", "another");
-    assert_eq!(modified(&store), ["d/second", "two/b"]);
-
-    // A restart later, and the directory of the name that is known goes too.
-    let mount = mount.restart();
-    fs::hard_link(mount.path("d/second"), mount.path("third")).unwrap();
-    let mount = mount.restart();
-    let opened = open(mount.path("d/second"), libc::O_RDWR, 0).unwrap();
-    let of_lower = open(mount.path("two/b"), libc::O_RDWR, 0).unwrap();
-    for gone in ["d/second", "two/b", "two/a", "first"] {
-        fs::remove_file(mount.path(gone)).unwrap();
-    }
-    fs::remove_dir(mount.path("d")).unwrap();
-    fs::remove_dir(mount.path("two")).unwrap();
-    store.ok(["snapshot", "rm", "v@s"]);
-    store.snapshot("v", "s");
-    // Nobody has looked these names up: the file is open.
-    opened.write_all_at(b"again", 0).unwrap();
-    of_lower.write_all_at(b"again", 0).unwrap();
-    assert_eq!(modified(&store), ["third", "three/c"]);
-}
-
-#[test]
-fn diff_costs_what_changed_not_what_is_there() {
-    let mut layout = lower! {};
-    for number in 0..3000 {
-        layout = layout.with(format!("d{}/f{number}", number % 30), "x");
-    }
-    let mount = Mount::over(layout);
-    for number in 0..3000 {
-        mount.write(format!("new{number}"), "x");
-    }
-    let store = mount.store().clone();
-    store.snapshot("v", "s");
-    mount.write("d7/f7", "changed");
-    let timed = |_| {
-        let started = Instant::now();
-        let seen = changes(&store, &["v@s"]);
-        (started.elapsed(), seen)
-    };
-    let (best, seen) = (0..5).map(timed).min_by_key(|(took, _)| *took).unwrap();
-    assert!(best < Duration::from_secs(1), "{best:?}");
-    assert!(seen.iter().any(|(path, change, _)| path == "d7/f7" && change == "modified"), "{seen:?}");
-    assert!(seen.len() <= 4, "{seen:?}");
 }
 
 #[test]

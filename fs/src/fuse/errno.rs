@@ -66,7 +66,8 @@ pub(super) fn errno(error: &FsError) -> Errno {
         | FsError::SnapshotMounted { .. }
         | FsError::BadLower { .. }
         | FsError::LowerMissing { .. }
-        | FsError::Unrelated { .. } => Errno::EIO,
+        | FsError::OfAnotherVolume { .. }
+        | FsError::UnrelatedHead { .. } => Errno::EIO,
     }
 }
 
@@ -134,7 +135,8 @@ pub(super) fn severity(error: &FsError) -> Level {
         | FsError::SnapshotMounted { .. }
         | FsError::BadLower { .. }
         | FsError::LowerMissing { .. }
-        | FsError::Unrelated { .. } => Level::ERROR,
+        | FsError::OfAnotherVolume { .. }
+        | FsError::UnrelatedHead { .. } => Level::ERROR,
     }
 }
 

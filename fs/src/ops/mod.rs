@@ -16,6 +16,7 @@ mod acl;
 mod adopt;
 mod asking;
 mod attr;
+mod compare;
 mod copy;
 mod create;
 mod data;

@@ -26,13 +26,14 @@ struct Found {
 }
 
 impl Store {
-    /// Compares a snapshot with another one, with the head of a volume, or with the head of its own volume. Sorted by path.
-    pub fn diff(self: &Arc<Self>, from: &str, to: Option<&str>) -> Result<Vec<Change>, FsError> {
-        let own_volume = from.rsplit_once('@').map_or(from, |(volume, _)| volume);
-        let to = to.unwrap_or(own_volume);
+    /// Compares a snapshot with another one, or with the head of a volume. Sorted by path; `None` if they have no history in common.
+    pub(crate) fn diff_since_parted(
+        self: &Arc<Self>,
+        from: &str,
+        to: &str,
+    ) -> Result<Option<Vec<Change>>, FsError> {
         let (old, new) = (self.tree_called(from)?, self.tree_called(to)?);
-        let unrelated = || FsError::Unrelated { from: from.to_owned(), to: to.to_owned() };
-        let records = self.changed_records(&old.view, &new.view)?.ok_or_else(unrelated)?;
+        let Some(records) = self.changed_records(&old.view, &new.view)? else { return Ok(None) };
         let mut inodes: BTreeMap<Ino, Found> = BTreeMap::new();
         let (mut before, mut after) = (Side::new(&old, &new), Side::new(&new, &old));
         let names = records.iter().filter_map(|prefix| match prefix.parse() {
@@ -90,7 +91,7 @@ impl Store {
             }
         }
         changes.sort_by(|a, b| (&a.path, a.change).cmp(&(&b.path, b.change)));
-        Ok(changes)
+        Ok(Some(changes))
     }
 
     /// Returns the tree of `VOLUME`, `VOLUME@NAME` or `VOLUME@EPOCH`.
@@ -209,7 +210,7 @@ fn describe(
 }
 
 /// Tells whether anything differs that was set on purpose. Times of a directory follow from its names.
-fn shows_difference(before: &Inode, after: &Inode) -> bool {
+pub(crate) fn shows_difference(before: &Inode, after: &Inode) -> bool {
     let owner = |inode: &Inode| (inode.perm, inode.uid, inode.gid, inode.rdev);
     owner(before) != owner(after) || (before.kind != FileKind::Directory && before.mtime != after.mtime)
 }

@@ -85,7 +85,10 @@ impl Store {
         let (old, mut record) = (record.branch, record.clone());
         let (parent, epoch, target) = registry.snapshot(snapshot)?;
         if target.volume != id {
-            return Err(FsError::Unrelated { from: volume.to_owned(), to: snapshot.to_owned() });
+            return Err(FsError::OfAnotherVolume {
+                volume: volume.to_owned(),
+                snapshot: snapshot.to_owned(),
+            });
         }
         let usage = target.usage;
         let branch = BranchId(self.number(Counter::Branch)?);

@@ -107,13 +107,16 @@ impl Store {
     /// Returns how many bytes of file data nothing would refer to any more if a volume was rolled back to a snapshot of its own.
     ///
     /// # Errors
-    /// [`FsError::Unrelated`] for the snapshot of another volume.
+    /// [`FsError::OfAnotherVolume`] for the snapshot of another volume.
     pub fn preview_rollback(&self, volume: &str, snapshot: &str) -> Result<u64, FsError> {
         let preview = self.preview(|registry| {
             let (id, record) = registry.volume(volume)?;
             let (_, _, target) = registry.snapshot(snapshot)?;
             if target.volume != id {
-                return Err(FsError::Unrelated { from: volume.to_owned(), to: snapshot.to_owned() });
+                return Err(FsError::OfAnotherVolume {
+                    volume: volume.to_owned(),
+                    snapshot: snapshot.to_owned(),
+                });
             }
             // The new head begins at the snapshot, which stays and is seen anyway.
             let trees = BTreeSet::from([record.tree]);
@@ -266,7 +269,7 @@ mod tests {
         assert_eq!(bytes, 11 * 4096, "also of a head that is open");
         drop(fs);
         store.fork("v@one", "w", Receipt::none()).unwrap();
-        assert!(matches!(store.preview_rollback("w", "v@one"), Err(FsError::Unrelated { .. })));
+        assert!(matches!(store.preview_rollback("w", "v@one"), Err(FsError::OfAnotherVolume { .. })));
         store.rollback("v", "v@one", Receipt::none()).unwrap();
         assert_eq!(store.reclaim().unwrap().bytes, bytes);
     }

@@ -222,7 +222,8 @@ fn classify_fs(error: &FsError) -> ExitClass {
         | FsError::SnapshotMounted { .. }
         | FsError::Exists => ExitClass::Conflict,
         FsError::BadName { .. }
-        | FsError::Unrelated { .. }
+        | FsError::OfAnotherVolume { .. }
+        | FsError::UnrelatedHead { .. }
         | FsError::Invalid { .. }
         | FsError::Unsupported { .. }
         | FsError::NotPermitted { .. }

@@ -45,8 +45,8 @@ pub(super) enum SnapshotCommand {
     },
     /// Show what changed between two snapshots, or between a snapshot and a volume
     ///
-    /// Both must have a common ancestor: they are of one volume or of its forks, and forks of those. Between other volumes
-    /// there is no diff.
+    /// Where both have a common ancestor, of one volume or of its forks and forks of those, this takes as long as there are changes. Any other two
+    /// snapshots are walked and read, and nothing in them counts as renamed.
     Diff {
         /// The older side: VOLUME@NAME or VOLUME@EPOCH
         #[arg(value_name = "SNAP", value_parser = parse_snapshot)]
