@@ -286,3 +286,92 @@ fn what_is_open_after_a_rollback_goes_on_too() {
         mount.write(format!("made-{round}"), "made");
     }
 }
+
+/// The numbers by which the kernel calls what was open before a rollback are inode numbers that the restored tree has, too.
+#[test]
+fn what_was_open_before_a_rollback_is_stale_to_a_successor_as_well() {
+    // Before the rollback, after it, and both.
+    for (first, second) in [(true, false), (false, true), (true, true)] {
+        let mount = Mount::over(lower! { "below" => noise(1, 0, LEN), "dir/inner" => "inner" });
+        mount.write("file", noise(2, 0, LEN));
+        mount.store().snapshot("v", "first");
+        mount.write("file", noise(3, 0, LEN));
+        let held =
+            ["file", "below", "dir/inner"].map(|name| open(mount.path(name), libc::O_RDWR, 0).unwrap());
+        let dir = File::open(mount.path("dir")).unwrap();
+        if first {
+            kill(&mount);
+        }
+        mount.store().ok(["volume", "rollback", "v", "first"]);
+        let restored = File::open(mount.path("below")).unwrap();
+        if second {
+            kill(&mount);
+        }
+        for file in &held {
+            assert_errno!(file.write_at(b"stray", 0).and_then(|_| file.sync_all()), ESTALE);
+            assert_errno!(file.set_len(1), ESTALE);
+        }
+        assert_errno!(open_at(&dir, "stray", libc::O_CREAT | libc::O_WRONLY, 0o600), ESTALE);
+        // Nor does the end of the old ones take anything from the restored.
+        drop((held, dir));
+        drop_cached_pages(&restored).unwrap();
+        let mut bytes = vec![0; LEN];
+        restored.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes == noise(1, 0, LEN));
+        drop(restored);
+        let check = |mount: &Mount| {
+            assert!(mount.read("file") == noise(2, 0, LEN) && mount.read("below") == noise(1, 0, LEN));
+            assert_eq!(
+                (mount.text("dir/inner"), mount.names("dir")),
+                ("inner".to_owned(), vec!["inner".into()])
+            );
+        };
+        check(&mount);
+        check(&mount.restart());
+    }
+}
+
+#[test]
+fn room_of_unlinked_files_comes_back_in_a_tree_that_was_rolled_back_to() {
+    // The worker dies after the rollback, or before it.
+    for dies_after in [true, false] {
+        let mount = Mount::empty();
+        mount.write("stays", noise(1, 0, LEN));
+        mount.write("inherited", noise(2, 0, LEN));
+        let inherited = File::open(mount.path("inherited")).unwrap();
+        fs::remove_file(mount.path("inherited")).unwrap();
+        mount.store().snapshot("v", "first");
+        if !dies_after {
+            kill(&mount);
+        }
+        mount.store().ok(["volume", "rollback", "v", "first"]);
+        let names = ["untouched", "read", "written"];
+        let mut held = names.map(|name| {
+            mount.write(name, noise(3, 0, LEN));
+            let file = open(mount.path(name), libc::O_RDWR, 0).unwrap();
+            fs::remove_file(mount.path(name)).unwrap();
+            file
+        });
+        if dies_after {
+            kill(&mount);
+        }
+        let [_, read, written] = &mut held;
+        drop_cached_pages(read).unwrap();
+        let mut bytes = Vec::new();
+        read.read_to_end(&mut bytes).unwrap();
+        assert!(bytes == noise(3, 0, LEN));
+        written.write_all_at(b"changed", 0).unwrap();
+        let used = |inodes: u64, bytes: usize| {
+            let volume = mount.store().volume(mount.volume_name());
+            let used = |what: &str| volume[what].as_u64().unwrap();
+            (used("used_inodes") == inodes && used("used_bytes") == bytes as u64).then_some(())
+        };
+        // What the snapshot had without a name is nobody's here.
+        eventually("what was inherited", Duration::from_secs(20), || used(5, 4 * LEN));
+        drop(inherited);
+        drop(held);
+        eventually("the room of unlinked files", Duration::from_secs(20), || used(2, LEN));
+        assert!(mount.read("stays") == noise(1, 0, LEN));
+        mount.store().ok(["fsck"]);
+    }
+}

@@ -9,6 +9,9 @@
 //!   this process has counted, and that is how the end of a node is told from a reference taken back;
 //! - inodes without a name are kept until then, not removed as at an ordinary opening.
 //!
+//! A rollback under the mount, before the takeover or after it, ends all that the kernel was given until then: a number that is an inode
+//! number of the store is one of the tree that was mounted, and means nothing in the one that was restored.
+//!
 //! # Crash consistency
 //! An end that the kernel told a process which died before it acted is not told again: an inode without a name then stays
 //! until the mount ends, which removes it.
@@ -16,7 +19,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::journal::{Fact, Inherited};
@@ -29,14 +32,16 @@ use crate::overlay::lower::LowerPath;
 use crate::overlay::merged::Looked;
 use crate::overlay::stack::LayerSet;
 use crate::request::{Answer, KernelRequest};
+use crate::store::StoreError;
 use crate::store::record::PageRun;
-use crate::store::{META, StoreError, meta};
 
 /// What a predecessor left.
 pub(super) struct Adopted {
     pub(super) inherited: RwLock<Inherited>,
-    /// Inodes without a name that the kernel may refer to.
-    orphans: Mutex<HashSet<Ino>>,
+    /// The tree that was adopted.
+    tree: TreeKey,
+    /// Inodes of it without a name, by what the kernel calls them, which may refer to them.
+    orphans: Mutex<HashMap<NodeId, Ino>>,
     /// Whether the kernel was asked about those.
     asked: AtomicBool,
     session: SessionId,
@@ -46,16 +51,26 @@ pub(super) struct Adopted {
 
 impl Adopted {
     /// Returns the inodes without a name that the kernel may refer to, once.
-    pub(super) fn take_unasked(&self) -> Vec<Ino> {
+    pub(super) fn take_unasked(&self) -> Vec<(NodeId, Ino)> {
         if self.asked.swap(true, Ordering::SeqCst) {
             return Vec::new();
         }
-        self.orphans.lock().iter().copied().collect()
+        self.orphans.lock().iter().map(|(&node, &ino)| (node, ino)).collect()
     }
 
-    /// Takes note that the kernel does not refer to an inode. Returns whether it counted as one that it may refer to.
-    pub(super) fn is_over(&self, ino: Ino) -> bool {
-        self.orphans.lock().remove(&ino)
+    /// Takes note that the kernel does not refer to an inode. Returns it if it counted as one that it may refer to.
+    pub(super) fn is_over(&self, node: NodeId) -> Option<Ino> {
+        self.orphans.lock().remove(&node)
+    }
+
+    /// Takes note that a rollback has taken the tree away that was adopted.
+    pub(super) fn roll_back(&self) {
+        self.orphans.lock().clear();
+    }
+
+    /// Tells whether a tree is the one that was adopted.
+    pub(super) fn is_of(&self, tree: &Tree) -> bool {
+        self.tree == tree.key
     }
 }
 
@@ -127,19 +142,21 @@ impl VolumeFs {
     ) -> Result<(), FsError> {
         let inherited = Inherited::parse(facts)?;
         let tree = self.root.read().clone();
-        let mut orphans = HashSet::new();
+        let mut orphans = HashMap::new();
         let mut answers = HashMap::new();
         if let Some(head) = &tree.head {
-            self.store.db.scan(META, &meta::orphans_of(head.branch), &[], |key, _| {
-                match meta::tail_u32_u64(key) {
-                    Some((_, ino)) => {
-                        self.unlinked.add(Ino(ino));
-                        orphans.insert(Ino(ino));
-                    }
-                    None => self.store.quarantine.add("orphan", key),
+            let called = inherited.numbers_in(tree.key);
+            for ino in self.orphans_of(head)? {
+                self.unlinked.add(ino);
+                match tree.key {
+                    TreeKey::Mounted => drop(orphans.insert(NodeId(ino.0), ino)),
+                    // The kernel is not given a number that the journal does not have.
+                    _ => match called.get(&ino) {
+                        Some(&node) => drop(orphans.insert(node, ino)),
+                        None => self.nodes.dead.lock().push(Gone { tree: tree.clone(), ino, node: None }),
+                    },
                 }
-                Ok(true)
-            })?;
+            }
             let written = unanswered.iter().filter_map(|request| Some((request.unique, request.written?)));
             answers = self.store.recover_answers(session, head.branch, written)?;
         }
@@ -152,6 +169,7 @@ impl VolumeFs {
         self.nodes.inherit(inherited.called.iter().map(|(&node, &called)| (node, called)));
         let adopted = Adopted {
             inherited: RwLock::new(inherited),
+            tree: tree.key,
             orphans: Mutex::new(orphans),
             asked: AtomicBool::new(false),
             session,
@@ -159,6 +177,10 @@ impl VolumeFs {
         };
         let first = self.adopted.set(adopted).is_ok();
         debug_assert!(first, "a session is adopted once");
+        if matches!(tree.key, TreeKey::RolledBack(_)) {
+            // The predecessor may have died after the rollback and before it did this.
+            self.reap_inherited(&tree)?;
+        }
         Ok(())
     }
 
@@ -199,10 +221,12 @@ impl VolumeFs {
         }
         adopted.inherited.write().forget(id);
         // In memory, it goes the ordinary way.
-        if adopted.orphans.lock().remove(&Ino(id.0)) && !gone.was_in_memory() {
+        if let Some(ino) = adopted.is_over(id)
+            && !gone.was_in_memory()
+        {
             let tree = self.root.read().clone();
-            if tree.key == TreeKey::Mounted {
-                self.nodes.dead.lock().push(Gone { tree, ino: Ino(id.0), node: None });
+            if adopted.is_of(&tree) {
+                self.nodes.dead.lock().push(Gone { tree, ino, node: None });
             }
         }
     }
@@ -211,14 +235,12 @@ impl VolumeFs {
     pub(super) fn load_inherited(&self, id: NodeId) -> Result<Option<NodeRef<'_>>, FsError> {
         let Some(adopted) = self.adopted.get() else { return Ok(None) };
         let called = adopted.inherited.read().called.get(&id).copied();
-        let (tree, ino) = match called {
-            Some((key, ino)) => match self.tree_of(key)? {
-                Some(tree) => (tree, ino),
-                None => return Ok(None),
-            },
-            None if id.0 < NodeId::FIRST_DYNAMIC => (self.root.read().clone(), Ino(id.0)),
+        let (key, ino) = match called {
+            Some(called) => called,
+            None if id.0 < NodeId::FIRST_DYNAMIC => (TreeKey::Mounted, Ino(id.0)),
             None => return Ok(None),
         };
+        let Some(tree) = self.tree_of(key)? else { return Ok(None) };
         let evictions = self.nodes.evictions();
         let looked = match tree.merged.stored(ino)? {
             Some(looked) => looked,

@@ -10,9 +10,8 @@
 
 use std::sync::atomic::Ordering;
 
+use super::VolumeFs;
 use super::node::Gone;
-use super::{TreeKey, VolumeFs};
-use crate::ids::{Ino, NodeId};
 
 impl VolumeFs {
     /// Lets go of inodes without names that the kernel holds no more.
@@ -26,12 +25,15 @@ impl VolumeFs {
             return;
         }
         let tree = self.root.read().clone();
-        if tree.key != TreeKey::Mounted {
-            return;
-        }
-        for ino in orphans {
+        for (node, ino) in orphans {
+            // A rollback took the tree away that they are of.
+            let is_shown = adopted.is_of(&tree);
             // One that is in memory again is told of in the ordinary way.
-            if self.nodes.find(&tree, ino).is_none() && !kernel.holds(NodeId(ino.0)) && adopted.is_over(ino) {
+            if is_shown
+                && self.nodes.get(node).is_none()
+                && !kernel.holds(node)
+                && adopted.is_over(node).is_some()
+            {
                 self.nodes.dead.lock().push(Gone { tree: tree.clone(), ino, node: None });
             }
         }
@@ -44,7 +46,7 @@ impl VolumeFs {
                 // With this, the last one lets go of it.
                 node.inherited.store(false, Ordering::SeqCst);
                 adopted.inherited.write().forget(id);
-                adopted.is_over(Ino(id.0));
+                adopted.is_over(id);
             }
         }
     }

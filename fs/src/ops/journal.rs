@@ -142,6 +142,8 @@ pub(super) struct Inherited {
     lowers: HashMap<Ino, usize>,
     /// What numbers of their own stand for.
     pub(super) called: HashMap<NodeId, (TreeKey, Ino)>,
+    /// How many of them stand for an inode of the lowers, each in a tree of its own.
+    callers: HashMap<Ino, usize>,
 }
 
 impl Inherited {
@@ -155,7 +157,12 @@ impl Inherited {
                 Fact::decode(rest).ok_or(FsError::Invalid { what: "journal of a session" })?;
             match fact {
                 Fact::Lower { ino, .. } => drop(inherited.lowers.insert(ino, at)),
-                Fact::Called { node, tree, ino } => drop(inherited.called.insert(node, (tree, ino))),
+                Fact::Called { node, tree, ino } => {
+                    let before = inherited.called.insert(node, (tree, ino));
+                    if ino.is_lower() && before.is_none() {
+                        *inherited.callers.entry(ino).or_default() += 1;
+                    }
+                }
             }
             rest = after;
         }
@@ -171,11 +178,35 @@ impl Inherited {
 
     /// Drops what is known of a node that the kernel has forgotten.
     pub(super) fn forget(&mut self, node: NodeId) {
-        self.lowers.remove(&Ino(node.0));
-        self.called.remove(&node);
+        let Some((tree, ino)) = self.called.remove(&node) else {
+            // Trees that show it under other numbers need what is known of it, too.
+            if !self.callers.contains_key(&Ino(node.0)) {
+                self.lowers.remove(&Ino(node.0));
+            }
+            return self.shrink();
+        };
+        let Some(callers) = self.callers.get_mut(&ino) else { return };
+        *callers = callers.saturating_sub(1);
+        if *callers == 0 {
+            self.callers.remove(&ino);
+            // What a rollback took away does not come back to ask for it. Beside a snapshot the live tree may.
+            if matches!(tree, TreeKey::RolledBack(_)) {
+                self.lowers.remove(&ino);
+            }
+        }
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
         if self.lowers.is_empty() {
             self.bytes = Vec::new();
         }
+    }
+
+    /// Returns the numbers that inodes of a tree are called by.
+    pub(super) fn numbers_in(&self, tree: TreeKey) -> HashMap<Ino, NodeId> {
+        let of_tree = self.called.iter().filter(|(_, (key, _))| *key == tree);
+        of_tree.map(|(&node, &(_, ino))| (ino, node)).collect()
     }
 
     fn each(&self, pass_on: &mut dyn FnMut(&Fact<'_>)) {
@@ -300,8 +331,25 @@ mod tests {
         let mut live = 0;
         inherited.each(&mut |_| live += 1);
         assert_eq!(live, 3);
+        // A snapshot shows it, too.
+        inherited.forget(NodeId(ino.0));
+        assert!(inherited.lower(ino).is_some());
+        inherited.forget(NodeId((1 << 63) + 1));
         inherited.forget(NodeId(ino.0));
         assert_eq!(inherited.lower(ino), None);
-        assert_eq!(inherited.called.len(), 2);
+        assert_eq!(inherited.called.len(), 1);
+    }
+
+    #[test]
+    fn what_a_restored_tree_needs_outlives_the_numbers_of_before() {
+        let (ino, node) = (Ino::of_lower(3, 9), NodeId(1 << 63));
+        let mut bytes = Vec::new();
+        Fact::Lower { ino, parent: Ino(1), layers: 1, path: b"a" }.encode(&mut bytes);
+        Fact::Called { node, tree: TreeKey::RolledBack(BranchId(4)), ino }.encode(&mut bytes);
+        let mut inherited = Inherited::parse(bytes).unwrap();
+        inherited.forget(NodeId(ino.0));
+        assert!(inherited.lower(ino).is_some());
+        inherited.forget(node);
+        assert!(inherited.lower(ino).is_none() && inherited.bytes.is_empty());
     }
 }

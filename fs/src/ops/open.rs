@@ -143,6 +143,9 @@ impl Store {
         })?;
         fs.nodes.clear();
         fs.unlinked.clear();
+        if let Some(adopted) = fs.adopted.get() {
+            adopted.roll_back();
+        }
         Ok(info)
     }
 }

@@ -148,6 +148,14 @@ impl VolumeFs {
     /// Removes the orphans of the head that nobody refers to.
     pub(super) fn reap_orphans(&self, tree: &Tree) -> Result<(), FsError> {
         let Some(head) = &tree.head else { return Ok(()) };
+        let mut orphans = self.orphans_of(head)?;
+        orphans.retain(|&ino| self.nodes.find(tree, ino).is_none());
+        self.reap_unseen(tree, orphans)?;
+        self.reap_inherited(tree)
+    }
+
+    /// Lists the inodes that the head has marked as being without a name.
+    pub(super) fn orphans_of(&self, head: &Head) -> Result<Vec<Ino>, FsError> {
         let mut orphans = Vec::new();
         self.store.db.scan(META, &meta::orphans_of(head.branch), &[], |key, _| {
             match meta::tail_u32_u64(key) {
@@ -156,9 +164,7 @@ impl VolumeFs {
             }
             Ok(true)
         })?;
-        orphans.retain(|&ino| self.nodes.find(tree, ino).is_none());
-        self.reap_unseen(tree, orphans)?;
-        self.reap_inherited(tree)
+        Ok(orphans)
     }
 
     /// Removes what was an orphan in the snapshot that the tree began with: nobody can have it open here.
