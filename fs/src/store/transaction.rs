@@ -16,6 +16,7 @@ use super::record::{Answered, FreeList, PageRef, PageRun, Record, Usage};
 use super::segment::Allocated;
 use super::sharing::Place;
 use crate::error::FsError;
+use crate::failpoint;
 use crate::ids::{Epoch, Ino};
 use crate::request::{self, Answer, Executing};
 
@@ -94,11 +95,18 @@ impl<'a> Txn<'a> {
         Ok(txn)
     }
 
-    /// Begins one of several of a request, and not the last.
+    /// Begins one of several of a request, and not the last. Pages that it is handed stay until `fsck --repair` if the process dies before it
+    /// is committed.
     pub(crate) fn begin_step(store: &'a Store, head: &'a Head) -> Result<Txn<'a>, FsError> {
         let mut txn = Txn::begin(store, head)?;
         txn.answers = false;
         Ok(txn)
+    }
+
+    /// Tells whether its batch says that the request is done which the thread executes. Where it does not, a successor would take pages for
+    /// given back that the batch refers to, so none are noted.
+    fn is_answer(&self) -> bool {
+        self.purpose == Purpose::Change && self.answers
     }
 
     pub(crate) fn head(&self) -> &'a Head {
@@ -209,8 +217,7 @@ impl<'a> Txn<'a> {
         let number = |at_least| store.new_segment(branch, at_least);
         let allocated = store.segments.allocate(&self.head.appender, branch, count, number)?;
         let PageRun { segment, page, count } = allocated.run;
-        // What tidies up within a request has a batch of its own, without an answer: a successor would take it for not done.
-        if self.purpose == Purpose::Change {
+        if self.is_answer() {
             request::note_pages(segment, page, count);
         }
         self.allocated.push(allocated);
@@ -278,7 +285,7 @@ impl<'a> Txn<'a> {
         // A failed write stops the store, but may be in the log: pages it refers to stay.
         self.committed = true;
         // What only tidies up may run within a request, but answers nothing.
-        let executing = request::executing().filter(|_| self.purpose == Purpose::Change && self.answers);
+        let executing = request::executing().filter(|_| self.is_answer());
         let written = match answer {
             Answer::Count(count) => Some(count),
             Answer::Done | Answer::Inode(_) => None,
@@ -304,7 +311,10 @@ impl<'a> Txn<'a> {
         }
         drop(sharing);
         if !self.allocated.is_empty() && self.purpose == Purpose::Change {
-            request::note_settled();
+            failpoint::hit("txn.written");
+            if self.is_answer() {
+                request::note_settled();
+            }
         }
         head.commit_usage(epoch, self.charged);
         for (number, runs) in freed {
@@ -350,7 +360,7 @@ impl Drop for Txn<'_> {
                 tracing::warn!(%error, ?run, "pages of a failed operation stay behind until fsck --repair");
             }
         }
-        if self.purpose == Purpose::Change {
+        if self.is_answer() {
             request::note_settled();
         }
     }
