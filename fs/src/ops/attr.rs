@@ -2,7 +2,7 @@
 
 use super::acl;
 use super::locks::Locked;
-use super::node::{Node, NodeState};
+use super::node::{Node, NodeRef, NodeState};
 use super::{Caller, VolumeFs};
 use crate::attr::{Attr, FileKind, SetAttr, Timestamp};
 use crate::error::FsError;
@@ -41,13 +41,19 @@ impl VolumeFs {
         let mut locked = Locked::all(&[&node]);
         let state = locked.get(node.ino);
         let now = Timestamp::now();
+        let attributes = |txn: &mut Txn<'_>, state: &NodeState, inode: &mut Inode| {
+            stage_attributes(caller, set, now, txn, &node, state, inode)
+        };
         if state.inode.kind == FileKind::Regular && set.size.is_some_and(|size| size > state.inode.size) {
             self.wipe_tail(&node, head, state)?;
         }
         if state.inode.kind == FileKind::Regular
             && let Some(size) = set.size
         {
-            self.shorten_in_steps(&node, head, state, size)?;
+            if size > MAX_FILE_SIZE {
+                return Err(FsError::FileTooBig);
+            }
+            self.shorten_in_steps(&node, head, state, size, &attributes)?;
         }
         let mut inode = state.inode.clone();
         let mut txn = Txn::begin(&self.store, head)?;
@@ -59,37 +65,11 @@ impl VolumeFs {
                 FileKind::Directory => return Err(FsError::IsDirectory { ino: node.ino }),
                 _ => return Err(FsError::Invalid { what: "only regular files have a size to set" }),
             }
-            if size > MAX_FILE_SIZE {
-                return Err(FsError::FileTooBig);
-            }
             if size != inode.size {
                 truncated = Some(self.stage_truncate(&mut txn, &node, state, &mut inode, size)?);
             }
-            inode.mtime = now;
-            // The kernel asks for this unless the caller may keep them (CAP_FSETID); fuser does not pass it on.
-            if caller.uid != 0 {
-                kill_set_ids(&mut inode);
-            }
         }
-        if set.uid.is_some() || set.gid.is_some() {
-            inode.uid = set.uid.unwrap_or(inode.uid);
-            inode.gid = set.gid.unwrap_or(inode.gid);
-            if inode.kind != FileKind::Directory && set.perm.is_none() {
-                kill_set_ids(&mut inode);
-            }
-        }
-        if let Some(perm) = set.perm {
-            inode.perm = perm & 0o7777;
-            acl::chmod(&mut txn, &node, state, &mut inode)?;
-        }
-        if let Some(atime) = set.atime {
-            inode.atime = atime.resolve(now);
-        }
-        if let Some(mtime) = set.mtime {
-            inode.mtime = mtime.resolve(now);
-        }
-        inode.ctime = set.ctime.unwrap_or(now);
-
+        attributes(&mut txn, state, &mut inode)?;
         put_inode(&mut txn, &node, state, &inode)?;
         let epoch = txn.epoch();
         let admission = txn.commit(Answer::Done)?;
@@ -100,6 +80,44 @@ impl VolumeFs {
         state.accept(inode, (head.branch, epoch));
         Ok(state.attr(node.shown_ino()))
     }
+}
+
+/// Stages what is to become of an inode beside its size. Of a change in several steps each does it, with the same outcome.
+fn stage_attributes(
+    caller: &Caller,
+    set: &SetAttr,
+    now: Timestamp,
+    txn: &mut Txn<'_>,
+    node: &NodeRef<'_>,
+    state: &NodeState,
+    inode: &mut Inode,
+) -> Result<(), FsError> {
+    if set.size.is_some() {
+        inode.mtime = now;
+        // The kernel asks for this unless the caller may keep them (CAP_FSETID); fuser does not pass it on.
+        if caller.uid != 0 {
+            kill_set_ids(inode);
+        }
+    }
+    if set.uid.is_some() || set.gid.is_some() {
+        inode.uid = set.uid.unwrap_or(inode.uid);
+        inode.gid = set.gid.unwrap_or(inode.gid);
+        if inode.kind != FileKind::Directory && set.perm.is_none() {
+            kill_set_ids(inode);
+        }
+    }
+    if let Some(perm) = set.perm {
+        inode.perm = perm & 0o7777;
+        acl::chmod(txn, node, state, inode)?;
+    }
+    if let Some(atime) = set.atime {
+        inode.atime = atime.resolve(now);
+    }
+    if let Some(mtime) = set.mtime {
+        inode.mtime = mtime.resolve(now);
+    }
+    inode.ctime = set.ctime.unwrap_or(now);
+    Ok(())
 }
 
 /// Clears set-user-ID, and set-group-ID where it means that and not mandatory locking.

@@ -39,6 +39,15 @@ struct Dead {
     known: Option<(Inode, Vec<(u64, Group)>)>,
 }
 
+/// The groups of an inode that is removed.
+#[derive(Clone, Copy)]
+enum Groups<'a> {
+    /// These.
+    Known(&'a [(u64, Group)]),
+    /// Whatever is stored from this one on.
+    From(u64),
+}
+
 /// Who may still see an inode that is removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Departs {
@@ -220,13 +229,19 @@ impl VolumeFs {
         let mut found = Vec::new();
         for Dead { ino, known } in dead {
             if let Some((inode, groups)) = known {
-                found.push((*ino, Some(inode.clone()), Some(groups)));
+                found.push((*ino, Some(inode.clone()), Groups::Known(groups)));
                 continue;
             }
             let inode = view.inode(&self.store.db, *ino)?.and_then(|versioned| versioned.record);
             let large = inode.as_ref().is_some_and(|inode| inode.nlink == 0 && inode.size > LARGE);
-            while large && self.reap_some_groups(head, tree, *ino)? == BATCH {}
-            found.push((*ino, inode, None));
+            // Each begins where the one before it ended: what is removed stays in the way of a search until it is compacted.
+            let mut from = Some(0).filter(|_| large);
+            let mut rest = 0;
+            while let Some(next) = from {
+                rest = next;
+                from = self.reap_some_groups(head, tree, *ino, next)?;
+            }
+            found.push((*ino, inode, Groups::From(rest)));
         }
         let mut txn = Txn::begin_housekeeping(&self.store, head)?;
         for (ino, inode, groups) in found {
@@ -248,7 +263,7 @@ impl VolumeFs {
         tree: &Tree,
         ino: Ino,
         inode: &Inode,
-        groups: Option<&Vec<(u64, Group)>>,
+        groups: Groups<'_>,
     ) -> Result<Departs, FsError> {
         let head = txn.head();
         let view = &tree.merged.view;
@@ -258,10 +273,10 @@ impl VolumeFs {
             _ => view.before(head.branch, txn.epoch()).inode(&self.store.db, ino)?,
         };
         match (inode.kind, groups) {
-            (FileKind::Regular, None) => {
-                self.stage_reap_groups(txn, tree, ino, beneath)?;
+            (FileKind::Regular, Groups::From(first)) => {
+                self.stage_reap_groups(txn, tree, ino, first, beneath)?;
             }
-            (FileKind::Regular, Some(groups)) => stage_erase(txn, ino, groups, beneath)?,
+            (FileKind::Regular, Groups::Known(groups)) => stage_erase(txn, ino, groups, beneath)?,
             _ => {}
         }
         if inode.has_xattrs {
@@ -285,13 +300,19 @@ impl VolumeFs {
         })
     }
 
-    /// Removes some groups of a large file. Returns how many.
-    fn reap_some_groups(&self, head: &Head, tree: &Tree, ino: Ino) -> Result<usize, FsError> {
+    /// Removes some groups of a large file from `first` on. Returns where those begin that are left, if there may be some.
+    fn reap_some_groups(
+        &self,
+        head: &Head,
+        tree: &Tree,
+        ino: Ino,
+        first: u64,
+    ) -> Result<Option<u64>, FsError> {
         let mut txn = Txn::begin_housekeeping(&self.store, head)?;
         let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
-        let count = self.stage_reap_groups(&mut txn, tree, ino, beneath)?;
+        let next = self.stage_reap_groups(&mut txn, tree, ino, first, beneath)?;
         txn.commit(Answer::Done)?;
-        Ok(count)
+        Ok(next)
     }
 
     fn stage_reap_groups(
@@ -299,17 +320,18 @@ impl VolumeFs {
         txn: &mut Txn<'_>,
         tree: &Tree,
         ino: Ino,
+        first: u64,
         beneath: Beneath,
-    ) -> Result<usize, FsError> {
+    ) -> Result<Option<u64>, FsError> {
         let mut groups = Vec::new();
-        tree.merged.view.groups(&self.store.db, ino, 0, |index, versioned| {
+        tree.merged.view.groups(&self.store.db, ino, first..u64::MAX, |index, versioned| {
             if versioned.record != Group::Removed {
                 groups.push((index, versioned.record));
             }
             Ok(groups.len() < BATCH)
         })?;
         stage_erase(txn, ino, &groups, beneath)?;
-        Ok(groups.len())
+        Ok(groups.last().filter(|_| groups.len() == BATCH).map(|(last, _)| last + 1))
     }
 }
 

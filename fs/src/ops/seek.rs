@@ -44,7 +44,8 @@ impl VolumeFs {
         let mut search = Search { whence, at: offset, size, readable, ask, answer: None };
         let mut found = Ok(None);
         if !state.is_blank(&node) {
-            merged.view.groups(&merged.store.db, node.ino, split(offset).0, |index, versioned| {
+            let groups = split(offset).0..u64::MAX;
+            merged.view.groups(&merged.store.db, node.ino, groups, |index, versioned| {
                 found = search.group(index, &versioned.record);
                 Ok(matches!(found, Ok(None)) && search.at < size)
             })?;

@@ -3,13 +3,14 @@
 use super::attr::{MAX_FILE_SIZE, kill_set_ids, put_inode};
 use super::data::Fill;
 use super::locks::Locked;
+use super::node::NodeState;
 use super::{Caller, VolumeFs};
 use crate::attr::{FileKind, Timestamp};
 use crate::error::FsError;
 use crate::ids::NodeId;
 use crate::request::Answer;
 use crate::store::Txn;
-use crate::store::record::Usage;
+use crate::store::record::{Inode, Usage};
 
 impl VolumeFs {
     /// `fallocate(2)`: allocate, keep size, punch a hole, zero a range.
@@ -58,16 +59,24 @@ impl VolumeFs {
             self.wipe_tail(&node, head, state)?;
         }
         let inside = end.min(state.inode.size);
-        let offset = match zeros && offset < inside {
-            true => self.zero_in_steps(&node, head, state, offset, inside)?,
-            false => offset,
+        let now = Timestamp::now();
+        let attributes = |_: &mut Txn<'_>, _: &NodeState, inode: &mut Inode| {
+            (inode.mtime, inode.ctime) = (now, now);
+            if caller.uid != 0 {
+                kill_set_ids(inode);
+            }
+            Ok(())
+        };
+        let left = match zeros && offset < inside {
+            true => self.zero_in_steps(&node, head, state, offset..inside, &attributes)?,
+            false => offset..offset,
         };
         let mut inode = state.inode.clone();
         let mut txn = Txn::begin(&self.store, head)?;
         let mut staged = None;
         if zeros {
-            let fill = Fill::Zeros(inside.saturating_sub(offset));
-            staged = Some(self.stage_fill(&mut txn, &node, state, &mut inode, offset, fill)?);
+            let fill = Fill::Zeros(left.end - left.start);
+            staged = Some(self.stage_fill(&mut txn, &node, state, &mut inode, left.start, fill)?);
         } else {
             let grown = end.saturating_sub(inode.size.max(offset));
             self.store.space.check(grown)?;
@@ -76,11 +85,7 @@ impl VolumeFs {
         if !keep_size {
             inode.size = inode.size.max(end);
         }
-        let now = Timestamp::now();
-        (inode.mtime, inode.ctime) = (now, now);
-        if caller.uid != 0 {
-            kill_set_ids(&mut inode);
-        }
+        attributes(&mut txn, state, &mut inode)?;
         put_inode(&mut txn, &node, state, &inode)?;
         let epoch = txn.epoch();
         let admission = txn.commit(Answer::Done)?;

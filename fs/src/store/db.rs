@@ -279,6 +279,19 @@ impl Database {
     }
 }
 
+/// Returns how many records that were removed and not compacted yet the calling thread comes upon in `work`.
+#[cfg(test)]
+pub(crate) fn skipped(work: impl FnOnce()) -> u64 {
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut context = PerfContext::default();
+    context.reset();
+    work();
+    let skipped = context.metric(PerfMetric::InternalDeleteSkippedCount);
+    set_perf_stats(PerfStatsLevel::Disable);
+    skipped
+}
+
 fn families(memory: MemoryBudget) -> impl Iterator<Item = ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(memory.block_cache);
     Family::ALL

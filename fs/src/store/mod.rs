@@ -85,6 +85,8 @@ pub use reclaim::ReclaimReport;
 pub use replies::{KEPT_FOR, KEPT_MOST, Known, Receipt, RequestKey};
 pub use view::{Versioned, View};
 
+#[cfg(test)]
+pub(crate) use db::skipped;
 pub(crate) use db::{META, TOUCHED};
 pub(crate) use frozen::Frozen;
 pub(crate) use head::{Head, LiveHead};

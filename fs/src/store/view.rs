@@ -6,6 +6,8 @@
 //! unless other branches wrote the record too, and then each further seek skips a whole branch: depth of
 //! ancestry alone costs nothing.
 
+use std::ops::Range;
+
 use rocksdb::DBRawIterator;
 
 use super::db::{Database, successor};
@@ -189,7 +191,7 @@ impl View {
         self.records(
             db,
             Family::Dentry,
-            &directory,
+            successor(&directory),
             &start,
             |prefix, versioned: Versioned<Option<Dentry>>| {
                 let hash = prefix.get(12..20).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
@@ -210,24 +212,31 @@ impl View {
         mut visit: impl FnMut(&[u8], Option<Xattr>) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let all = directory_prefix(self.tree, ino);
-        self.records(db, Family::Xattr, &all, &all, |prefix, versioned: Versioned<Option<Xattr>>| {
-            let name = prefix.get(12..).and_then(|name| name.strip_suffix(&[0])).unwrap_or_default();
-            visit(name, versioned.record)
-        })
+        self.records(
+            db,
+            Family::Xattr,
+            successor(&all),
+            &all,
+            |prefix, versioned: Versioned<Option<Xattr>>| {
+                let name = prefix.get(12..).and_then(|name| name.strip_suffix(&[0])).unwrap_or_default();
+                visit(name, versioned.record)
+            },
+        )
     }
 
-    /// Calls `visit` with each group of a file from `first` on.
+    /// Calls `visit` with each group of a file that is among `groups`, until it returns `false`. Looks at nothing beyond them: what was
+    /// removed there, and is not compacted yet, costs nothing.
     pub(crate) fn groups(
         &self,
         db: &Database,
         ino: Ino,
-        first: u64,
+        groups: Range<u64>,
         mut visit: impl FnMut(u64, Versioned<Group>) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let all = directory_prefix(self.tree, ino);
-        let mut start = all.clone();
-        start.extend_from_slice(&first.to_be_bytes());
-        self.records(db, Family::Extent, &all, &start, |prefix, versioned: Versioned<Option<Group>>| {
+        let place = |group: u64| [all.as_slice(), &group.to_be_bytes()].concat();
+        let (start, end) = (place(groups.start), Some(place(groups.end)));
+        self.records(db, Family::Extent, end, &start, |prefix, versioned: Versioned<Option<Group>>| {
             let group = prefix.get(12..20).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
             let Some(group) = group else {
                 return Err(StoreError::Corrupt { what: format!("extent key of inode {ino}") });
@@ -238,17 +247,17 @@ impl View {
         })
     }
 
-    /// Walks the newest visible version of each record between `start` and the end of `range`; `None` for one that cannot be
+    /// Walks the newest visible version of each record from `start` on and before `end`; `None` for one that cannot be
     /// read.
     fn records<T: Record>(
         &self,
         db: &Database,
         family: Family,
-        range: &[u8],
+        end: Option<Vec<u8>>,
         start: &[u8],
         mut visit: impl FnMut(&[u8], Versioned<Option<T>>) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
-        let mut iter = db.walker(family, successor(range));
+        let mut iter = db.walker(family, end);
         iter.seek(start);
         let mut prefix = Vec::new();
         loop {

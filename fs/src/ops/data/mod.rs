@@ -49,6 +49,13 @@ impl Staged {
         !self.ahead.is_empty()
     }
 
+    /// Adds what another part of the same change leaves. Neither rewrites anything.
+    fn join(&mut self, other: Staged) {
+        debug_assert!(!other.has_ahead() && other.rewrites.is_empty(), "zeros are not written in place");
+        self.forget_all |= other.forget_all;
+        self.groups.extend(other.groups);
+    }
+
     /// Takes the new groups into memory, once they are committed.
     pub(super) fn apply(self, state: &mut NodeState) {
         let cache = state.groups.get_mut().get_or_insert_default();

@@ -30,12 +30,12 @@ impl VolumeFs {
             // Whole groups beyond the end go.
             let (first_gone, behind) = (size.div_ceil(GROUP_SIZE as u64), old.div_ceil(GROUP_SIZE as u64));
             let mut gone = Vec::new();
-            merged.view.groups(&merged.store.db, node.ino, first_gone, |index, versioned| {
-                // Behind the end are only marks of what went before.
-                if index < behind && versioned.record != Group::Removed {
+            // Behind the end are only marks of what went before.
+            merged.view.groups(&merged.store.db, node.ino, first_gone..behind, |index, versioned| {
+                if versioned.record != Group::Removed {
                     gone.push((index, versioned));
                 }
-                Ok(index < behind)
+                Ok(true)
             })?;
             for (index, Versioned { branch, epoch, record }) in gone {
                 for page in record.refs() {

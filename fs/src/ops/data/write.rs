@@ -21,12 +21,27 @@ impl VolumeFs {
         offset: u64,
         fill: Fill<'_>,
     ) -> Result<Staged, FsError> {
+        let stored_before = inode.stored;
+        let staged = self.stage_uncharged(txn, node, state, inode, offset, fill)?;
+        txn.charge(Usage { bytes: signed(inode.stored) - signed(stored_before), inodes: 0 })?;
+        Ok(staged)
+    }
+
+    /// As [`VolumeFs::stage_fill`]; what it takes is not counted yet.
+    pub(super) fn stage_uncharged(
+        &self,
+        txn: &mut Txn<'_>,
+        node: &NodeRef<'_>,
+        state: &NodeState,
+        inode: &mut Inode,
+        offset: u64,
+        fill: Fill<'_>,
+    ) -> Result<Staged, FsError> {
         let mut staged = Staged::default();
         let end = offset + fill.len();
         if fill.len() == 0 {
             return Ok(staged);
         }
-        let stored_before = inode.stored;
         if !self.stage_inline(txn, node, state, inode, offset, fill, &mut staged)? {
             let mut plan = Plan::of(fill);
             for index in self.groups_to_fill(node, inode, offset, end, fill)? {
@@ -59,7 +74,6 @@ impl VolumeFs {
             }
             (staged.ahead, staged.rewrites) = (plan.ahead, plan.in_place);
         }
-        txn.charge(Usage { bytes: signed(inode.stored) - signed(stored_before), inodes: 0 })?;
         Ok(staged)
     }
 
@@ -85,11 +99,12 @@ impl VolumeFs {
         }
         let merged = &node.tree.merged;
         let mut groups = Vec::new();
-        merged.view.groups(&merged.store.db, node.ino, first, |index, _| {
-            if index <= last {
+        merged.view.groups(&merged.store.db, node.ino, first..last + 1, |index, versioned| {
+            // Where one was removed there is nothing.
+            if versioned.record != Group::Removed {
                 groups.push(index);
             }
-            Ok(index < last)
+            Ok(true)
         })?;
         Ok(groups)
     }
