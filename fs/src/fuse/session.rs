@@ -196,7 +196,7 @@ impl Serving {
         // Who may enter is the kernel's decision, by `allow_other`. fuser's own check would
         // refuse what the kernel does on behalf of others.
         let session = Session::from_fd(adapter, channel, SessionACL::All, config)?;
-        self.fs.set_invalidator(Box::new(KernelCaches::of(&device)));
+        self.fs.set_invalidator(Arc::new(KernelCaches::of(&device)));
         Ok((session, device))
     }
 

@@ -12,6 +12,6 @@ pub trait Invalidate: Send + Sync {
     fn inode(&self, node: NodeId);
     /// Every name may lead elsewhere.
     fn all_entries(&self);
-    /// Tells whether a node is held. If that cannot be found out it is.
+    /// Tells whether a node is held. If that cannot be found out it is. May wait for requests in flight that write its data.
     fn holds(&self, node: NodeId) -> bool;
 }

@@ -44,6 +44,7 @@ mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -123,13 +124,19 @@ pub struct VolumeFs {
     browsed: Mutex<Browsed>,
     /// The snapshot that this is a view of, which must not be removed meanwhile.
     pinned: Option<(BranchId, Epoch)>,
-    invalidator: RwLock<Option<Box<dyn Invalidate>>>,
+    invalidator: RwLock<Option<Arc<dyn Invalidate>>>,
     /// Where a successor finds what the store does not know, if the mount may have one.
     journal: OnceLock<Box<dyn NodeJournal>>,
     /// What a predecessor left, if there was one.
     adopted: OnceLock<Adopted>,
     /// Inodes that lost their last name and are not removed yet; a hint for [`VolumeFs::with_room`].
     unlinked: Unlinked,
+    /// Shared by whoever removes inodes without names right now: their room is being given back.
+    reaping: RwLock<()>,
+    /// How often room was given back.
+    reaped: AtomicU64,
+    /// Held while the kernel is asked what it holds.
+    asking: Arc<Mutex<()>>,
 }
 
 impl VolumeFs {
@@ -144,7 +151,7 @@ impl VolumeFs {
     }
 
     /// Takes what makes a transport's caches forget.
-    pub fn set_invalidator(&self, invalidator: Box<dyn Invalidate>) {
+    pub fn set_invalidator(&self, invalidator: Arc<dyn Invalidate>) {
         *self.invalidator.write() = Some(invalidator);
     }
 

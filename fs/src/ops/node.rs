@@ -167,6 +167,12 @@ impl Node {
         self.lookups.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Takes back all references: the kernel is known to hold none.
+    pub(super) fn let_go(&self) {
+        self.lookups.store(0, Ordering::SeqCst);
+        self.inherited.store(false, Ordering::SeqCst);
+    }
+
     /// Tells whether the kernel may hold it: by a reference from here, or, where it could not come back by its name, by one
     /// of a process that served the mount before.
     fn is_referred(&self) -> bool {
@@ -252,7 +258,8 @@ impl NodeTable {
         self.find(tree, ino).filter(|node| Arc::ptr_eq(&node.tree, tree))
     }
 
-    fn existing_id(&self, tree: &Tree, ino: Ino) -> Option<NodeId> {
+    /// Returns what an inode is called, if it may be in memory.
+    pub(super) fn existing_id(&self, tree: &Tree, ino: Ino) -> Option<NodeId> {
         match tree.key {
             TreeKey::Mounted => Some(NodeId(ino.0)),
             TreeKey::RolledBack(_) if ino == Ino::ROOT => Some(NodeId::ROOT),

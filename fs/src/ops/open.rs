@@ -1,6 +1,7 @@
 //! Opening volumes and snapshots, and turning an open volume to another point of its history.
 
 use std::any::Any;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -163,6 +164,9 @@ impl VolumeFs {
             journal: OnceLock::new(),
             adopted: OnceLock::new(),
             unlinked: Default::default(),
+            reaping: RwLock::default(),
+            reaped: AtomicU64::new(0),
+            asking: Arc::default(),
         }
     }
 

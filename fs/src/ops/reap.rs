@@ -5,13 +5,15 @@
 //! left which could not, and those that it has from the snapshot it began with.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::node::Gone;
 use super::unlinked::Forgetting;
 use super::{Tree, VolumeFs};
 use crate::attr::FileKind;
 use crate::error::FsError;
+use crate::failpoint;
 use crate::ids::Ino;
 use crate::request::Answer;
 use crate::store::record::{GROUP_SIZE, Group, Inode, Usage, Xattr};
@@ -23,12 +25,15 @@ const BATCH: usize = 1024;
 const TOGETHER: usize = 64;
 /// Size from which on a file's groups are removed in transactions of their own: one that is smaller has no more than `BATCH`.
 const LARGE: u64 = (BATCH * GROUP_SIZE) as u64;
-/// How often, and how long each time, an operation waits for room that was just given back.
+/// How often, and how long each time, an operation waits for the kernel to forget what was just unlinked.
 const ROOM_TRIES: u32 = 20;
 /// The same where it was some time ago that something was unlinked: it may have been closed just now.
 const HELD_TRIES: u32 = 1;
 const SETTLE_TRIES: u32 = 5;
 const ROOM_WAIT: Duration = Duration::from_millis(1);
+/// How long room is waited for that is being given back while none comes, and in all.
+const STILL: Duration = Duration::from_millis(300);
+const IN_ALL: Duration = Duration::from_secs(3);
 /// Inodes that may wait to be removed: the background gets to them within a second.
 pub(super) const PATIENCE: usize = TOGETHER - 1;
 
@@ -57,16 +62,55 @@ enum Departs {
     AsOrphan,
 }
 
+/// How long somebody waits for room.
+struct Patience {
+    begun: Instant,
+    /// When some came last.
+    came: Instant,
+    tried: u32,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        let now = Instant::now();
+        Patience { begun: now, came: now, tried: 0 }
+    }
+
+    /// Tells whether to wait on, for room that is surely on its way.
+    fn lasts(&self) -> bool {
+        self.came.elapsed() < STILL && self.begun.elapsed() < IN_ALL
+    }
+
+    /// The same, after some came.
+    fn lasts_after_some(&mut self) -> bool {
+        self.came = Instant::now();
+        self.lasts()
+    }
+
+    /// Counts a try. Returns whether it is one of those that may be expected to help.
+    fn tries(&mut self, expected: Forgetting) -> bool {
+        let most = match expected {
+            Forgetting::Nothing => 0,
+            Forgetting::Someday => HELD_TRIES,
+            Forgetting::Soon => ROOM_TRIES,
+        };
+        self.tried += 1;
+        self.tried <= most
+    }
+}
+
 impl VolumeFs {
     /// Removes what died since, if more than `patience` inodes wait.
     pub(super) fn reap_dead(&self, patience: usize) {
-        let dead = {
+        let (_reaping, dead) = {
             let mut dead = self.nodes.dead.lock();
             if dead.len() <= patience {
                 return;
             }
-            std::mem::take(&mut *dead)
+            // Whoever finds none of them here finds somebody at work.
+            (self.reaping.read_recursive(), std::mem::take(&mut *dead))
         };
+        failpoint::hit("reap.begun");
         for chunk in dead.chunk_by(|a, b| Arc::ptr_eq(&a.tree, &b.tree)) {
             let Some(tree) = chunk.first().map(|gone| &gone.tree) else { continue };
             let dead: Vec<Dead> = chunk.iter().map(|gone| self.last_seen(gone)).collect();
@@ -89,41 +133,70 @@ impl VolumeFs {
         }
     }
 
-    /// Runs an operation that a quota may refuse. What was removed just before counts until the kernel forgot it: where
-    /// that is all that is in the way, it is waited for, shortly.
+    /// Runs an operation that a quota may refuse. What was removed before counts until it is found that the kernel forgot it, and its
+    /// records are gone: where room is on its way, it is waited for, shortly.
     pub(super) fn with_room<T>(&self, operation: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
-        let mut tried = 0;
+        let mut patience = Patience::new();
         loop {
+            let reaped = self.reaped.load(Ordering::SeqCst);
             let result = operation();
-            if !matches!(result, Err(FsError::QuotaExceeded { .. })) {
+            if !matches!(result, Err(FsError::QuotaExceeded { .. }))
+                || !self.room_comes(reaped, &mut patience)
+            {
                 return result;
             }
-            let tries = match self.unlinked.forgetting() {
-                Forgetting::Nothing => 0,
-                Forgetting::Someday => HELD_TRIES,
-                Forgetting::Soon => ROOM_TRIES,
-            };
-            if tried >= tries {
-                return result;
-            }
-            if self.nodes.dead.lock().is_empty() {
-                std::thread::sleep(ROOM_WAIT);
-            }
-            self.reap_dead(0);
-            tried += 1;
         }
     }
 
-    /// Removes what was unlinked just before, as far as the kernel forgets it within a few milliseconds: what is counted
-    /// next should not count it.
+    /// Removes what was unlinked before, as far as the kernel forgot it or does so within a few milliseconds: what is counted
+    /// next should not count it. What others unlink meanwhile is not waited for.
     pub(super) fn settle(&self) {
+        let begun = Instant::now();
+        let mut reaped = self.reaped.load(Ordering::SeqCst);
         self.reap_dead(0);
+        while self.let_go_of_forgotten(begun) && begun.elapsed() < STILL {
+            self.reap_dead(0);
+            let now = self.reaped.load(Ordering::SeqCst);
+            if std::mem::replace(&mut reaped, now) == now {
+                self.wait_a_moment();
+            }
+        }
         for _ in 0..SETTLE_TRIES {
             if self.unlinked.forgetting() != Forgetting::Soon {
                 return;
             }
             std::thread::sleep(ROOM_WAIT);
             self.reap_dead(0);
+        }
+    }
+
+    /// Removes what can be removed, or waits a moment for it. Returns whether there may be more room than when `reaped` was counted, and
+    /// whoever needs it should try again.
+    fn room_comes(&self, reaped: u64, patience: &mut Patience) -> bool {
+        let has_come = || self.reaped.load(Ordering::SeqCst) != reaped;
+        self.reap_dead(0);
+        if has_come() {
+            return patience.lasts_after_some();
+        }
+        if self.let_go_of_forgotten(Instant::now()) || self.reaping.is_locked() {
+            self.reap_dead(0);
+            if has_come() {
+                return patience.lasts_after_some();
+            }
+            self.wait_a_moment();
+            return patience.lasts();
+        }
+        if !patience.tries(self.unlinked.forgetting()) {
+            return false;
+        }
+        self.wait_a_moment();
+        true
+    }
+
+    fn wait_a_moment(&self) {
+        match self.reaping.is_locked() {
+            true => drop(self.reaping.try_write_for(ROOM_WAIT)),
+            false => std::thread::sleep(ROOM_WAIT),
         }
     }
 
@@ -183,6 +256,7 @@ impl VolumeFs {
 
     /// Removes inodes of which nothing is in memory.
     fn reap_unseen(&self, tree: &Tree, inos: Vec<Ino>) -> Result<(), FsError> {
+        let _reaping = self.reaping.read_recursive();
         let dead: Vec<Dead> = inos.into_iter().map(|ino| Dead { ino, known: None }).collect();
         for dead in dead.chunks(TOGETHER) {
             self.reap(tree, dead)?;
@@ -254,6 +328,7 @@ impl VolumeFs {
             txn.delete_orphan(ino);
         }
         txn.commit(Answer::Done)?;
+        self.reaped.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
@@ -312,6 +387,7 @@ impl VolumeFs {
         let beneath = if head.is_new(ino) { Beneath::Nothing } else { Beneath::Unknown };
         let next = self.stage_reap_groups(&mut txn, tree, ino, first, beneath)?;
         txn.commit(Answer::Done)?;
+        self.reaped.fetch_add(1, Ordering::SeqCst);
         Ok(next)
     }
 

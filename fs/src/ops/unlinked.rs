@@ -1,7 +1,7 @@
 //! Inodes that lost their last name and are not removed yet.
 //!
 //! They count until the kernel forgets them, which it does within moments where no program has them open. Whoever counts, or lacks
-//! room, waits for those. Of one that stays nobody knows how long a program will hold it.
+//! room, asks the kernel about them, or waits where it cannot be asked. Of one that stays nobody knows how long a program will hold it.
 //!
 //! # Invariants
 //! - What is noted here is of the tree that the root shows. A rollback under the mount takes the old tree's away, after the last operation
@@ -23,7 +23,7 @@ pub(super) struct Unlinked {
     since: Mutex<HashMap<Ino, Instant>>,
 }
 
-/// What may be expected of the kernel.
+/// What may be expected of the kernel, where it says no more than that it holds them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Forgetting {
     /// It has nothing to forget.
@@ -44,6 +44,11 @@ impl Unlinked {
         for ino in inos {
             since.remove(&ino);
         }
+    }
+
+    /// Returns what was unlinked until then and is not removed.
+    pub(super) fn before(&self, until: Instant) -> Vec<Ino> {
+        self.since.lock().iter().filter(|(_, since)| **since <= until).map(|(&ino, _)| ino).collect()
     }
 
     pub(super) fn clear(&self) {

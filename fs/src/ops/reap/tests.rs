@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::super::unlinked::Forgetting;
-use super::super::{Caller, KillSuid, RenameMode, SetXattr, VolumeFs};
+use super::super::{Caller, Invalidate, KillSuid, RenameMode, SetXattr, VolumeFs};
 use super::{ROOM_WAIT, SETTLE_TRIES};
 use crate::attr::SetAttr;
 use crate::error::FsError;
@@ -185,4 +185,63 @@ fn inodes_that_are_about_to_come_back_are_waited_for() {
         || fixture.fs.rename(&ROOT, NodeId::ROOT, name("d"), NodeId::ROOT, name("e"), RenameMode::Replace);
     fixture.in_the_room_of(0, rename);
     fixture.in_the_room_of(0, || fixture.fs.mkdir(&ROOT, NodeId::ROOT, name("dir"), 0o755, 0).map(drop));
+}
+
+/// A kernel that holds these nodes, and tells nobody what it forgets.
+struct Kernel(Vec<NodeId>);
+
+impl Invalidate for Kernel {
+    fn entry(&self, _parent: NodeId, _name: &OsStr) {}
+
+    fn inode(&self, _node: NodeId) {}
+
+    fn all_entries(&self) {}
+
+    fn holds(&self, node: NodeId) -> bool {
+        self.0.contains(&node)
+    }
+}
+
+#[test]
+fn what_the_kernel_has_forgotten_gives_room_before_it_says_so() {
+    const LEN: usize = 1 << 20;
+    let fixture = Fixture::new();
+    let [held, gone] = ["held", "gone"].map(|name| fixture.file(name, &[1; LEN]));
+    let to = fixture.file("to", b"");
+    fixture.fs.set_invalidator(Arc::new(Kernel(vec![NodeId::ROOT, held, to])));
+    fixture.store.set_quota("v", Some(2 * LEN as u64), None, Receipt::none()).unwrap();
+    fixture.unlink("held");
+    fixture.unlink("gone");
+    fixture.fs.write(to, 0, &[2; LEN], KillSuid::No).unwrap();
+    // It was asked: nothing waits for what a program has open.
+    let refused = fixture.fs.write(to, LEN as u64, &[2; LEN], KillSuid::No);
+    assert!(matches!(refused, Err(FsError::QuotaExceeded { .. })), "{refused:?}");
+    assert_eq!(fixture.store.volume("v").unwrap().used_bytes, 2 * LEN as u64);
+    // That it was forgotten is told in the end.
+    fixture.fs.forget(gone, 1);
+    fixture.fs.forget(held, 1);
+    fixture.fs.write(to, LEN as u64, &[2; LEN], KillSuid::No).unwrap();
+}
+
+#[test]
+fn room_that_somebody_is_giving_back_is_waited_for() {
+    const LEN: usize = 1 << 20;
+    let fixture = Fixture::new();
+    let (gone, to) = (fixture.file("gone", &[1; LEN]), fixture.file("to", b""));
+    fixture.store.set_quota("v", Some(LEN as u64), None, Receipt::none()).unwrap();
+    fixture.unlink("gone");
+    fixture.fs.forget(gone, 1);
+    let (fs, writer) = (fixture.fs.clone(), fixture.fs.clone());
+    let (begun, told) = std::sync::mpsc::channel();
+    let reaper = std::thread::spawn(move || {
+        crate::failpoint::meanwhile::at("reap.begun", move || {
+            begun.send(()).unwrap();
+            // Longer than what was just unlinked is waited for.
+            std::thread::sleep(Duration::from_millis(100));
+        });
+        fs.reap_dead(0);
+    });
+    told.recv().unwrap();
+    writer.write(to, 0, &[2; LEN], KillSuid::No).unwrap();
+    reaper.join().unwrap();
 }
