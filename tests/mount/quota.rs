@@ -119,6 +119,57 @@ fn holes_are_free_and_allocations_are_not_over_the_limit() {
 }
 
 #[test]
+fn allocation_needs_room_for_the_holes_of_its_range_alone() {
+    let mount = limited(&["--quota-bytes", "128KiB"]);
+    let file = open(mount.path("file"), libc::O_CREAT | libc::O_RDWR, 0o600).unwrap();
+    file.set_len(MIB).unwrap();
+    file.write_all_at(&noise(1, 0, 64 << 10), 64 << 10).unwrap();
+    let allocate = |offset: u64, len: u64| {
+        let before = file.metadata().unwrap();
+        let done = fallocate(&file, 0, offset as i64, len as i64);
+        let after = file.metadata().unwrap();
+        if done.is_err() {
+            assert_eq!((after.len(), after.mtime_nsec()), (before.len(), before.mtime_nsec()));
+        }
+        done
+    };
+    // A half of the quota is stored, the other half may be promised.
+    for (offset, len) in
+        [(0, 64 << 10), (0, 128 << 10), (96 << 10, 96 << 10), (100, 65_436), (2 * MIB, 65_536)]
+    {
+        allocate(offset, len).unwrap();
+    }
+    assert_errno!(allocate(0, (128 << 10) + 1), EDQUOT);
+    assert_errno!(allocate(100, 192 << 10), EDQUOT);
+    assert_errno!(allocate(0, MIB), EDQUOT);
+    assert_errno!(allocate(4 * MIB, 65_537), EDQUOT);
+    assert_errno!(fallocate(&file, libc::FALLOC_FL_KEEP_SIZE, 4 * MIB as i64, 65_537), EDQUOT);
+    assert_eq!(file.metadata().unwrap().len(), 2 * MIB + 65_536);
+    mount.write("other", noise(1, 0, 64 << 10));
+    allocate(64 << 10, 64 << 10).unwrap();
+    assert_errno!(allocate(60 << 10, 4 << 10), EDQUOT);
+    assert_eq!(used_bytes(&mount), 128 * KIB);
+}
+
+#[test]
+fn allocation_of_a_file_of_a_lower_counts_its_holes() {
+    let at = 512 << 10;
+    let lower = lower! { "sparse" => sparse(MIB, &[(at, &noise(1, 0, 64 << 10))]), "small" => "x" }.build();
+    let store = Store::new();
+    let mount = store.mount_with("v", &["--lower", lower.path().to_str().unwrap(), "--quota-bytes", "64KiB"]);
+    let file = open(mount.path("sparse"), libc::O_RDWR, 0).unwrap();
+    fallocate(&file, 0, at as i64 - (64 << 10), 128 << 10).unwrap();
+    assert_errno!(fallocate(&file, 0, at as i64 - (64 << 10), (128 << 10) + 1), EDQUOT);
+    assert_errno!(fallocate(&file, 0, 0, MIB as i64), EDQUOT);
+    mount.write("other", noise(1, 0, 64 << 10));
+    fallocate(&file, 0, at as i64, 64 << 10).unwrap();
+    assert_errno!(fallocate(&file, 0, 0, 1), EDQUOT);
+    let small = open(mount.path("small"), libc::O_RDWR, 0).unwrap();
+    fallocate(&small, 0, 0, 1).unwrap();
+    assert_errno!(fallocate(&small, 0, 0, 2), EDQUOT);
+}
+
+#[test]
 fn copy_up_counts_only_what_is_written() {
     let lower = lower! { "big" => noise(1, 0, 1 << 20) }.build();
     let store = Store::new();

@@ -14,6 +14,7 @@
 
 mod acl;
 mod adopt;
+mod allocation;
 mod asking;
 mod attr;
 mod compare;

@@ -15,7 +15,8 @@ use crate::store::record::{Inode, Usage};
 impl VolumeFs {
     /// `fallocate(2)`: allocate, keep size, punch a hole, zero a range.
     ///
-    /// Allocation checks the quota and the disk but reserves nothing: pages are stored when they are written.
+    /// Allocation is refused where the quota or the disk has no room for what of the range is not allocated. It reserves nothing: pages are
+    /// stored when they are written.
     pub fn fallocate(
         &self,
         caller: &Caller,
@@ -71,6 +72,10 @@ impl VolumeFs {
             true => self.zero_in_steps(&node, head, state, offset..inside, &attributes)?,
             false => offset..offset,
         };
+        let missing = match zeros {
+            true => 0,
+            false => self.unallocated(&node, state, offset, end)?,
+        };
         let mut inode = state.inode.clone();
         let mut txn = Txn::begin(&self.store, head)?;
         let mut staged = None;
@@ -78,9 +83,8 @@ impl VolumeFs {
             let fill = Fill::Zeros(left.end - left.start);
             staged = Some(self.stage_fill(&mut txn, &node, state, &mut inode, left.start, fill)?);
         } else {
-            let grown = end.saturating_sub(inode.size.max(offset));
-            self.store.space.check(grown)?;
-            head.check_room(Usage { bytes: i64::try_from(grown).unwrap_or(i64::MAX), inodes: 0 })?;
+            self.store.space.check(missing)?;
+            head.check_room(Usage { bytes: i64::try_from(missing).unwrap_or(i64::MAX), inodes: 0 })?;
         }
         if !keep_size {
             inode.size = inode.size.max(end);
