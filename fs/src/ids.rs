@@ -5,6 +5,9 @@
 //! - [`Epoch`]s of one branch only grow.
 
 use std::fmt;
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher24;
 
 macro_rules! identity {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -28,9 +31,10 @@ identity! {
     Ino(u64)
 }
 identity! {
-    /// What a transport calls an inode. Equals the [`Ino`] of a live file; files seen through
-    /// `.snapshots`, and files of a timeline that began with a rollback under a live mount, get
-    /// numbers of their own from 2^63 up.
+    /// What a transport calls an inode. Equals the [`Ino`] of a live file. Files of a timeline that
+    /// began with a rollback under a live mount get numbers of their own from 2^63 up, one after
+    /// the other; files seen through `.snapshots` have one each from 2^63 + 2^61 up, which follows
+    /// from what they are: [`NodeId::in_snapshot`].
     NodeId(u64)
 }
 identity! {
@@ -123,6 +127,25 @@ impl NodeId {
     pub const ROOT: NodeId = NodeId(1);
     /// From here up numbers are handed out by the mount, not taken from an [`Ino`].
     pub const FIRST_DYNAMIC: u64 = 1 << 63;
+    /// From here up, and as many numbers as there are in [`NodeId::SNAPSHOT_MASK`], are those of files of snapshots.
+    pub const FIRST_IN_SNAPSHOT: u64 = Self::FIRST_DYNAMIC | (1 << 61);
+    const SNAPSHOT_MASK: u64 = (1 << 61) - 1;
+
+    /// Returns the number of an inode as it is seen through `.snapshots`, also as its `st_ino`. It is the same in every
+    /// process, so that nothing has to be remembered: a hash. Of a hundred million files two have the same number with a chance of
+    /// one to five hundred; a `salt` other than 0 gives others, where two meet.
+    pub fn in_snapshot(branch: BranchId, epoch: Epoch, ino: Ino, salt: u64) -> NodeId {
+        let mut hasher = SipHasher24::new_with_keys(0x6475_7264_6972, salt);
+        for field in [u64::from(branch.0), epoch.0, ino.0] {
+            hasher.write(&field.to_le_bytes());
+        }
+        NodeId(Self::FIRST_IN_SNAPSHOT | (hasher.finish() & Self::SNAPSHOT_MASK))
+    }
+
+    /// Tells whether it is one of those that are handed out one after the other.
+    pub fn is_in_sequence(self) -> bool {
+        (Self::FIRST_DYNAMIC..Self::FIRST_IN_SNAPSHOT).contains(&self.0)
+    }
 }
 
 impl Epoch {
@@ -144,5 +167,21 @@ mod tests {
         assert!(a.is_lower() && b.is_lower());
         assert!(!Ino(1 << 47).is_lower());
         assert!(Ino::of_lower(254, u64::MAX).0 < NodeId::FIRST_DYNAMIC);
+    }
+
+    #[test]
+    fn numbers_in_snapshots_are_the_same_for_ever() {
+        let number =
+            |branch, epoch, ino, salt| NodeId::in_snapshot(BranchId(branch), Epoch(epoch), ino, salt).0;
+        assert_eq!(number(1, 1, Ino::ROOT, 0), 13_703_681_846_677_138_472);
+        assert_eq!(number(7, 300, Ino::of_lower(2, 12345), 0), 12_175_873_598_771_504_738);
+        let mut all: Vec<u64> = (0..1000)
+            .flat_map(|number| [(1, 1, number, 0), (2, 1, number, 0), (1, 2, number, 0), (1, 1, number, 1)])
+            .map(|(branch, epoch, ino, salt)| number(branch, epoch, Ino(ino), salt))
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 4000);
+        assert!(all.iter().all(|number| (NodeId::FIRST_IN_SNAPSHOT..3 << 62).contains(number)));
     }
 }

@@ -284,6 +284,21 @@ fn listing_of_a_snapshot_tells_the_numbers_that_its_files_have() {
 }
 
 #[test]
+fn files_of_a_snapshot_keep_their_numbers() {
+    let mount = Mount::over(lower! { "dir/lower" => "x" });
+    mount.write("dir/file", "x");
+    mount.store().snapshot("v", "s");
+    mount.store().snapshot("v", "t");
+    let paths = ["s", "s/dir", "s/dir/file", "s/dir/lower", "t/dir/file"];
+    let numbers = |mount: &Mount| paths.map(|path| mount.stat(format!(".snapshots/{path}")).ino());
+    let first = numbers(&mount);
+    let mount = mount.restart();
+    assert_eq!(numbers(&mount), first);
+    let all: std::collections::HashSet<u64> = first.into_iter().collect();
+    assert_eq!(all.len(), paths.len());
+}
+
+#[test]
 fn cut_of_several_volumes_is_one() {
     let store = Store::new();
     let (one, other) = (store.mount("one"), store.mount("other"));

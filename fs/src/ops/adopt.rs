@@ -291,7 +291,9 @@ impl super::node::NodeTable {
         self.inherited.store(true, Ordering::SeqCst);
         let mut dynamic = self.dynamic.lock();
         for (node, (tree, ino)) in called {
-            self.next_dynamic.fetch_max(node.0 + 1, Ordering::SeqCst);
+            if node.is_in_sequence() {
+                self.next_dynamic.fetch_max(node.0 + 1, Ordering::SeqCst);
+            }
             if node != NodeId::ROOT {
                 dynamic.insert((tree, ino), node);
             }

@@ -22,8 +22,6 @@ use crate::overlay::merged::Looked;
 use crate::store::record::Inode;
 
 const SHARDS: usize = 64;
-/// How many numbers of a tree are kept that only listings have shown. When there are more, those are given other ones.
-const LISTED: usize = 100_000;
 
 /// An inode in memory.
 pub(crate) struct Node {
@@ -70,12 +68,11 @@ pub(crate) struct NodeTable {
     shards: Vec<Mutex<HashMap<NodeId, Arc<Node>>>>,
     /// Nodes whose number is not their inode's: those of snapshots, and of timelines after a rollback.
     pub(super) dynamic: Mutex<HashMap<(TreeKey, Ino), NodeId>>,
-    /// Numbers that listings of a tree have shown of what has no node yet: it gets them with its node.
-    listed: Mutex<HashMap<TreeKey, HashMap<Ino, NodeId>>>,
+    /// The next of those that are handed out one after the other.
     pub(super) next_dynamic: AtomicU64,
     /// Another process served the mount before.
     pub(super) inherited: AtomicBool,
-    /// The first number that this process hands out: smaller ones are of those before.
+    /// The first number in sequence that this process hands out: smaller ones are of those before.
     pub(super) first_own: AtomicU64,
     evictions: AtomicU64,
     /// Inodes without a name that nobody refers to any more, to be reaped.
@@ -194,7 +191,6 @@ impl Default for NodeTable {
         NodeTable {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             dynamic: Mutex::default(),
-            listed: Mutex::default(),
             // The first is the `.snapshots` directory.
             next_dynamic: AtomicU64::new(NodeId::FIRST_DYNAMIC + 1),
             inherited: AtomicBool::new(false),
@@ -267,31 +263,25 @@ impl NodeTable {
         }
     }
 
-    fn next_number(&self) -> NodeId {
-        NodeId(self.next_dynamic.fetch_add(1, Ordering::SeqCst))
-    }
-
-    /// Returns the number that an inode has, or will have, in a tree whose nodes have numbers of their own.
+    /// Returns the number that an inode has, or will have, in a tree whose nodes have numbers of their own. Those of a snapshot are not
+    /// handed out, so that they take no room, and are the same ones whenever somebody looks.
     pub(crate) fn number(&self, tree: TreeKey, ino: Ino) -> NodeId {
-        let dynamic = self.dynamic.lock();
-        if let Some(&node) = dynamic.get(&(tree, ino)) {
-            return node;
+        match self.dynamic.lock().get(&(tree, ino)) {
+            Some(&node) => node,
+            None => self.new_number(tree, ino),
         }
-        let mut listed = self.listed.lock();
-        let listed = listed.entry(tree).or_default();
-        if listed.len() >= LISTED {
-            listed.clear();
-        }
-        *listed.entry(ino).or_insert_with(|| self.next_number())
     }
 
-    fn take_listed(&self, tree: TreeKey, ino: Ino) -> Option<NodeId> {
-        self.listed.lock().get_mut(&tree)?.remove(&ino)
-    }
-
-    /// Forgets what listings of a tree have shown.
-    pub(crate) fn forget_listed(&self, tree: TreeKey) {
-        self.listed.lock().remove(&tree);
+    fn new_number(&self, tree: TreeKey, ino: Ino) -> NodeId {
+        let TreeKey::Snapshot(branch, epoch) = tree else {
+            return NodeId(self.next_dynamic.fetch_add(1, Ordering::SeqCst));
+        };
+        let numbers = (0..).map(|salt| NodeId::in_snapshot(branch, epoch, ino, salt));
+        let is_free = |id: &NodeId| {
+            let shard = self.shard(*id).lock();
+            shard.get(id).is_none_or(|node| (node.tree.key, node.ino) == (tree, ino))
+        };
+        numbers.into_iter().find(is_free).expect("the salts do not end")
     }
 
     /// Returns the node of an inode, which is put into the table if it is not there.
@@ -307,11 +297,7 @@ impl NodeTable {
         let id = match tree.key {
             TreeKey::Mounted => NodeId(ino.0),
             TreeKey::RolledBack(_) if ino == Ino::ROOT => NodeId::ROOT,
-            key => *self
-                .dynamic
-                .lock()
-                .entry((key, ino))
-                .or_insert_with(|| self.take_listed(key, ino).unwrap_or_else(|| self.next_number())),
+            key => *self.dynamic.lock().entry((key, ino)).or_insert_with(|| self.new_number(key, ino)),
         };
         let mut shard = self.shard(id).lock();
         if let Some(node) = shard.get(&id)
@@ -391,8 +377,7 @@ impl NodeTable {
         let dead = node.tree.head.is_some() && node.state.read().inode.nlink == 0;
         drop(shard);
         // What the kernel may have from a predecessor is called by its number until the kernel forgets it.
-        let is_called =
-            node.inherited.load(Ordering::SeqCst) && node.id.0 < self.first_own.load(Ordering::SeqCst);
+        let is_called = node.inherited.load(Ordering::SeqCst) && self.is_of_predecessor(node.id);
         if node.id.0 >= NodeId::FIRST_DYNAMIC && !is_called {
             let mut dynamic = self.dynamic.lock();
             // The snapshot may have been closed and looked into again since.
@@ -403,6 +388,11 @@ impl NodeTable {
         if dead {
             self.dead.lock().push(Gone { tree: node.tree.clone(), ino: node.ino, node: Some(node.clone()) });
         }
+    }
+
+    /// Tells whether a number is none that this process would give.
+    fn is_of_predecessor(&self, id: NodeId) -> bool {
+        id.is_in_sequence() && id.0 < self.first_own.load(Ordering::SeqCst)
     }
 
     /// Forgets the nodes of a tree whose numbers are its own.

@@ -1,7 +1,7 @@
 //! `.snapshots`: the snapshots of a volume, to be looked into from inside its mount.
 //!
 //! The directory is in no listing of the root, so that `tar` and `rm -r` do not find it; it is there for whoever names it.
-//! Its files have numbers of their own, or they would be taken for hard links of the live ones.
+//! Its files have numbers of their own, or they would be taken for hard links of the live ones: [`NodeId::in_snapshot`].
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -240,7 +240,6 @@ impl VolumeFs {
         }
         let mut registry = self.store.registry.write();
         for key in unused {
-            self.nodes.forget_listed(TreeKey::Snapshot(key.0, key.1));
             unview(&mut registry.viewed, key);
         }
     }
@@ -248,7 +247,6 @@ impl VolumeFs {
     /// Forgets a snapshot that was looked into, and waits for operations under way in it.
     pub(super) fn stop_browsing(&self, key: SnapshotKey) {
         let tree = TreeKey::Snapshot(key.0, key.1);
-        self.nodes.forget_listed(tree);
         if !self.browsed.lock().leave(key) {
             return;
         }
@@ -405,6 +403,53 @@ mod tests {
         // Anywhere else it is a name like others.
         fs.rename(&ROOT, NodeId::ROOT, OsStr::new("file"), dir, name, RenameMode::Replace).unwrap();
         fs.unlink(&ROOT, dir, name).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_a_snapshot_has_one_number_whoever_looks() {
+        let (_dir, store, fs) = volume_with_snapshots(&["one", "two"]);
+        let number = |fs: &VolumeFs, snapshot: &str| {
+            let root = fs.lookup(&ROOT, NODE, OsStr::new(snapshot)).unwrap().node;
+            let mut listed = None;
+            let list = |entry: DirEntry<'_>| {
+                listed = (entry.name == "file").then_some(entry.node).or(listed);
+                Sink::Continue
+            };
+            let mut list = list;
+            fs.readdir(root, 0, &mut list).unwrap();
+            let file = fs.lookup(&ROOT, root, OsStr::new("file")).unwrap();
+            assert_eq!((listed, file.attr.ino), (Some(file.node), Ino(file.node.0)));
+            fs.forget(file.node, 1);
+            fs.forget(root, 1);
+            file.node
+        };
+        let first = ["one", "two"].map(|snapshot| number(&fs, snapshot));
+        assert_ne!(first[0], first[1]);
+        for _ in 0..2 {
+            assert_eq!(["two", "one"].map(|snapshot| number(&fs, snapshot)), [first[1], first[0]]);
+            fs.release_browsed();
+        }
+        drop(fs);
+        let again = store.open_head("v").unwrap();
+        assert_eq!(number(&again, "two"), first[1]);
+    }
+
+    #[test]
+    fn numbers_that_meet_are_told_apart() {
+        let (_dir, store, fs) = volume_with_snapshots(&["one"]);
+        let (branch, epoch, _) = store.registry.read().snapshot("v@one").unwrap();
+        let root = fs.lookup(&ROOT, NODE, OsStr::new("one")).unwrap().node;
+        let ino = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new("file")).unwrap().attr.ino;
+        // Another node has the number that the file would have.
+        let tree = fs.browse(branch, epoch).unwrap().unwrap();
+        let evictions = fs.nodes.evictions();
+        let wanted = NodeId::in_snapshot(branch, epoch, ino, 0);
+        fs.nodes.dynamic.lock().insert((TreeKey::Snapshot(branch, epoch), Ino(99)), wanted);
+        let mut other = tree.merged.stored(ino).unwrap().unwrap();
+        other.ino = Ino(99);
+        let _other = fs.nodes.insert(&tree, other, evictions).unwrap();
+        let file = fs.lookup(&ROOT, root, OsStr::new("file")).unwrap();
+        assert_eq!(file.node, NodeId::in_snapshot(branch, epoch, ino, 1));
     }
 
     /// Has the volume adopt a session in which the kernel was given a node for the file in a snapshot.
