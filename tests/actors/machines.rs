@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use durdir_tests::support::Store;
@@ -97,23 +98,38 @@ fn a_machine_is_committed_and_forked() {
     fork.ask("rm");
 }
 
-/// virtiofsd finds what a guest has open again by its path.
 #[test]
-fn a_machine_that_cannot_be_saved_runs_on_as_before() {
+fn a_machine_keeps_its_removed_files_open() {
     let template = |commits: &Path| unlinking(template(commits, "Full", "Full"));
     let agent = Agent::created_from(Store::new(), template).started();
-    agent.store.expect_alarm("save memory");
-    let complaint = agent.store.refused(5, ["actor", "pause", "a"]);
-    assert!(complaint.contains("a file of a volume open that was removed"), "{complaint}");
-    assert_eq!(agent.state(), "running");
-    assert_eq!(agent.store.json(["snapshot", "ls"]), json!([]));
+    // Its program finds what it wrote into the file that it removed, and writes on, whatever comes.
+    for _ in 0..2 {
+        agent.ask("pause");
+        agent.ask("resume");
+        agent.works();
+        agent.check();
+    }
+    agent.store.kill_worker(Signal::SIGKILL);
     agent.works();
-    agent.check();
-    // What needs no memory is not harmed.
+    let committed = agent.ask("commit");
+    let fork = agent.other("b");
+    agent.store.ok(["actor", "fork", committed["capture"].as_str().unwrap(), "b"]);
+    fork.ask("resume");
+    for one in [&agent, &fork] {
+        one.works();
+        one.check();
+    }
+    fork.ask("pause");
+    fork.ask("resume");
+    fork.works();
+    // Without memory nothing refers to it, and it takes no room.
+    let inodes = || agent.store.volume("a.home")["used_inodes"].as_u64().unwrap();
+    let with_it = inodes();
     agent.ask_with("pause", &["--scope", "Data"]);
-    agent.ask("resume");
-    agent.works();
-    agent.check();
+    assert_eq!(inodes() + 1, with_it);
+    for one in [agent, fork] {
+        one.ask("rm");
+    }
 }
 
 /// They would run the machine, and only fail when its memory is saved.

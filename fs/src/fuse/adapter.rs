@@ -61,7 +61,7 @@ const KNOWS_EPOCHS: Version = Version(7, 44);
 ///
 /// Left out on purpose: `ATOMIC_O_TRUNC` (without OPEN messages a truncation would be lost),
 /// `POSIX_LOCKS` and `FLOCK_LOCKS` (locks stay with the kernel), `AUTO_INVAL_DATA` (nobody else
-/// writes), `SETXATTR_EXT` (fuser 0.18 panics at the first setxattr), `EXPORT_SUPPORT`.
+/// writes), `SETXATTR_EXT` (fuser 0.18 panics at the first setxattr).
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_BIG_WRITES)
     .union(InitFlags::FUSE_MAX_PAGES)
@@ -73,7 +73,9 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
     .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
     .union(InitFlags::FUSE_POSIX_ACL)
-    .union(InitFlags::FUSE_DONT_MASK);
+    .union(InitFlags::FUSE_DONT_MASK)
+    // Handles of files that another mount of the volume gave are good for this one: numbers are those of inodes.
+    .union(InitFlags::FUSE_EXPORT_SUPPORT);
 
 thread_local! {
     /// What a read is gathered in: as large as this thread's largest read so far, 1 MiB at most.

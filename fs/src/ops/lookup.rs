@@ -17,6 +17,9 @@ impl VolumeFs {
             return Ok(found);
         }
         let dir = self.node(parent)?;
+        if name == "." {
+            return self.lookup_itself(&dir);
+        }
         match self.find_child(&dir, name)? {
             Some(child) => self.entry(&child),
             None => Err(FsError::NotFound),

@@ -26,6 +26,7 @@ mod group_cache;
 mod invalidate;
 mod io;
 mod journal;
+mod kept;
 mod known_names;
 mod link;
 mod locks;
@@ -48,6 +49,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
+use hashbrown::HashSet;
 use parking_lot::{Mutex, RwLock};
 
 pub use adopt::{FromAnswer, Unanswered};
@@ -62,7 +64,7 @@ pub use xattr::SetXattr;
 
 use crate::attr::Attr;
 use crate::error::FsError;
-use crate::ids::{BranchId, Epoch, NodeId};
+use crate::ids::{BranchId, Epoch, Ino, NodeId};
 use crate::overlay::merged::Merged;
 use crate::store::{Head, Store};
 use adopt::Adopted;
@@ -132,6 +134,8 @@ pub struct VolumeFs {
     adopted: OnceLock<Adopted>,
     /// Inodes that lost their last name and are not removed yet; a hint for [`VolumeFs::with_room`].
     unlinked: Unlinked,
+    /// Inodes without a name that can be looked up by their number.
+    kept: Mutex<HashSet<Ino>>,
     /// Shared by whoever removes inodes without names right now: their room is being given back.
     reaping: RwLock<()>,
     /// How often room was given back.
@@ -203,7 +207,7 @@ impl VolumeFs {
         let tree = self.root.read().clone();
         let stale = FsError::Stale { node: id };
         if id == NodeId::ROOT || (tree.key == TreeKey::Mounted && id.0 < NodeId::FIRST_DYNAMIC) {
-            let ino = crate::ids::Ino(id.0);
+            let ino = Ino(id.0);
             let evictions = self.nodes.evictions();
             if let Some(looked) = tree.merged.stored(ino)? {
                 return self.nodes.insert(&tree, looked, evictions);

@@ -18,19 +18,21 @@ use crate::store::{Head, LiveHead, Receipt, Store, VolumeInfo};
 impl Store {
     /// Opens the head of a volume. While it is open, a second call returns the same.
     pub fn open_head(self: &Arc<Self>, volume: &str) -> Result<Arc<VolumeFs>, FsError> {
-        self.open_head_for(volume, None)
+        self.open_head_for(volume, None, false)
     }
 
     /// Opens the head of a volume to go on with a mount of it, which began when the volume wrote `branch`. What
     /// the kernel may still refer to stays: see [`VolumeFs::adopt`].
     pub fn reopen_head(self: &Arc<Self>, volume: &str, branch: BranchId) -> Result<Arc<VolumeFs>, FsError> {
-        self.open_head_for(volume, Some(branch))
+        self.open_head_for(volume, Some(branch), false)
     }
 
-    fn open_head_for(
+    /// `keeps`: see [`Store::open_head_with_orphans`].
+    pub(super) fn open_head_for(
         self: &Arc<Self>,
         volume: &str,
         mounted: Option<BranchId>,
+        keeps: bool,
     ) -> Result<Arc<VolumeFs>, FsError> {
         let head = self.head_of_volume(volume)?;
         // Two openers at once get one file system: whoever comes second finds it here.
@@ -58,8 +60,10 @@ impl Store {
         let tree = Arc::new(Tree { key, merged, head: Some(head.clone()) });
         let fs = Arc::new(VolumeFs::new(self, volume, tree.clone()));
         fs.keep_root()?;
-        if mounted.is_none() {
-            fs.reap_orphans(&tree)?;
+        match mounted {
+            None if keeps => fs.keep_orphans()?,
+            None => fs.reap_orphans(&tree)?,
+            Some(_) => {}
         }
         let live: Weak<dyn LiveHead> = Arc::<VolumeFs>::downgrade(&fs) as Weak<dyn LiveHead>;
         head.set_live(live);
@@ -164,6 +168,7 @@ impl VolumeFs {
             journal: OnceLock::new(),
             adopted: OnceLock::new(),
             unlinked: Default::default(),
+            kept: Mutex::default(),
             reaping: RwLock::default(),
             reaped: AtomicU64::new(0),
             asking: Arc::default(),

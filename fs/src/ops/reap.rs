@@ -110,6 +110,12 @@ impl VolumeFs {
             // Whoever finds none of them here finds somebody at work.
             (self.reaping.read_recursive(), std::mem::take(&mut *dead))
         };
+        let mut dead = dead;
+        {
+            // The kernel may come to hold these again.
+            let kept = self.kept.lock();
+            dead.retain(|gone| !kept.contains(&gone.ino));
+        }
         failpoint::hit("reap.begun");
         for chunk in dead.chunk_by(|a, b| Arc::ptr_eq(&a.tree, &b.tree)) {
             let Some(tree) = chunk.first().map(|gone| &gone.tree) else { continue };

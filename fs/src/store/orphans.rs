@@ -14,8 +14,17 @@ use crate::ids::{BranchId, Epoch, Ino};
 impl Store {
     /// Lists the inodes that were orphans where the first branch of a view began, and that it still shows.
     pub(crate) fn inherited_orphans(&self, view: &View) -> Result<Vec<Ino>, FsError> {
+        self.orphans_of(view, 1)
+    }
+
+    /// Lists the inodes without a name that a view shows.
+    pub(crate) fn orphans(&self, view: &View) -> Result<Vec<Ino>, FsError> {
+        self.orphans_of(view, 0)
+    }
+
+    fn orphans_of(&self, view: &View, skip: usize) -> Result<Vec<Ino>, FsError> {
         let mut inherited = Vec::new();
-        for &(branch, last) in view.lineage().iter().skip(1) {
+        for &(branch, last) in view.lineage().iter().skip(skip) {
             self.db.scan(META, &meta::orphans_of(branch), &[], |key, _| {
                 match meta::tail_u32_u64(key) {
                     Some((_, ino)) => inherited.push(Ino(ino)),

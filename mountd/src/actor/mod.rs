@@ -42,6 +42,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod thaw;
+mod unlinked;
 mod watch;
 mod world;
 

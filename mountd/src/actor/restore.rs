@@ -140,15 +140,19 @@ impl Driver<'_> {
         clock.time("mount", || {
             // Remains of an attempt that could not be undone.
             self.bring_down()?;
+            let for_memory = from.is_some_and(|(_, image)| image.is_some());
             if let Some((checkpoint, _)) = from {
-                self.set_back(checkpoint)?;
+                self.set_back(checkpoint, for_memory)?;
             }
-            self.mount_volumes()
+            self.mount_volumes(for_memory)
         })?;
         self.actors.world.step("actor.mounted");
         let failed = |error| self.runtime_error(error);
         clock.time("resume", || match from {
-            Some((_, Some(image))) => runtime.restore(&sandbox, image, limits::restore()).map_err(failed),
+            Some((_, Some(image))) => {
+                runtime.restore(&sandbox, image, limits::restore()).map_err(failed)?;
+                self.let_go_of_unlinked()
+            }
             Some((_, None)) | None => {
                 runtime.create(&sandbox, limits::start()).map_err(failed)?;
                 self.actors.world.step("actor.created");
@@ -159,21 +163,21 @@ impl Driver<'_> {
         clock.time("ready", || self.actors.world.wait_ready(&self.actor, &*runtime, &sandbox)).map_err(failed)
     }
 
-    fn mount_volumes(&self) -> Result<(), ApiError> {
+    fn mount_volumes(&self, for_memory: bool) -> Result<(), ApiError> {
         let directory = self.actors.directory.of(&self.actor.id);
         directory.prepare(self.actor.named_volumes().map(|(name, _)| name))?;
         for (name, _) in self.actor.named_volumes() {
-            self.actors.world.mount(&self.actor.volume_name(name), &directory.volume(name))?;
+            self.mount_volume(name, for_memory)?;
         }
         Ok(())
     }
 
     /// Sets the heads of the volumes to a checkpoint, where they are not there. O(1) each.
-    fn set_back(&self, checkpoint: &Checkpoint) -> Result<(), ApiError> {
+    fn set_back(&self, checkpoint: &Checkpoint, for_memory: bool) -> Result<(), ApiError> {
         let store = &self.actors.store;
         for held in &checkpoint.volumes {
             let name = self.actor.volume_name(&held.name);
-            if store.is_at(&name, held.epoch)? {
+            if self.is_at_cut(&name, held.epoch, for_memory)? {
                 continue;
             }
             let snapshot = store.snapshot_at(held.volume, held.epoch);

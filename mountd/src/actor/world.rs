@@ -40,6 +40,9 @@ pub(crate) trait World: Send + Sync {
     /// Mounts the head of a volume.
     fn mount(&self, volume: &str, at: &Path) -> Result<(), ApiError>;
 
+    /// The same, with what programs had open that was removed, for them to open it again.
+    fn mount_with_unlinked(&self, volume: &str, at: &Path) -> Result<(), ApiError>;
+
     /// Unmounts what is mounted there, whoever made it; nothing there is fine. It is gone on return.
     fn unmount(&self, at: &Path) -> Result<(), ApiError>;
 
@@ -82,6 +85,15 @@ impl NodeWorld {
     }
 }
 
+fn plan(at: &Path) -> MountPlan {
+    MountPlan {
+        mountpoint: at.to_owned(),
+        read_only: false,
+        cache: CacheMode::WriteThrough,
+        allow_other: nix::unistd::geteuid().is_root(),
+    }
+}
+
 impl World for NodeWorld {
     fn runtime(&self, name: &str) -> Result<Arc<dyn Runtime>, RuntimeError> {
         crate::runtime::choose(name).map(Arc::from)
@@ -111,13 +123,11 @@ impl World for NodeWorld {
     }
 
     fn mount(&self, volume: &str, at: &Path) -> Result<(), ApiError> {
-        let plan = MountPlan {
-            mountpoint: at.to_owned(),
-            read_only: false,
-            cache: CacheMode::WriteThrough,
-            allow_other: nix::unistd::geteuid().is_root(),
-        };
-        self.mounts.mount_head(&self.store, volume, plan).map(drop)
+        self.mounts.mount_head(&self.store, volume, plan(at)).map(drop)
+    }
+
+    fn mount_with_unlinked(&self, volume: &str, at: &Path) -> Result<(), ApiError> {
+        self.mounts.mount_head_with_orphans(&self.store, volume, plan(at)).map(drop)
     }
 
     fn unmount(&self, at: &Path) -> Result<(), ApiError> {

@@ -98,6 +98,18 @@ impl Mounts {
         self.mount(store, view, &plan, || store.open_head(&info.name))
     }
 
+    /// As [`Mounts::mount_head`], with what programs had open without a name: see [`Store::open_head_with_orphans`].
+    pub(crate) fn mount_head_with_orphans(
+        &self,
+        store: &Arc<Store>,
+        volume: &str,
+        plan: MountPlan,
+    ) -> Result<MountView, ApiError> {
+        let info = store.volume(volume)?;
+        let view = view_of(&info.name, info.id, Source::Head, plan.read_only, &plan);
+        self.mount(store, view, &plan, || store.open_head_with_orphans(&info.name))
+    }
+
     /// Mounts a snapshot, read-only.
     pub(crate) fn mount_snapshot(
         &self,

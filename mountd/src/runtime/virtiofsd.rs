@@ -3,8 +3,9 @@
 //! # Invariants
 //! - One serves each volume. It keeps no data: with `--cache=auto` and without `--writeback`, a guest's write is a write on the host's
 //!   mount before the guest is answered.
-//! - What a guest has open is part of the machine's memory image: paths, found again in the volume when it is restored. A save in which one
-//!   has no path is refused: it could not be restored, nor ever be made again.
+//! - What a guest has open, or only remembers, is part of the machine's memory image: handles, which are the numbers of inodes, found again in the
+//!   volume when it is restored, whatever they are called by then, and also if they were removed. What of it was in `.snapshots`, or a directory
+//!   that was removed, is not: the guest gets errors for that.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -24,7 +25,7 @@ pub(super) const VIRTIOFSD: Tool = Tool {
     remedy: "cargo install virtiofsd --version 1.14.0, which needs libcap-ng-dev and libseccomp-dev",
 };
 
-/// What it says is known from this version on: see [`WITHOUT_A_PATH`].
+/// What it says is known from this version on: see [`WITHOUT_A_HANDLE`].
 const OLDEST: (u32, u32) = (1, 14);
 
 /// The number under which virtiofsd finds its socket.
@@ -120,8 +121,8 @@ fn printed(sandbox: &Sandbox) -> Result<Vec<u8>, RuntimeError> {
 /// How many bytes virtiofsd had printed before memory was saved.
 pub(super) struct Printed(usize);
 
-/// What it says of each file that the guest knows and that has no path. Of one whose path went it looks for other links first.
-const WITHOUT_A_PATH: &str = "marking as invalid";
+/// What it says of each file that the guest knows and that it cannot tell its successor of.
+const WITHOUT_A_HANDLE: &str = "marking as invalid";
 
 impl Printed {
     /// Looks how much that is now.
@@ -133,18 +134,37 @@ impl Printed {
     pub(super) fn check_saved(self, sandbox: &Sandbox, runtime: &'static str) -> Result<(), RuntimeError> {
         let printed = printed(sandbox)?;
         let since = printed.get(self.0..).unwrap_or_default();
-        if !String::from_utf8_lossy(since).contains(WITHOUT_A_PATH) {
+        if !String::from_utf8_lossy(since).contains(WITHOUT_A_HANDLE) {
             return Ok(());
         }
         Err(RuntimeError::Unsupported {
             runtime,
             what: "save memory",
             why: format!(
-                "the guest has a file of a volume open that was removed, or knows one whose name is not UTF-8, which \
-                 virtiofsd would not find again; capture with scope Data ({})",
+                "the guest knows a file of a volume that virtiofsd would not find again; capture with scope Data ({})",
                 last_lines(since)
             ),
         })
+    }
+}
+
+/// What it says of each file that a guest goes on without.
+const LOST: [&str; 2] = ["Invalid inode", "Invalid handle"];
+
+impl Printed {
+    /// Tells of what was not found again of the files that a guest knew.
+    pub(super) fn tell_lost(self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
+        let printed = printed(sandbox)?;
+        let since = String::from_utf8_lossy(printed.get(self.0..).unwrap_or_default());
+        let lost = since.lines().filter(|line| LOST.iter().any(|said| line.contains(said)));
+        for line in lost {
+            tracing::warn!(
+                sandbox = sandbox.id,
+                said = line,
+                "a machine goes on without a file that it knew"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -166,7 +186,9 @@ pub(super) fn start(sandbox: &Sandbox, deadline: Deadline) -> Result<(), Runtime
                 command.args(["sh", "-c", NOTE_PID]).arg(pid_file(sandbox, share));
                 command.arg(&program).arg(format!("--fd={SOCKET}")).arg("--shared-dir").arg(share.source);
                 command.args(["--cache=auto", "--xattr", "--sandbox=namespace", "--log-level=warn"]);
-                command.args(["--migration-mode=find-paths", "--migration-on-error=abort"]);
+                // To open a file by its handle is the superuser's. It does so where memory goes on alone: what the guest knows stays open.
+                command.args(["--modcaps=+dac_read_search", "--inode-file-handles=never"]);
+                command.args(["--migration-mode=file-handles", "--migration-on-error=guest-error"]);
                 mapped = command.fd_mappings(vec![mapping]).map(drop);
             },
             deadline,

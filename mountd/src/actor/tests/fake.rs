@@ -398,6 +398,10 @@ impl World for Host {
         mounted.map_err(|source| ActorError::Runtime { id: "fake".to_owned(), source }.into())
     }
 
+    fn mount_with_unlinked(&self, volume: &str, at: &Path) -> Result<(), ApiError> {
+        self.mount(volume, at)
+    }
+
     fn unmount(&self, at: &Path) -> Result<(), ApiError> {
         let unmounted = self.act("unmount", |state| {
             let used = state.sandboxes.values().any(|fake| fake.sources.iter().any(|source| source == at));

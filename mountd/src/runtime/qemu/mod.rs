@@ -199,8 +199,10 @@ impl Runtime for Qemu {
 
     fn restore(&self, sandbox: &Sandbox, image: &Path, deadline: Deadline) -> Result<(), RuntimeError> {
         machine::restore(self, sandbox, deadline, || {
+            let printed = virtiofsd::Printed::so_far(sandbox)?;
             launch(sandbox, stored_accelerator(image)?, Begin::Memory, deadline)?;
-            load(sandbox, image, deadline)
+            load(sandbox, image, deadline)?;
+            printed.tell_lost(sandbox)
         })
     }
 
