@@ -11,6 +11,8 @@ use durdir_tests::{assert_errno, lower};
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::sys::signal::Signal;
 
+use crate::start_with_failpoints;
+
 const LEN: usize = 3 * 4096;
 
 fn kill(mount: &Mount) {
@@ -329,6 +331,30 @@ fn what_was_open_before_a_rollback_is_stale_to_a_successor_as_well() {
         check(&mount);
         check(&mount.restart());
     }
+}
+
+/// The worker that did it dies before the kernel was told that names and attributes are other ones.
+#[test]
+fn rollback_shows_though_the_worker_dies_over_it() {
+    let store = Store::new();
+    store.expect_alarm("the worker died");
+    start_with_failpoints(&store, "rollback.turned:kill", true);
+    let mount = store.mount("v");
+    mount.write("file", "first");
+    mount.write("gone", "first");
+    store.snapshot("v", "first");
+    mount.write("file", "second, and longer");
+    mount.write("new", "second");
+    fs::remove_file(mount.path("gone")).unwrap();
+    for known in ["file", "new", "gone"] {
+        // Also that a name is not there is something that the kernel keeps.
+        fs::metadata(mount.path(known)).ok();
+    }
+    store.ok(["volume", "rollback", "v", "first"]);
+    assert_eq!(store.takeovers(), 1);
+    assert_errno!(fs::metadata(mount.path("new")), ENOENT);
+    assert_eq!((mount.text("file"), mount.text("gone")), ("first".to_owned(), "first".to_owned()));
+    assert_eq!(mount.names("/"), ["file", "gone"]);
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl Transport for Classic {
             serving.spawn(session, device)
         };
         let server = serve().map_err(|source| failed("go on to serve", &mountpoint, source))?;
-        if death == Death::GaveWay {
+        if death == Death::GaveWay || serving.fs.was_rolled_back() {
             serving.fs.distrust_kernel();
         }
         tracing::info!(mountpoint = %mountpoint.display(), device = %id, "went on with a mount");

@@ -165,7 +165,13 @@ impl VolumeFs {
     pub fn distrust_kernel(&self) {
         if let Some(invalidator) = &*self.invalidator.read() {
             invalidator.all_entries();
+            invalidator.inode(NodeId::ROOT);
         }
+    }
+
+    /// Tells whether the volume was rolled back since it was mounted. Whoever did that may have died before the kernel was told.
+    pub fn was_rolled_back(&self) -> bool {
+        matches!(self.root.read().key, TreeKey::RolledBack(_))
     }
 
     /// Takes the journal in which a successor will find what the store does not know. To be called before the first

@@ -10,6 +10,7 @@ use super::node::NodeTable;
 use super::snapshots_dir::unview;
 use super::{Tree, TreeKey, VolumeFs};
 use crate::error::FsError;
+use crate::failpoint;
 use crate::ids::{BranchId, Epoch, Ino, NodeId};
 use crate::overlay::lowers::Lowers;
 use crate::overlay::merged::Merged;
@@ -112,12 +113,10 @@ impl Store {
             let epoch = old.gate.retire();
             self.turn(volume, snapshot, receipt, live.as_ref()).inspect_err(|_| old.gate.reinstate(epoch))?
         };
+        failpoint::hit("rollback.turned");
         if let Some(fs) = live {
             fs.keep_root()?;
-            if let Some(invalidator) = &*fs.invalidator.read() {
-                invalidator.all_entries();
-                invalidator.inode(NodeId::ROOT);
-            }
+            fs.distrust_kernel();
             let tree = fs.root.read().clone();
             match fs.reap_inherited(&tree) {
                 Ok(()) | Err(FsError::Retired) => {}
