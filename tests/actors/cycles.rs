@@ -132,7 +132,11 @@ fn a_program_that_cannot_be_saved_runs_on_as_before() {
     } else {
         agent.store.expect_alarm("runsc checkpoint");
         assert_eq!(agent.state(), "running");
-        assert_eq!(agent.store.json(["snapshot", "ls"]), serde_json::json!([]));
+        let left = agent.store.json(["snapshot", "ls"]);
+        assert!(
+            left.as_array().unwrap().iter().all(|one| one["epoch"] == 1),
+            "how the volumes began: {left}"
+        );
         // What needs no memory is not harmed.
         agent.works();
         agent.ask_with("commit", &["--scope", "Data"]);

@@ -78,7 +78,7 @@ fn what_a_capture_needs_cannot_be_taken_away() {
     assert!(owned.contains("belongs to actor a"), "{owned}");
     agent.ask("pause");
     let snapshots = agent.store.json(["snapshot", "ls", "a.home"]);
-    let snapshot = snapshots[0]["snapshot"].as_str().unwrap().to_owned();
+    let snapshot = snapshots.as_array().unwrap().last().unwrap()["snapshot"].as_str().unwrap().to_owned();
     let mountpoint = agent.store.mountpoint();
     for args in [
         vec!["volume", "rm", "a.home"],

@@ -1,8 +1,8 @@
 //! Making an actor, out of a template or of a committed capture, and removing one.
 //!
 //! # Crash consistency
-//! An actor and its volumes are one batch. Where it may have to go back to how its volumes began, they are cut after that, which is
-//! done again after a death. A removal is gone on with from wherever it was.
+//! An actor and its volumes are one batch. The volumes are cut after that, so that it can go back to how they began: which is
+//! done again after a death, and costs nothing while they are empty. A removal is gone on with from wherever it was.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ impl Actors {
             self.world.check_outside(&volume.spec.lowers)?;
         }
         let mut document = ActorDocument::new(self.sandbox_name(&id), recipe.template.to_json());
-        document.operation = (recipe.goes_back() && !volumes.is_empty()).then_some(Operation::Birth);
+        document.operation = (!volumes.is_empty()).then_some(Operation::Birth);
         self.make(id, recipe, document, &volumes, request, receipt)
     }
 

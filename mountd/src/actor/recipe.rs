@@ -44,11 +44,6 @@ impl Recipe {
         Ok(Recipe::of(parsed))
     }
 
-    /// Tells whether an actor may have to go back to how its volumes began.
-    pub(crate) fn goes_back(&self) -> bool {
-        self.on_pause == Scope::None || self.on_commit == Scope::None
-    }
-
     /// Returns what a template asks for.
     pub(crate) fn of(template: Template) -> Recipe {
         let volumes = template.volumes.iter().map(|volume| RecipeVolume {

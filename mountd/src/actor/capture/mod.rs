@@ -129,7 +129,7 @@ impl Driver<'_> {
             return Err(ActorError::NothingToCapture { id: id(), why });
         }
         if scope == Scope::None && !recipe.volumes.is_empty() && self.actor.document.birth.is_none() {
-            let why = "how its volumes began was not kept, since its template captures None nowhere; \
+            let why = "it was made by an older version, which did not keep how its volumes began; \
                        `--scope Data` keeps what they hold";
             return Err(ActorError::NothingToCapture { id: id(), why });
         }

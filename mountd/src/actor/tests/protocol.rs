@@ -276,6 +276,22 @@ fn an_actor_that_captures_nothing_always_starts_afresh() {
 }
 
 #[test]
+fn whatever_the_template_says_a_pause_may_keep_nothing() {
+    let none = Ask::Capture(CaptureKind::Pause, Some(Scope::None));
+    for narrowed in [false, true] {
+        let node = full();
+        if narrowed {
+            node.ask("a", PAUSE).unwrap();
+        }
+        node.ask("a", none).unwrap();
+        node.check("paused");
+        node.ask("a", Ask::Resume).unwrap();
+        node.check("resumed");
+        assert_eq!(node.host.counters(), [0], "narrowed: {narrowed}");
+    }
+}
+
+#[test]
 fn a_scope_of_data_captures_no_memory() {
     let node = data();
     node.host.calm();
