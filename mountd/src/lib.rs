@@ -12,6 +12,7 @@
 
 mod actor;
 mod api;
+mod boot;
 mod bundle;
 pub mod cli;
 pub mod client;

@@ -91,6 +91,18 @@ fn programs_go_on_though_no_worker_comes() {
     assert!(!agent.store.path().join("actors/a/paused.json").exists());
 }
 
+/// All that is missing is that somebody says that it is there.
+#[test]
+fn programs_go_on_though_a_pause_was_almost_complete() {
+    let forsaken = Forsaken::at("actor.written", "pause");
+    forsaken.goes_on();
+    let before = forsaken.snapshots.clone();
+    let agent = forsaken.relieve();
+    agent.works();
+    agent.check();
+    assert_eq!((agent.state(), snapshots(&agent.store)), ("running".to_owned(), before));
+}
+
 #[test]
 fn programs_go_on_after_a_commit_though_no_worker_comes() {
     let forsaken = Forsaken::at("actor.bound", "commit");
@@ -109,7 +121,7 @@ fn programs_go_on_after_a_commit_though_no_worker_comes() {
     fork.check();
 }
 
-/// What programs do after the manifest is there would be lost.
+/// What programs do after the capture is there would be lost.
 #[test]
 fn programs_stay_paused_where_the_pause_is_complete() {
     let forsaken = Forsaken::at("actor.bound", "pause");

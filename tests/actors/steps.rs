@@ -32,7 +32,7 @@ enum End {
 use End::{Done, Undone};
 
 /// Until a capture is bound.
-const UNBOUND: [(Place, End); 8] = [
+const UNBOUND: [(Place, End); 9] = [
     ("actor.quiesce", Undone),
     ("actor.paused", Undone),
     ("actor.save", Undone),
@@ -40,6 +40,7 @@ const UNBOUND: [(Place, End); 8] = [
     ("actor.cut", Undone),
     ("actor.was-cut", Undone),
     ("actor.bind", Undone),
+    ("actor.written", Undone),
     ("actor.was-cut+actor.aborted", Undone),
 ];
 
@@ -97,9 +98,10 @@ const REMOVE: [(Place, End); 3] =
     [("actor.remove", Done), ("actor.volumes-go", Done), ("actor.files-gone", Done)];
 
 /// Where machines come to in every run of the tests.
-const OF_MACHINES: [Place; 8] = [
+const OF_MACHINES: [Place; 9] = [
     "actor.saved",
     "actor.was-cut",
+    "actor.written",
     "actor.manifest",
     "actor.unmounted",
     "actor.volumes-published",

@@ -5,10 +5,12 @@
 //!                 sandbox/                      the runtime's own
 //!                 paused.json                   while it is paused for a capture: what lets it go on
 //!                 captures/CAPTURE/image/…      saved memory
-//!                                  manifest.json   what belongs together; its name is the last thing that appears
+//!                                  manifest.json   what belongs together
+//!                                  unsynced        while not all of that is on the disk: the boot of the host
 //! ```
 //!
 //! # Invariants
+//! - A capture is there when its manifest is, and `unsynced` is not or is of another boot.
 //! - Every directory is private to the user that mountd runs as.
 //! - Nothing is removed through a mount: mount points go by `rmdir`, and before anything goes with its content the kernel is
 //!   asked whether something is mounted below.
@@ -22,6 +24,7 @@ use durdir_fs::ids::CaptureId;
 use durdir_snapshot::{sync_directory, sync_files};
 
 use super::error::ActorError;
+use crate::boot;
 
 /// The directory of all actors of a store.
 #[derive(Clone, Debug)]
@@ -116,6 +119,33 @@ impl CaptureDirectory {
         self.0.join("manifest.json")
     }
 
+    /// Is there while a manifest is not to be believed.
+    pub(crate) fn unsynced(&self) -> PathBuf {
+        self.0.join("unsynced")
+    }
+
+    /// Takes note that from now on a manifest says nothing in this boot of the host: it, or what it names, may never reach the disk. Not brought to
+    /// the disk: after another boot what is there tells for itself.
+    pub(crate) fn doubt(&self) -> Result<(), ActorError> {
+        let path = self.unsynced();
+        std::fs::write(&path, this_boot()?).map_err(|error| failed("write", &path, error))
+    }
+
+    /// Takes note that the manifest and all that it names are on the disk: the capture is there.
+    pub(crate) fn trust(&self) -> Result<(), ActorError> {
+        let path = self.unsynced();
+        std::fs::remove_file(&path).map_err(|error| failed("remove", &path, error))
+    }
+
+    /// Tells whether a manifest is not to be believed.
+    pub(crate) fn is_doubted(&self) -> Result<bool, ActorError> {
+        let path = self.unsynced();
+        match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            boot => Ok(boot.map_err(|error| failed("read", &path, error))? == this_boot()?),
+        }
+    }
+
     /// Makes it, with an empty image: remains of an earlier attempt go.
     pub(crate) fn create(&self) -> Result<(), ActorError> {
         self.remove()?;
@@ -169,6 +199,10 @@ impl CaptureDirectory {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+fn this_boot() -> Result<String, ActorError> {
+    boot::this_boot().map_err(|error| failed("read", Path::new(boot::BOOT_ID), error))
 }
 
 fn sync(directory: &Path) -> Result<(), ActorError> {

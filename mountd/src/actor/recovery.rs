@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | birth | | the volumes are cut, again |
 //! | start, resume | | back: the sandbox is ended, the volumes are unmounted; the actor stands where it stood, its checkpoint as it was |
-//! | capture: quiesce, save, cut, bind | the manifest, and what it names | forth: the capture is there |
-//! | | no such manifest, a sandbox | back: it goes on; the cut and the files are dropped |
+//! | capture: quiesce, save, cut, bind | the manifest without a mark, and what it names | forth: the capture is there |
+//! | | no such manifest, or a mark; a sandbox | back: it goes on; the cut and the files are dropped |
 //! | | neither, and it was being saved | back: it is restored from what was saved |
 //! | | its volumes are not mounted | back, and it has ended |
 //! | capture: resume, publish, tear down | | forth; one that cannot be published is withdrawn |
@@ -173,6 +173,10 @@ impl Driver<'_> {
             // Which of these the record says does not matter: a host that lost power may remember an earlier one.
             CaptureStep::Quiesce | CaptureStep::Save | CaptureStep::Cut | CaptureStep::Bind => {
                 let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+                if directory.is_doubted()? {
+                    // Not all of it is on the disk, or nobody knows, and the disk may have told of that for the last time.
+                    return self.abort(&capturing);
+                }
                 let found = Manifest::found(capturing.id, &directory.manifest());
                 match found.map_err(ApiError::from).and_then(|found| self.check_found(found, &capturing)) {
                     Ok(None) => self.abort(&capturing),

@@ -6,15 +6,15 @@
 //! know lies in a note beside the sandbox.
 //!
 //! ```text
-//!   note ─▶ pause ─▶ … ─▶ manifest ─▶ …  ─▶ operation over ─▶ note removed
-//!   └───── the sandbox goes on ────┘└─ a pause: it is over with; a commit: it goes on ─┘
+//!   note ─▶ pause ─▶ … ─▶ capture there ─▶ … ─▶ operation over ─▶ note removed
+//!   └─────── the sandbox goes on ─────┘└─ a pause: it is over with; a commit: it goes on ─┘
 //! ```
 //!
 //! # Invariants
 //! - No sandbox is let go on while a worker has the store: it may be in the middle of a capture. The store's lock is held meanwhile, so
 //!   that none begins either.
-//! - A capture after which the sandbox is ended is not disturbed once its manifest is there: it is complete, and what the sandbox did from then
-//!   on would be lost.
+//! - A capture after which the sandbox is ended is not disturbed once it is there: what the sandbox did from then on would be lost. One that is not
+//!   there loses its manifest before the sandbox goes on, or a host that loses power after that would take it for whole.
 //!
 //! # Crash consistency
 //! A note is not synced: a host that loses power has no sandboxes afterwards. One that is left over leads to a sandbox that is not
@@ -27,9 +27,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use durdir_fs::store::{StoreError, StoreLock};
+use durdir_snapshot::sync_directory;
 use serde::{Deserialize, Serialize};
 
-use super::directory::{ActorDirectory, ActorsDirectory, failed};
+use super::directory::{ActorDirectory, ActorsDirectory, CaptureDirectory, failed};
 use super::error::ActorError;
 use super::world::limits;
 use crate::exit::one_line;
@@ -47,13 +48,38 @@ pub(super) struct Note {
     version: u32,
     runtime: String,
     sandbox: Sandbox,
-    /// The sandbox is ended, and not let go on, once this file is there.
+    /// The sandbox is ended, and not let go on, once this file is there: a manifest.
     over_with: Option<PathBuf>,
+    /// And this one is not.
+    #[serde(default)]
+    unless: Option<PathBuf>,
 }
 
 impl Note {
-    pub(super) fn new(runtime: &str, sandbox: Sandbox, over_with: Option<PathBuf>) -> Note {
-        Note { version: VERSION, runtime: runtime.to_owned(), sandbox, over_with }
+    /// `over_with`: a capture after which the sandbox is ended.
+    pub(super) fn new(runtime: &str, sandbox: Sandbox, over_with: Option<&CaptureDirectory>) -> Note {
+        Note {
+            version: VERSION,
+            runtime: runtime.to_owned(),
+            sandbox,
+            over_with: over_with.map(CaptureDirectory::manifest),
+            unless: over_with.map(CaptureDirectory::unsynced),
+        }
+    }
+
+    /// Tells whether the sandbox is to be ended.
+    fn is_over(&self) -> bool {
+        let is_there = |path: &Option<PathBuf>| path.as_deref().is_some_and(Path::exists);
+        is_there(&self.over_with) && !is_there(&self.unless)
+    }
+
+    /// Takes the manifest away of a capture that is not there.
+    fn unbind(&self) -> io::Result<()> {
+        let Some(manifest) = &self.over_with else { return Ok(()) };
+        match fs::remove_file(manifest) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| manifest.parent().map_or(Ok(()), sync_directory)),
+        }
     }
 
     /// Writes it beside the sandbox, which is paused after that. It is there as a whole or not at all.
@@ -90,8 +116,7 @@ impl Note {
         }
         let note: Note = serde_json::from_slice(&fs::read(path).map_err(read)?)
             .map_err(|source| NoteError::Parse { path: path.to_owned(), source })?;
-        let is_over = note.over_with.as_deref().is_some_and(Path::exists);
-        Ok(Some(note).filter(|note| note.version == VERSION && !is_over))
+        Ok(Some(note).filter(|note| note.version == VERSION && !note.is_over()))
     }
 
     /// Lets the sandbox go on if it is paused. Returns whether it was.
@@ -102,6 +127,10 @@ impl Note {
             // It may be paused, without the one that has ended.
             SandboxState::Exited { container, .. } if !self.sandbox.ends_with(&container) => {}
             _ => return Ok(false),
+        }
+        if let Err(error) = self.unbind() {
+            // Where nothing can be removed nothing is written either: the sandbox does nothing that could be lost.
+            tracing::error!(error = one_line(&error), "the manifest of a capture that is none stays");
         }
         runtime.resume(&self.sandbox, limits::resume()).map(|()| true)
     }

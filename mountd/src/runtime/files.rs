@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use super::RuntimeError;
+use crate::boot;
 
 /// Writes a file.
 pub(super) fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), RuntimeError> {
@@ -49,10 +50,9 @@ pub(super) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) ->
     move |source| RuntimeError::Io { action, path, source }
 }
 
-/// Returns what tells this run of the host from any other: processes that were started in another one are gone.
+/// Returns what tells this run of the host from any other.
 pub(super) fn this_boot() -> Result<String, RuntimeError> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    fs::read_to_string(path).map_err(at("read", path))
+    boot::this_boot().map_err(at("read", Path::new(boot::BOOT_ID)))
 }
 
 /// A directory whose files have short paths, for as long as this is held: the address of a Unix socket has room for 107 bytes.

@@ -13,8 +13,8 @@
 //!
 //! # Invariants
 //! - Nothing is paused before everything was checked that can be.
-//! - The manifest is the last thing that appears, with a rename: when it is there the capture is complete; before it there is none. It comes to the disk
-//!   together with memory and cut, and nobody is told before all of them are there. What a loss of power left of them is compared with it.
+//! - The manifest appears with a rename, and comes to the disk together with memory and cut. When all of that is there the capture is complete, before that
+//!   there is none: until then a mark beside the manifest says that it is not to be believed. What a loss of power left is compared with it.
 //! - Up to there an error, or a death, leaves the actor running as before; from there on the capture is completed. A committed
 //!   capture that cannot be published is dropped again.
 //! - What the sandbox of an actor at rest has left behind, mounts above all, is taken away in the background. Whoever wants to do something with
@@ -194,7 +194,7 @@ impl Driver<'_> {
         self.journal(Operation::Capture(capturing.clone()), name)
     }
 
-    /// Writes the manifest: from then on the capture is there. `image`: the memory, on its way to the disk. `directory` has its name there already.
+    /// Writes the manifest. On return the capture is there. `image`: the memory, on its way to the disk. `directory` has its name there already.
     fn bind(
         &mut self,
         capturing: &mut Capturing,
@@ -204,6 +204,7 @@ impl Driver<'_> {
     ) -> Result<String, ApiError> {
         self.advance(capturing, CaptureStep::Bind, "actor.bind")?;
         let (path, store) = (directory.manifest(), &self.actors.store);
+        directory.doubt()?;
         let hash = std::thread::scope(|scope| {
             // Everything comes to the disk side by side: a wait for it is one for the host's journal.
             let recorded = scope.spawn(|| store.sync_records());
@@ -227,6 +228,8 @@ impl Driver<'_> {
             joined(recorded)?;
             Ok::<_, ApiError>(hash)
         })?;
+        self.actors.world.step("actor.written");
+        directory.trust()?;
         self.actors.world.step("actor.manifest");
         Ok(hash)
     }

@@ -43,11 +43,10 @@ impl Driver<'_> {
     ) -> Result<String, ApiError> {
         let (runtime, sandbox) = (self.runtime()?, self.sandbox());
         // A suspend ends the sandbox as a pause does; after a commit it goes on.
-        let manifest = self.actors.directory.of(&self.actor.id).capture(capturing.id).manifest();
-        let over_with = (capturing.kind != CaptureKind::Commit).then_some(manifest);
+        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
+        let over_with = (capturing.kind != CaptureKind::Commit).then_some(&directory);
         let note = Note::new(runtime.name(), sandbox.clone(), over_with);
         note.write(&self.actors.directory.of(&self.actor.id))?;
-        let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         directory.create()?;
         let image = directory.image();
         let driver = &*self;

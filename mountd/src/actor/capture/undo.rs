@@ -2,7 +2,7 @@
 //!
 //! # Crash consistency
 //! That it goes back is certain before its sandbox goes on: what the sandbox does from then on would be lost if somebody completed
-//! the capture after all. One that is not bound has no manifest any more; one that was has it on record. The operation ends with a batch
+//! the capture after all. One that is not bound has no manifest any more, or one that is marked as none; one that was has it on record. The operation ends with a batch
 //! in which the capture becomes one that was replaced, with all that is to be dropped: [`crate::actor::dropping`] sees to that.
 
 use std::path::Path;
@@ -16,14 +16,21 @@ use crate::actor::record::{Capture, CaptureDocument};
 use crate::actor::registry::Settled;
 use crate::actor::state::{CaptureStep, Capturing, Held, Standing};
 use crate::api::ApiError;
+use crate::exit::one_line;
 use crate::template::Scope;
 
 impl Driver<'_> {
     /// Takes back a capture that is not bound: the actor runs as before, or is at rest as before.
     pub(in crate::actor) fn abort(&mut self, capturing: &Capturing) -> Result<(), ApiError> {
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
-        // It may have got its name, and not be on the disk.
-        directory.unbind()?;
+        // It may have got its name, and not be on the disk. If it cannot be removed, its mark says that it is none, also to the next worker.
+        if let Err(error) = directory.unbind() {
+            if !directory.is_doubted()? {
+                return Err(error.into());
+            }
+            let (actor, error) = (&self.actor.id, one_line(&error));
+            tracing::error!(actor, error, "the manifest of a capture that is none stays");
+        }
         let image = (capturing.scope == Scope::Full && capturing.step >= CaptureStep::Save)
             .then(|| directory.image());
         let ended = self.go_on_after(image.as_deref())?;

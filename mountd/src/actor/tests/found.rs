@@ -12,8 +12,12 @@ use crate::actor::state::{CaptureStep, Operation};
 
 /// A node whose worker died when a manifest had its name and nobody had taken note of that, and where the manifest is.
 fn dead_with_a_manifest() -> (Node, PathBuf) {
+    dead_at("actor.manifest")
+}
+
+fn dead_at(step: &'static str) -> (Node, PathBuf) {
     let node = full();
-    node.host.plan(Fault::DieAt(number_of(full, PAUSE, "actor.manifest")));
+    node.host.plan(Fault::DieAt(number_of(full, PAUSE, step)));
     assert!(dies(&node, PAUSE));
     let capture = node.dir.path().join("store/actors/a/captures").join(node.begun().unwrap());
     (node, capture.join("manifest.json"))
@@ -69,6 +73,43 @@ fn a_capture_whose_manifest_cannot_be_read_for_a_while_is_kept() {
     assert_eq!(node.standing(), Standing::Paused);
     node.ask("a", Ask::Resume).unwrap();
     assert_eq!(node.host.counters(), [3]);
+}
+
+/// A disk may have failed to take what a manifest names, and have told so to nobody but a worker that is dead.
+#[test]
+fn a_manifest_with_a_mark_is_none_in_this_boot() {
+    let (mut node, manifest) = dead_at("actor.written");
+    assert!(manifest.exists());
+    node.restart();
+    node.check("taken back");
+    assert_eq!((node.standing(), node.host.counters()), (Standing::Running, vec![3]));
+    assert!(!manifest.exists());
+    bring_back(&node, "taken back");
+
+    // After a loss of power everything that is there was on the disk.
+    let (mut node, manifest) = dead_at("actor.written");
+    std::fs::write(manifest.with_file_name("unsynced"), "another boot").unwrap();
+    node.host.reboot();
+    node.restart();
+    node.check("after the loss of power");
+    assert_eq!(node.standing(), Standing::Paused);
+    node.ask("a", Ask::Resume).unwrap();
+    assert_eq!(node.host.counters(), [3]);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_removed_keeps_nobody_frozen() {
+    let (mut node, manifest) = dead_at("actor.written");
+    std::fs::remove_file(&manifest).unwrap();
+    std::fs::create_dir(&manifest).unwrap();
+    node.restart();
+    assert!(node.actor().document.operation.is_some());
+    node.work(2);
+    assert_eq!(node.host.counters(), [5]);
+    std::fs::remove_dir(&manifest).unwrap();
+    node.actors.look(|_| true);
+    node.check("taken back");
+    assert_eq!((node.standing(), node.host.counters()), (Standing::Running, vec![5]));
 }
 
 #[test]
