@@ -60,6 +60,32 @@ fn all_errors_of_a_template_are_told_however_many() {
     assert!(complaint.contains("more problems were found"), "{}", complaint.len());
 }
 
+/// An orchestrator's templates name an image, and nothing of this host.
+#[test]
+fn what_a_template_lacks_to_be_started_is_told_before_anything_is_done() {
+    let store = Store::new();
+    let file = store.side_dir().join("bare.json");
+    let document = json!({
+        "volumes": [{"name": "home", "durableDir": {}}],
+        "containers": [{"name": "main", "volumeMounts": [{"name": "home", "mountPath": "/home"}]}],
+        "snapshotsConfig": {"location": "file:///commits"},
+    });
+    fs::write(&file, document.to_string()).unwrap();
+    let path = file.to_str().unwrap();
+    let validated = store.json(["actor", "validate", path]);
+    assert_eq!(
+        (&validated["valid"], &validated["warnings"][0]["path"]),
+        (&json!(true), &json!("containers[0].rootfs"))
+    );
+    let made = store.durdir(["actor", "create", "-f", path, "--id", "a"]).ok();
+    let told = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(told.contains("warning: containers[0].rootfs: is needed to start it"), "{told}");
+    let complaint = store.refused(5, ["actor", "start", "a"]);
+    assert!(complaint.contains("containers.main."), "{complaint}");
+    assert_eq!(store.json(["actor", "show", "a"])["state"], "created");
+    store.ok(["actor", "rm", "a"]);
+}
+
 #[test]
 fn a_removal_that_is_asked_for_again_is_answered_as_before() {
     let agent = Agent::created("Full", "Data");

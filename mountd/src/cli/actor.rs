@@ -11,7 +11,7 @@ use super::error::CliError;
 use super::output::{Output, with_progress};
 use super::run::{Session, call};
 use super::table::{Align, Table};
-use super::validate;
+use super::validate::{self, warning};
 use crate::client::{Client, Connection, Patience};
 use crate::exit::printable;
 use crate::proto::{
@@ -237,6 +237,10 @@ pub(super) async fn run(session: &Session, command: ActorCommand) -> Result<(), 
 
 async fn create(session: &Session, file: &Path, id: Option<String>) -> Result<(), CliError> {
     let template = read(file)?;
+    if let Ok((_, warnings)) = crate::template::Template::parse_with_warnings(&template) {
+        // Errors are told by who makes it.
+        warnings.iter().for_each(|problem| eprint!("{}", warning(problem)));
+    }
     let client = session.connect().await?;
     let action = || format!("actor create -f {}", file.display());
     let request = CreateActorRequest { template, id };

@@ -17,26 +17,36 @@ use crate::template::{MAX_BYTES, Problem, Template, directory_of};
 struct Validated {
     valid: bool,
     errors: Vec<Problem>,
+    /// What is missing before an actor of it can be started here.
+    warnings: Vec<Problem>,
     /// The canonical template, with every default; null where there are errors.
     template: Option<Value>,
 }
 
 pub(super) fn validate(session: &Session, file: &Path) -> Result<(), CliError> {
     let document = read(file).map_err(|source| CliError::ReadFile { path: file.to_owned(), source })?;
-    let template = match Template::parse(&document) {
-        Ok(template) => template,
+    let (template, warnings) = match Template::parse_with_warnings(&document) {
+        Ok(parsed) => parsed,
         Err(error) => {
             let found = error.problems.len();
             let text = || error.problems.iter().map(line).collect();
-            let document = Validated { valid: false, errors: error.problems.clone(), template: None };
+            let errors = error.problems.clone();
+            let document = Validated { valid: false, errors, warnings: Vec::new(), template: None };
             session.output.print(&document, text)?;
             let errors = if found == 1 { "error" } else { "errors" };
             let what = format!("actor validate {}: {found} {errors}", file.display());
             return Err(CliError::Found { what, exit: ExitClass::Refused });
         }
     };
-    let document = Validated { valid: true, errors: Vec::new(), template: Some(template.to_value()) };
-    session.output.print(&document, || summary(&template))
+    let text = || warnings.iter().map(warning).fold(summary(&template), |text, warning| text + &warning);
+    let template = Some(template.to_value());
+    let document = Validated { valid: true, errors: Vec::new(), warnings: warnings.clone(), template };
+    session.output.print(&document, text)
+}
+
+/// `warning: containers[0].rootfs: is needed to start it`
+pub(super) fn warning(problem: &Problem) -> String {
+    format!("warning: {}", line(problem))
 }
 
 /// Reads a file, but no more than is needed to refuse it for its size.

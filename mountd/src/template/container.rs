@@ -17,12 +17,12 @@ pub(crate) struct Container {
     /// The image that `rootfs` was unpacked from, with its digest. Only kept: nothing is pulled here. `None`: not from an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<String>,
-    /// The host directory that is its root. `None`: its sandbox brings one, a microVM's initramfs.
+    /// The host directory that is its root. `None`: its sandbox brings one, a microVM's initramfs; any other cannot be started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rootfs: Option<PathBuf>,
     /// The program, and the first of its arguments; no shell takes part, and nothing is replaced in it.
     pub(crate) command: Vec<String>,
-    /// The rest of its arguments. Together they are at least one word.
+    /// The rest of its arguments. Together they are at least one word, or it cannot be started.
     pub(crate) args: Vec<String>,
     /// Its environment, and nothing else; names are unique.
     pub(crate) env: Vec<Variable>,

@@ -88,8 +88,13 @@ struct Document<'a> {
 impl Template {
     /// Reads a document, YAML or JSON: a template, or an object of kind `ActorTemplate` with one as its `spec`.
     pub(crate) fn parse(document: &[u8]) -> Result<Template, TemplateError> {
+        Template::parse_with_warnings(document).map(|(template, _)| template)
+    }
+
+    /// The same, with what is missing before an actor of it can be started here: an orchestrator's template names an image, and nothing of this host.
+    pub(crate) fn parse_with_warnings(document: &[u8]) -> Result<(Template, Vec<Problem>), TemplateError> {
         let node = document::read(document).map_err(TemplateError::unreadable)?;
-        let template = Template::of(&node, Origin::Author)?;
+        let (template, warnings) = Template::of(&node, Origin::Author)?;
         if template.to_json().len() > MAX_BYTES {
             let message = format!(
                 "with every default, as it is stored, the template is larger than {} MiB",
@@ -97,7 +102,7 @@ impl Template {
             );
             return Err(TemplateError::unreadable(message));
         }
-        Ok(template)
+        Ok((template, warnings))
     }
 
     /// Reads a canonical document that an actor was made of.
@@ -106,18 +111,19 @@ impl Template {
             &json::read(document).map_err(|misread| TemplateError::unreadable(misread.message))?,
             Origin::Store,
         )
+        .map(|(template, _)| template)
     }
 
-    fn of(node: &Node, origin: Origin) -> Result<Template, TemplateError> {
+    fn of(node: &Node, origin: Origin) -> Result<(Template, Vec<Problem>), TemplateError> {
         let problems = Problems::default();
         let template = match RawTemplate::read(node, &problems) {
             Given::Value(raw) => validate::validate(raw, origin, &problems),
             Given::Absent | Given::Wrong => None,
         };
-        match (problems.into_error(), template) {
-            (Some(error), _) => Err(error),
-            (None, Some(template)) => Ok(template),
-            (None, None) => Err(TemplateError::unreadable("is no template")),
+        match (problems.finish(), template) {
+            (Err(error), _) => Err(error),
+            (Ok(warnings), Some(template)) => Ok((template, warnings)),
+            (Ok(_), None) => Err(TemplateError::unreadable("is no template")),
         }
     }
 

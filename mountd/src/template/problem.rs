@@ -69,6 +69,7 @@ pub(super) struct Problems(RefCell<Found>);
 #[derive(Debug, Default)]
 struct Found {
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
     untold: usize,
 }
 
@@ -83,14 +84,22 @@ impl Problems {
         }
     }
 
-    /// Returns the error if there is one.
-    pub(super) fn into_error(self) -> Option<TemplateError> {
-        let Found { mut problems, untold } = self.0.into_inner();
+    /// Notes what is no error of the template, and has to be there before an actor of it can be started.
+    pub(super) fn warn(&self, place: &Place, message: impl Into<String>) {
+        let mut found = self.0.borrow_mut();
+        if found.warnings.len() < MAX_PROBLEMS {
+            found.warnings.push(Problem { path: place.to_string(), message: message.into() });
+        }
+    }
+
+    /// Returns the warnings, if there is no error.
+    pub(super) fn finish(self) -> Result<Vec<Problem>, TemplateError> {
+        let Found { mut problems, warnings, untold } = self.0.into_inner();
         if untold > 0 {
             let message = format!("{untold} more problems were found");
             problems.push(Problem { path: String::new(), message });
         }
-        if problems.is_empty() { None } else { Some(TemplateError { problems }) }
+        if problems.is_empty() { Ok(warnings) } else { Err(TemplateError { problems }) }
     }
 }
 
@@ -132,9 +141,9 @@ mod tests {
         for number in 0..MAX_PROBLEMS + 5 {
             problems.report(&Place::root().item(number), "is wrong");
         }
-        let error = problems.into_error().unwrap();
+        let error = problems.finish().unwrap_err();
         assert_eq!(error.problems.len(), MAX_PROBLEMS + 1);
         assert_eq!(error.problems.last().unwrap().message, "5 more problems were found");
-        assert_eq!(Problems::default().into_error(), None);
+        assert_eq!(Problems::default().finish(), Ok(Vec::new()));
     }
 }

@@ -59,7 +59,7 @@ fn virtual_machine(settings: &MachineSettings) -> runtime::Machine {
     runtime::Machine {
         memory_bytes: settings.memory,
         cpus: settings.cpus,
-        kernel: Some(settings.kernel.clone()),
+        kernel: settings.kernel.clone(),
         initramfs: settings.initramfs.clone(),
         kernel_arguments: settings.kernel_arguments.clone(),
         accelerator: settings.accelerator,

@@ -99,9 +99,10 @@ pub(crate) struct MachineSettings {
     pub(crate) memory: u64,
     /// How many CPUs it has.
     pub(crate) cpus: u32,
-    /// Its kernel.
-    pub(crate) kernel: PathBuf,
-    /// Its initial file system. `None` only in templates that were stored before it was required: they are not started.
+    /// Its kernel. Without one it cannot be started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Its initial file system. Without one it cannot be started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) initramfs: Option<PathBuf>,
     /// More words for the kernel's command line.

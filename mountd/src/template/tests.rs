@@ -200,10 +200,7 @@ fn a_template_that_is_too_large_with_its_defaults_is_refused() {
 
 #[test]
 fn a_stored_template_is_read_whatever_is_refused_by_now() {
-    let mut without_root = process();
-    remove(&mut without_root, "/containers/0/rootfs");
     let no_runtime_runs = [
-        without_root,
         with(microvm(), &[("/containers/0/rootfs", json!("/r")), ("/sandbox/initramfs", Value::Null)]),
         of_class("gvisor", json!({"network": "host"})),
     ];
@@ -213,7 +210,7 @@ fn a_stored_template_is_read_whatever_is_refused_by_now() {
         assert_eq!(Template::parse_stored(&template.to_json()), Ok(template));
     }
     let yaml = growing(530_000);
-    let large = Template::of(&yaml::read(&yaml).unwrap(), Origin::Author).unwrap();
+    let large = Template::of(&yaml::read(&yaml).unwrap(), Origin::Author).unwrap().0;
     assert_eq!(Template::parse_stored(&large.to_json()), Ok(large));
     assert!(Template::parse_stored("{}").is_err());
 }
@@ -376,7 +373,6 @@ fn everything_that_is_wrong_is_told_at_once() {
             ("volumes[1]", "must be mounted by at least one container"),
             ("volumes[2].name", "is required"),
             ("volumes[2].durableDir", "write durableDir: {}"),
-            ("containers[0].command", "is required"),
             ("containers[0].volumeMounts[0].mountPath", "must start with '/'"),
             ("containers[0].volumeMounts[0].mountPath", "must not end with '/'"),
             ("containers[0].volumeMounts[0].mountPath", "must not contain '//'"),
@@ -645,6 +641,40 @@ fn a_durable_dir_may_have_lowers_and_quotas() {
 
 // Containers.
 
+/// As an orchestrator has them: an image, and nothing of this host.
+#[test]
+fn what_is_only_needed_for_a_start_is_warned_of() {
+    let bare = |class: &str| {
+        json!({
+            "volumes": [{"name": "home", "durableDir": {}}],
+            "containers": [{"name": "main", "volumeMounts": [{"name": "home", "mountPath": "/home"}]}],
+            "sandboxClass": class,
+            "snapshotsConfig": {"location": "file:///c", "onPause": "Data", "onCommit": "Data"},
+        })
+    };
+    let of_root = [
+        ("containers[0].rootfs", "is needed to start it"),
+        ("containers[0].command", "is needed to start it"),
+    ];
+    let of_machine = [
+        ("sandbox.initramfs", "is needed to start it in qemu"),
+        ("sandbox.kernel", "is needed to start it in qemu"),
+        ("containers[0].command", "is needed to start it"),
+    ];
+    let expected: [(&str, &[(&str, &str)]); 3] =
+        [("gvisor", &of_root), ("process", &of_root), ("microvm", &of_machine)];
+    for (class, expected) in expected {
+        let document = bare(class).to_string();
+        let (template, warnings) = Template::parse_with_warnings(document.as_bytes()).unwrap();
+        assert_eq!(warnings.len(), expected.len(), "{class}: {warnings:?}");
+        for (warning, (path, message)) in warnings.iter().zip(expected) {
+            assert!(warning.path == *path && warning.message.contains(message), "{class}: {warning}");
+        }
+        assert_eq!(Template::parse_stored(&template.to_json()).unwrap(), template, "{class}");
+    }
+    assert_eq!(Template::parse_with_warnings(usual().to_string().as_bytes()).unwrap().1, []);
+}
+
 #[test]
 fn a_container_says_what_it_runs() {
     let container = |field: &str, value: Value| with(usual(), &[(&format!("/containers/0/{field}"), value)]);
@@ -653,11 +683,9 @@ fn a_container_says_what_it_runs() {
     accepted(&container("env", json!([{"name": "A B", "value": "x=y\nz"}, {"name": "~", "value": ""}])));
     let place = |field: &str| format!("containers[0].{field}");
     for (field, value, at, message) in [
-        ("command", json!([]), "command", "is required"),
         ("command", json!(["a\0b"]), "command[0]", "NUL"),
         ("args", json!(["", "\0"]), "args[1]", "NUL"),
         ("image", json!("agent:latest"), "image", "pinned by its digest"),
-        ("rootfs", json!(null), "rootfs", "is required for sandboxClass gvisor"),
         ("rootfs", json!("images"), "rootfs", "must be an absolute path"),
         ("rootfs", json!(format!("/{}", "x".repeat(4095))), "rootfs", "at most 4095 bytes"),
         ("workingDir", json!("home"), "workingDir", "must be an absolute path"),
@@ -848,7 +876,6 @@ fn a_runtime_fits_its_class() {
         ("gvisor", json!({"runtimeFlags": ["\0"]}), "runtimeFlags[0]", "NUL"),
         ("process", json!({"memory": 1}), "memory", "has no effect with runtime process"),
         ("process", json!({"runtimeFlags": []}), "runtimeFlags", "has no effect with runtime process"),
-        ("microvm", json!({"initramfs": "/i"}), "kernel", "is required for runtime qemu"),
         ("microvm", json!({"kernel": "k", "initramfs": "/i"}), "kernel", "must be an absolute path"),
         (
             "microvm",
@@ -909,10 +936,6 @@ fn what_no_runtime_can_run_is_refused() {
         let scopes = json!({"location": "file:///c", "onPause": pause, "onCommit": commit});
         with(of_class("gvisor", json!({"network": "host"})), &[("/snapshotsConfig", scopes)])
     };
-    let rootless = |mut document: Value| {
-        remove(&mut document, "/containers/0/rootfs");
-        document
-    };
     for legal in [
         qemu(json!({"network": "own", "runtimeFlags": ["-cpu", "max"]})),
         with(qemu(json!({})), &[("/readyz", probe.clone()), ("/containers/0/readyz", probe.clone())]),
@@ -924,18 +947,10 @@ fn what_no_runtime_can_run_is_refused() {
         accepted(&legal);
     }
     for (document, at, message) in [
-        (rootless(usual()), "containers[0].rootfs", "is required for sandboxClass gvisor"),
-        (rootless(process()), "containers[0].rootfs", "is required for sandboxClass process"),
         (
             with(microvm(), &[("/containers/0/rootfs", json!("/images/agent"))]),
             "containers[0].rootfs",
             "has no effect with sandboxClass microvm",
-        ),
-        (qemu(json!({"initramfs": null})), "sandbox.initramfs", "is required for runtime qemu"),
-        (
-            cloud_hypervisor(json!({"initramfs": null})),
-            "sandbox.initramfs",
-            "is required for runtime cloud-hypervisor",
         ),
         (qemu(json!({"network": "host"})), "sandbox.network", "must be none or own with runtime qemu"),
         (

@@ -60,7 +60,7 @@ fn check_one(raw: RawContainer, place: &Place, problems: &Problems) -> Option<Co
         Given::Value(words) => words.is_empty(),
     };
     if says_nothing(&raw.command) && says_nothing(&raw.args) {
-        problems.report(&place.field("command"), "is required: the program and its arguments");
+        problems.warn(&place.field("command"), "is needed to start it: the program and its arguments");
     }
     let (command, args) = (words(raw.command, "command"), words(raw.args, "args"));
 

@@ -38,13 +38,13 @@ pub(super) fn check(raw: &RawTemplate, class: SandboxClass, problems: &Problems)
 fn root(container: &RawContainer, class: SandboxClass, place: &Place, problems: &Problems) {
     let place = place.field("rootfs");
     match (class, container.rootfs.is_given()) {
-        (SandboxClass::Gvisor, false) => problems.report(
+        (SandboxClass::Gvisor, false) => problems.warn(
             &place,
-            "is required for sandboxClass gvisor: a directory of the host with an unpacked image (nothing is pulled here)",
+            "is needed to start it in gvisor: a directory of the host with an unpacked image (nothing is pulled here)",
         ),
-        (SandboxClass::Process, false) => problems.report(
+        (SandboxClass::Process, false) => problems.warn(
             &place,
-            "is required for sandboxClass process: a directory of the host, which is not changed; / is the host's own root",
+            "is needed to start it as a process: a directory of the host, which is not changed; / is the host's own root",
         ),
         (SandboxClass::Microvm, true) => {
             problems.report(&place, "has no effect with sandboxClass microvm: its root is its initramfs");
@@ -57,7 +57,11 @@ fn machine(sandbox: &RawSandbox, kind: Kind, place: &Place, problems: &Problems)
     let runtime = kind.name();
     if !sandbox.initramfs.is_given() {
         let reason = "with it the machine is told what to run; examples/microvm/build makes one";
-        problems.report(&place.field("initramfs"), format!("is required for runtime {runtime}: {reason}"));
+        problems.warn(&place.field("initramfs"), format!("is needed to start it in {runtime}: {reason}"));
+    }
+    if !sandbox.kernel.is_given() {
+        let message = format!("is needed to start it in {runtime}; examples/microvm/build makes one");
+        problems.warn(&place.field("kernel"), message);
     }
     if let Given::Value(network) = &sandbox.network {
         let wrong = match (kind, network.as_str()) {

@@ -157,11 +157,7 @@ fn machine(raw: RawSandbox, kind: Kind, place: &Place, problems: &Problems) -> O
         }
     });
     let cpus = number(raw.cpus, 1..=1024_u32, &place.field("cpus"), problems);
-    let kernel_place = place.field("kernel");
-    if !raw.kernel.is_given() {
-        problems.report(&kernel_place, format!("is required for runtime {}", kind.name()));
-    }
-    let kernel = host_path(raw.kernel, &kernel_place, problems);
+    let kernel = host_path(raw.kernel, &place.field("kernel"), problems);
     let initramfs = host_path(raw.initramfs, &place.field("initramfs"), problems);
     let arguments_place = place.field("kernelArguments");
     let kernel_arguments = check_value(raw.kernel_arguments, &arguments_place, problems, |text| {
@@ -181,7 +177,7 @@ fn machine(raw: RawSandbox, kind: Kind, place: &Place, problems: &Problems) -> O
     Some(MachineSettings {
         memory: memory.or(DEFAULT_MEMORY)?,
         cpus: cpus.or(1)?,
-        kernel: kernel.value()?,
+        kernel: kernel.optional()?,
         initramfs: initramfs.optional()?,
         kernel_arguments: kernel_arguments.or(String::new())?,
         accelerator: accelerator?,
