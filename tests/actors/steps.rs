@@ -44,35 +44,46 @@ const UNBOUND: [(Place, End); 9] = [
     ("actor.was-cut+actor.aborted", Undone),
 ];
 
-const PAUSE: [(Place, End); 6] = [
+const PAUSE: [(Place, End); 7] = [
     ("actor.manifest", Done),
     ("actor.bound", Done),
     ("actor.killed", Done),
+    ("actor.captured", Done),
     ("actor.unmounted", Done),
     ("actor.killed+actor.unmounted", Done),
     ("api.before-reply", Done),
 ];
 
-const SUSPEND: [(Place, End); 9] = [
+const SUSPEND: [(Place, End); 10] = [
     ("actor.manifest", Done),
     ("actor.bound", Done),
     ("actor.volumes-published", Done),
     ("actor.published", Done),
     ("actor.tear-down", Done),
+    ("actor.captured", Done),
     ("actor.killed", Done),
     ("actor.unmounted", Done),
     ("actor.bound+actor.published", Done),
     ("api.before-reply", Done),
 ];
 
-const COMMIT: [(Place, End); 8] = [
+const COMMIT: [(Place, End); 9] = [
     ("actor.manifest", Done),
     ("actor.bound", Done),
     ("actor.resumed", Done),
     ("actor.publish", Done),
     ("actor.volumes-published", Done),
     ("actor.published", Done),
+    ("actor.captured", Done),
     ("actor.resumed+actor.volumes-published", Done),
+    ("api.before-reply", Done),
+];
+
+const START: [(Place, End); 5] = [
+    ("actor.start", Undone),
+    ("actor.mounted", Undone),
+    ("actor.created", Undone),
+    ("actor.up", Undone),
     ("api.before-reply", Done),
 ];
 
@@ -144,10 +155,16 @@ struct Picture {
 impl Mortal {
     /// Makes one that has done some work.
     fn new(class: Class) -> Mortal {
+        let Mortal { agent, class, switches } = Mortal::created(class);
+        Mortal { agent: agent.started(), class, switches }
+    }
+
+    /// Makes one that was never started.
+    fn created(class: Class) -> Mortal {
         let store = Store::new();
         let switches = store.side_dir();
-        let tables: [&[(Place, End)]; 8] =
-            [&UNBOUND, &PAUSE, &SUSPEND, &COMMIT, &RESUME, &RESUME_OF_DATA, &FORK, &REMOVE];
+        let tables: [&[(Place, End)]; 9] =
+            [&UNBOUND, &PAUSE, &SUSPEND, &COMMIT, &START, &RESUME, &RESUME_OF_DATA, &FORK, &REMOVE];
         let places: BTreeSet<Place> =
             tables.into_iter().flatten().flat_map(|(place, _)| place.split('+')).collect();
         let points: Vec<String> = places.into_iter().map(|place| format!("{place}:kill")).collect();
@@ -157,7 +174,7 @@ impl Mortal {
         for alarm in ["the worker died", "was left paused"] {
             store.expect_alarm(alarm);
         }
-        let agent = Agent::created_from(store, |commits| class.template(commits, "Full", "Full")).started();
+        let agent = Agent::created_from(store, |commits| class.template(commits, "Full", "Full"));
         Mortal { agent, class, switches }
     }
 
@@ -392,6 +409,33 @@ fn a_suspend_of_a_machine_is_undone_or_done() {
 #[test]
 fn a_commit_of_a_machine_is_undone_or_done_and_it_runs() {
     captures(Class::Microvm, "commit", "running", &COMMIT);
+}
+
+fn starts(class: Class) {
+    for (place, end, client) in Mortal::created(class).places(&[&START]) {
+        let mortal = Mortal::created(class);
+        let created = mortal.picture();
+        let mut running = created.clone();
+        running.states.insert("a".to_owned(), "running".to_owned());
+        let answer = mortal.dies(place, client, &["actor", "start", "a"]);
+        let told = format!("start at {place}, {client:?}");
+        if answer.is_none() && end == Undone {
+            mortal.becomes(&created, &told);
+            mortal.agent.ask("start");
+        }
+        mortal.becomes(&running, &told);
+        mortal.works();
+    }
+}
+
+#[test]
+fn a_start_is_undone_or_done() {
+    starts(Class::Gvisor);
+}
+
+#[test]
+fn a_start_of_a_machine_is_undone_or_done() {
+    starts(Class::Microvm);
 }
 
 fn resumes(class: Class) {
