@@ -79,6 +79,8 @@ impl Actors {
         self.drop_snapshots(&capture.document.dropping, Some(id))?;
         capture.document.dropping.clear();
         if over {
+            // A host that loses power must not remember an actor that still stands on it.
+            self.store.sync_records()?;
             self.directory.of(actor).capture(id).remove()?;
         }
         let mut failed = None;

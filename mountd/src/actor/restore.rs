@@ -222,7 +222,14 @@ impl Driver<'_> {
         if checkpoint.scope == Scope::Full {
             let bytes = manifest.files.iter().map(|file| file.bytes).sum();
             let (files, place) = (manifest.clone(), image.clone());
-            self.actors.at_place(id, bytes, move || Ok(files.check_files(&place)))??;
+            let checked = self.actors.at_place(id, bytes, move || Ok(files.check_files(&place)))?;
+            checked.map_err(|error| match error {
+                // What cannot be read is no memory to go on with, whatever the reason.
+                ActorError::Io { action, path, source } => {
+                    damaged(&format!("cannot {action} {}: {source}", path.display()))
+                }
+                error => error,
+            })?;
         }
         Ok((manifest, image))
     }

@@ -49,6 +49,7 @@ impl Driver<'_> {
     pub(in crate::actor) fn withdraw(&mut self, mut capturing: Capturing) -> Result<(), ApiError> {
         if capturing.step != CaptureStep::Withdraw {
             self.advance(&mut capturing, CaptureStep::Withdraw, "actor.withdraw")?;
+            self.actors.store.sync_records()?;
         }
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         let image = (capturing.scope == Scope::Full).then(|| directory.image());

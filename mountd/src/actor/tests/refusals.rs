@@ -1,5 +1,5 @@
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::actor::ActorError;
@@ -115,6 +115,28 @@ fn paused() -> Node {
     let node = Node::running(Scope::Full, Scope::Full);
     node.ask("a", PAUSE).unwrap();
     node
+}
+
+#[test]
+fn memory_that_cannot_be_read_is_refused_and_the_actor_stays_paused() {
+    let spoilt: [fn(&Path); 2] = [
+        |image| std::fs::remove_dir_all(image).unwrap(),
+        |image| {
+            std::fs::remove_dir_all(image).unwrap();
+            std::fs::write(image, "no directory").unwrap();
+        },
+    ];
+    for spoil in spoilt {
+        let node = paused();
+        spoil(&pause_files(&node).join("image"));
+        let error = refused(&node, "a", Ask::Resume);
+        assert!(matches!(error, ActorError::Damaged { .. }), "{error}");
+        assert_eq!(node.standing(), Standing::Paused);
+        // The volumes do not need it.
+        node.ask("a", capture(CaptureKind::Pause, Scope::Data)).unwrap();
+        node.ask("a", Ask::Resume).unwrap();
+        node.check("resumed without memory");
+    }
 }
 
 #[test]
