@@ -299,8 +299,10 @@ mod tests {
     #[test]
     fn marked_processes_and_what_they_started_are_ended_and_no_others() {
         let start = |name: &str| {
+            // The shell does not end by itself when its child is ended before it.
+            let script = "env -i sleep 1000 & echo $!; wait; exec sleep 1000";
             let mut command = Command::new("sh");
-            command.args(["-c", "env -i sleep 1000 & echo $!; wait"]).env(VARIABLE, name);
+            command.args(["-c", script]).env(VARIABLE, name);
             command.stdout(std::process::Stdio::piped()).spawn().unwrap()
         };
         let name = format!("/test/{}", std::process::id());
