@@ -1,7 +1,8 @@
 //! Writes and syncs fail: the store stops, and is opened anew once they would not.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,9 +20,13 @@ struct Faulty {
 
 impl Faulty {
     fn at(points: &str) -> Faulty {
+        Faulty::with(&[], points)
+    }
+
+    fn with(arguments: &[&str], points: &str) -> Faulty {
         let store = Store::new();
         let switches = store.side_dir();
-        let mut mountd = store.mountd::<&str>([]);
+        let mut mountd = store.mountd(arguments);
         mountd.env("DURDIR_FAILPOINTS", points).env("DURDIR_FAILPOINT_SWITCHES", &switches);
         run(&mut mountd, Duration::from_secs(60)).ok();
         for alarm in [
@@ -43,6 +48,36 @@ impl Faulty {
     fn turn_off(&self, place: &str) {
         fs::remove_file(self.switches.join(place)).unwrap();
     }
+}
+
+/// A probe takes the node out of service meanwhile.
+#[test]
+fn health_is_bad_while_the_store_has_stopped() {
+    // Free when it is asked for; whoever takes it meanwhile makes the start fail, not the test pass.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let faulty = Faulty::with(&["--metrics", &address], "log.write:errno=28,trial.write:errno=28");
+    let get = || -> String {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(stream, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let mount = faulty.store.mount("v");
+    let good = get();
+    assert!(good.starts_with("HTTP/1.1 200") && good.ends_with("ok\n"), "{good}");
+    faulty.turn_on("trial.write");
+    faulty.turn_on("log.write");
+    fs::create_dir(mount.path("refused")).unwrap_err();
+    faulty.turn_off("log.write");
+    let bad = get();
+    assert!(
+        bad.starts_with("HTTP/1.1 503") && bad.contains("the store stopped after a failed write"),
+        "{bad}"
+    );
+    faulty.turn_off("trial.write");
+    wait_for_recovery(&mount, "again");
+    assert!(get().starts_with("HTTP/1.1 200"));
 }
 
 #[test]

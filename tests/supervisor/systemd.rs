@@ -144,6 +144,7 @@ fn the_service_managers_descriptor_store_takes_the_place_of_the_supervisor() {
     let mut service = manager.start();
     manager.serve_until("READY=1");
     assert_eq!(manager.store.json(["volume", "ls"])[0]["name"], "v");
+    assert_eq!(manager.store.json(["doctor"])["takeovers"], 1);
     let mut answer = [0; 9];
     std::io::Read::read_exact(&mut early, &mut answer).unwrap();
     assert_eq!(answer[3], 4, "a SETTINGS frame of HTTP/2: {answer:?}");

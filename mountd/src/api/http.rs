@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::metrics;
 use crate::daemon::Node;
-use crate::exit::one_line;
+use crate::exit::{one_line, printable};
 
 /// Answers until `stopped` says so.
 pub(crate) fn serve_http(
@@ -24,10 +24,8 @@ pub(crate) fn serve_http(
 ) -> io::Result<JoinHandle<()>> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/metrics", get(exposition))
-        .with_state(node);
+    let router =
+        Router::new().route("/healthz", get(health)).route("/metrics", get(exposition)).with_state(node);
     Ok(tokio::spawn(async move {
         let stop = async move {
             // An error means that the sender is gone, which ends the server just as well.
@@ -38,6 +36,17 @@ pub(crate) fn serve_http(
             tracing::error!(%error, "the metrics server ended");
         }
     }))
+}
+
+/// Whether this node can be used. A store that stopped answers every change with an error, until its disk can be written again.
+async fn health(State(node): State<Arc<Node>>) -> impl IntoResponse {
+    match node.store.stopped() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(why) => {
+            let why = printable(&why);
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the store stopped after a failed write: {why}\n"))
+        }
+    }
 }
 
 async fn exposition(State(node): State<Arc<Node>>) -> impl IntoResponse {

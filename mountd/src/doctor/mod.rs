@@ -116,7 +116,12 @@ pub(crate) async fn examine(endpoint: &Endpoint) -> Report {
     Report {
         supervisor_pid: supervisor.map(|state| state.supervisor_pid),
         worker_pid,
-        takeovers: supervisor.map_or(0, |state| state.takeovers),
+        takeovers: match (supervisor, &daemon) {
+            (Some(state), _) => state.takeovers,
+            // A service manager is its supervisor.
+            (None, Daemon::Told(told)) => counter(&told.stats, "takeovers"),
+            (None, Daemon::Absent | Daemon::Silent(_)) => 0,
+        },
         problems,
     }
 }
