@@ -1,7 +1,7 @@
 //! What differs between two trees, whether they have a history in common or not.
 //!
 //! Where they have one, the store knows what was written since they parted. Where they have none, both are walked side by side, by path, and
-//! files of one size are read: the cost follows what there is. What neither wrote, and both have from the same file of a lower, is not read.
+//! regular files are read, but for their holes: the cost follows what there is. What neither wrote, and both have from the same file of a lower, is not read.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
