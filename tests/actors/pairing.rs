@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use durdir_tests::support::*;
 
-use super::agent::{Agent, template};
+use super::agent::{Agent, LIMIT, template};
 use super::shims;
 
 /// The largest file of a memory image.
@@ -123,7 +123,10 @@ fn the_volumes_of_a_commit_keep_their_quota_and_those_of_an_actor_may_be_given_m
 
 #[test]
 fn the_mount_of_a_running_actor_is_not_for_others_to_take_away() {
-    let agent = Agent::running("Full", "Full");
+    let store = Store::new();
+    // What a pause leaves mounted goes after its answer: here so late that whoever asks comes before it.
+    run(store.command().env("DURDIR_FAILPOINTS", "actor.tidy:sleep=500").args(["volume", "ls"]), LIMIT).ok();
+    let agent = Agent::created_from(store, |commits| template(commits, "Full", "Full")).started();
     let store = &agent.store;
     let place = agent.path("home", "");
     let begun = Instant::now();

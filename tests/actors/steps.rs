@@ -44,11 +44,12 @@ const UNBOUND: [(Place, End); 9] = [
     ("actor.was-cut+actor.aborted", Undone),
 ];
 
-const PAUSE: [(Place, End); 7] = [
+const PAUSE: [(Place, End); 8] = [
     ("actor.manifest", Done),
     ("actor.bound", Done),
     ("actor.killed", Done),
     ("actor.captured", Done),
+    ("actor.tidy", Done),
     ("actor.unmounted", Done),
     ("actor.killed+actor.unmounted", Done),
     ("api.before-reply", Done),

@@ -271,6 +271,7 @@ impl Driver<'_> {
     fn tidy(&mut self, reach: Reach) -> Result<(), ApiError> {
         let at_rest = self.actor.document.standing != Standing::Running;
         if at_rest && self.actors.directory.of(&self.actor.id).volumes().exists() {
+            self.actors.world.step("actor.tidy");
             self.take_volumes_away()?;
         }
         self.finish_dropping(reach);

@@ -26,9 +26,10 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use durdir_fs::ids::VolumeId;
 use durdir_fs::store::{VolumeInfo, VolumeSpec};
 use durdir_fs::{FsError, failpoint};
 use tonic::{Request, Response, Status};
@@ -290,11 +291,9 @@ fn unmount(
 fn what_goes(node: &Node, request: UnmountRequest) -> Result<UnmountIntent, ApiError> {
     let UnmountRequest { mountpoint, name } = request;
     let mountpoint = path_of(&mountpoint);
-    let mut mounts = node.mounts.selected(&Selector::At(mountpoint.clone()));
-    if mounts.is_empty()
-        && let Some(selector) = selector_of(node, &name)?
-    {
-        mounts = node.mounts.selected(&selector);
+    let mut mounts = named(node, &mountpoint, &name)?;
+    if await_owners(node, &mounts)? {
+        mounts = named(node, &mountpoint, &name)?;
     }
     if !mounts.is_empty() {
         check_not_in_use(node, &mounts)?;
@@ -308,15 +307,39 @@ fn what_goes(node: &Node, request: UnmountRequest) -> Result<UnmountIntent, ApiE
     Err(ApiError::NotMounted { target: name })
 }
 
+/// Returns what is mounted at a place, or else what is mounted of a volume or snapshot.
+fn named(node: &Node, mountpoint: &Path, name: &str) -> Result<Vec<MountView>, ApiError> {
+    let there = node.mounts.selected(&Selector::At(mountpoint.to_owned()));
+    match selector_of(node, name)? {
+        Some(selector) if there.is_empty() => Ok(node.mounts.selected(&selector)),
+        _ => Ok(there),
+    }
+}
+
+/// Waits until the actors that mounts are of have taken away what they leave behind. Returns whether there was any.
+fn await_owners(node: &Node, mounts: &[MountView]) -> Result<bool, ApiError> {
+    let volumes: Vec<VolumeId> = heads(mounts).map(|mount| mount.volume_id).collect();
+    match node.actors.hold_owners(&volumes) {
+        Ok(turns) => Ok(!turns.is_empty()),
+        // Removed meanwhile, with its volumes.
+        Err(ActorError::NotFound { .. }) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Refuses to take away what the sandbox of an actor works on. Snapshots of it are mounted by others.
 fn check_not_in_use(node: &Node, mounts: &[MountView]) -> Result<(), ApiError> {
-    for mount in mounts.iter().filter(|mount| mount.source == Source::Head) {
+    for mount in heads(mounts) {
         if let Some(actor) = node.actors.owner_of_volume(mount.volume_id) {
             let remedy = "`durdir actor pause` unmounts it, and so does `durdir actor rm`";
             return Err(ActorError::Owned { what: mount.name(), actor, remedy }.into());
         }
     }
     Ok(())
+}
+
+fn heads(mounts: &[MountView]) -> impl Iterator<Item = &MountView> {
+    mounts.iter().filter(|mount| mount.source == Source::Head)
 }
 
 fn path_of(bytes: &[u8]) -> PathBuf {

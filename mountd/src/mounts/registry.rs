@@ -54,9 +54,20 @@ impl MountView {
 pub(super) struct Slot(u64);
 
 enum Phase {
-    /// Being mounted or unmounted by a call.
-    Transition,
+    /// Being mounted by a call.
+    Mounting,
     Mounted(Arc<dyn LiveMount>),
+    /// Being unmounted by a call.
+    Unmounting(Arc<dyn LiveMount>),
+}
+
+impl Phase {
+    fn live(&self) -> Option<&Arc<dyn LiveMount>> {
+        match self {
+            Phase::Mounting => None,
+            Phase::Mounted(live) | Phase::Unmounting(live) => Some(live),
+        }
+    }
 }
 
 struct Record {
@@ -71,6 +82,8 @@ pub(super) struct Registry {
     records: Vec<Record>,
     last: u64,
     closed: bool,
+    /// What mounts that are gone had answered from the store.
+    replayed_by_gone: u64,
 }
 
 impl Registry {
@@ -83,7 +96,7 @@ impl Registry {
             let other = &record.view;
             if other.mountpoint == view.mountpoint {
                 return Err(match record.phase {
-                    Phase::Transition => in_transition(other),
+                    Phase::Mounting | Phase::Unmounting(_) => in_transition(other),
                     Phase::Mounted(_) => {
                         ApiError::MountpointTaken { mountpoint: other.mountpoint.clone(), what: other.name() }
                     }
@@ -101,7 +114,7 @@ impl Registry {
         }
         self.last += 1;
         let slot = Slot(self.last);
-        self.records.push(Record { slot, view, phase: Phase::Transition });
+        self.records.push(Record { slot, view, phase: Phase::Mounting });
         Ok(slot)
     }
 
@@ -116,7 +129,9 @@ impl Registry {
 
     /// Forgets a mount.
     pub(super) fn forget(&mut self, slot: Slot) {
-        self.records.retain(|record| record.slot != slot);
+        let Some(place) = self.records.iter().position(|record| record.slot == slot) else { return };
+        let gone = self.records.remove(place);
+        self.replayed_by_gone += gone.phase.live().map_or(0, |live| live.replayed());
     }
 
     /// Hands out a mount to be unmounted. It comes back by [`up`](Self::up) or goes by [`forget`](Self::forget).
@@ -125,10 +140,12 @@ impl Registry {
         let Some(record) = record else {
             return Err(ApiError::NotMounted { target: "it was".to_owned() });
         };
-        match std::mem::replace(&mut record.phase, Phase::Transition) {
-            Phase::Mounted(live) => Ok(live),
-            Phase::Transition => Err(in_transition(&record.view)),
-        }
+        let Phase::Mounted(live) = &record.phase else {
+            return Err(in_transition(&record.view));
+        };
+        let live = Arc::clone(live);
+        record.phase = Phase::Unmounting(Arc::clone(&live));
+        Ok(live)
     }
 
     /// Returns the slots and views of all mounts for which `wanted` holds.
@@ -151,8 +168,9 @@ impl Registry {
                 dead.push((record.view.clone(), Arc::clone(live)));
                 false
             }
-            Phase::Mounted(_) | Phase::Transition => true,
+            _ => true,
         });
+        self.replayed_by_gone += dead.iter().map(|(_, live)| live.replayed()).sum::<u64>();
         dead
     }
 
@@ -173,7 +191,7 @@ impl Registry {
                     Some(DrainedMount { device: live.device(), cache: record.view.cache })
                 }
                 // Nobody has a file of it open yet, or any more.
-                Phase::Transition => None,
+                Phase::Mounting | Phase::Unmounting(_) => None,
             })
             .collect()
     }
@@ -182,7 +200,7 @@ impl Registry {
     pub(super) fn oldest_requests(&self) -> Vec<(MountView, OldestRequest)> {
         let working = self.records.iter().filter_map(|record| match &record.phase {
             Phase::Mounted(live) => Some((record.view.clone(), live.oldest_request()?)),
-            Phase::Transition => None,
+            Phase::Mounting | Phase::Unmounting(_) => None,
         });
         working.collect()
     }
@@ -191,18 +209,15 @@ impl Registry {
     pub(super) fn stats(&self) -> Vec<(MountView, Vec<OpSummary>)> {
         let mounted = self.records.iter().filter_map(|record| match &record.phase {
             Phase::Mounted(live) => Some((record.view.clone(), live.stats())),
-            Phase::Transition => None,
+            Phase::Mounting | Phase::Unmounting(_) => None,
         });
         mounted.collect()
     }
 
-    /// Returns how many requests were answered from the store, of all mounts that are served.
+    /// Returns how many requests were answered from the store, of all mounts that are or were served.
     pub(super) fn replayed(&self) -> u64 {
-        let replayed = self.records.iter().map(|record| match &record.phase {
-            Phase::Mounted(live) => live.replayed(),
-            Phase::Transition => 0,
-        });
-        replayed.sum()
+        let served = self.records.iter().filter_map(|record| record.phase.live());
+        self.replayed_by_gone + served.map(|live| live.replayed()).sum::<u64>()
     }
 
     /// Shows a volume under its new name.
@@ -261,7 +276,7 @@ mod tests {
             Vec::new()
         }
         fn replayed(&self) -> u64 {
-            0
+            3
         }
         fn oldest_request(&self) -> Option<OldestRequest> {
             None
@@ -320,6 +335,24 @@ mod tests {
         assert!(registry.begin_unmount(slot).is_err());
         registry.up(slot, live);
         assert!(registry.begin_unmount(slot).is_ok());
+    }
+
+    #[test]
+    fn what_was_replayed_stays_counted_when_the_mount_is_gone() {
+        let mut registry = Registry::default();
+        let ended = fake("/a");
+        let first = registry.reserve(view(1, Source::Head, "/a")).unwrap();
+        let second = registry.reserve(view(2, Source::Head, "/b")).unwrap();
+        registry.up(first, Arc::clone(&ended) as Arc<dyn LiveMount>);
+        registry.up(second, fake("/b"));
+        assert_eq!(registry.replayed(), 6);
+        registry.begin_unmount(second).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(registry.replayed(), 6, "while it is unmounted");
+        registry.forget(second);
+        assert_eq!(registry.replayed(), 6, "when it was unmounted");
+        ended.alive.store(false, Ordering::Relaxed);
+        registry.take_dead();
+        assert_eq!(registry.replayed(), 6, "when it died");
     }
 
     #[test]
