@@ -34,6 +34,7 @@ struct RawLog {
 #[derive(Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawShutdown {
+    mounts: Option<String>,
     grace: Option<String>,
 }
 
@@ -44,6 +45,38 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// What becomes of mounts, and of actors that run, when mountd is asked to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AtTheEnd {
+    /// Actors are paused and mounts unmounted. Programs that use one are waited for, as long as the grace says.
+    Drain,
+    /// The same, without any grace.
+    Unmount,
+    /// They stay: a service manager keeps them for the next mountd, and programs wait for that.
+    Keep,
+}
+
+impl AtTheEnd {
+    /// Returns how it is called in a configuration.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            AtTheEnd::Drain => "drain",
+            AtTheEnd::Unmount => "unmount",
+            AtTheEnd::Keep => "keep",
+        }
+    }
+}
+
+/// How mountd ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shutdown {
+    /// `shutdown.mounts` (`drain`).
+    pub mounts: AtTheEnd,
+    /// `shutdown.grace` (`5s`): how long programs that use a mount may delay a shutdown, before the
+    /// mount is taken from them.
+    pub grace: Duration,
 }
 
 /// The valid settings of a mountd.
@@ -59,9 +92,8 @@ pub struct Config {
     pub log_filter: String,
     /// `log.format` (`text`).
     pub log_format: LogFormat,
-    /// `shutdown.grace` (`5s`): how long programs that use a mount may delay a shutdown, before the
-    /// mount is taken from them.
-    pub shutdown_grace: Duration,
+    /// `shutdown`: how it ends.
+    pub shutdown: Shutdown,
 }
 
 impl Default for Config {
@@ -72,7 +104,7 @@ impl Default for Config {
             metrics: None,
             log_filter: "info".to_owned(),
             log_format: LogFormat::Text,
-            shutdown_grace: Duration::from_secs(5),
+            shutdown: Shutdown { mounts: AtTheEnd::Drain, grace: Duration::from_secs(5) },
         }
     }
 }
@@ -142,13 +174,32 @@ impl Config {
             Some("json") => config.log_format = LogFormat::Json,
             Some(other) => faults.push(format!("log.format: {other:?} is neither text nor json")),
         }
+        match raw.shutdown.mounts.as_deref() {
+            None | Some("drain") => {}
+            Some("unmount") => config.shutdown.mounts = AtTheEnd::Unmount,
+            Some("keep") => config.shutdown.mounts = AtTheEnd::Keep,
+            Some(other) => {
+                faults.push(format!("shutdown.mounts: {other:?} is none of drain, unmount and keep"));
+            }
+        }
         if let Some(grace) = raw.shutdown.grace {
             match parse_duration(&grace) {
-                Ok(grace) => config.shutdown_grace = grace,
+                Ok(grace) => config.shutdown.grace = grace,
                 Err(fault) => faults.push(format!("shutdown.grace: {fault}")),
             }
         }
         if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+
+    /// Returns the keys that this file sets to something else than what `running` has, and that only a start takes over.
+    pub(crate) fn beyond_reload(&self, running: &Config) -> Vec<&'static str> {
+        let differs = [
+            ("store", self.store.is_some() && self.store != running.store),
+            ("socket", self.socket.is_some() && self.socket != running.socket),
+            ("metrics", self.metrics.is_some() && self.metrics != running.metrics),
+            ("log.format", self.log_format != running.log_format),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 }
 
@@ -176,6 +227,7 @@ mod tests {
             filter = "info,durdir_fs=debug"
             format = "json"
             [shutdown]
+            mounts = "keep"
             grace = "500ms"
             "#,
         );
@@ -185,7 +237,7 @@ mod tests {
             metrics: Some("127.0.0.1:9464".parse().unwrap()),
             log_filter: "info,durdir_fs=debug".to_owned(),
             log_format: LogFormat::Json,
-            shutdown_grace: Duration::from_millis(500),
+            shutdown: Shutdown { mounts: AtTheEnd::Keep, grace: Duration::from_millis(500) },
         };
         assert_eq!(config, Ok(expected));
     }
@@ -193,11 +245,27 @@ mod tests {
     #[test]
     fn all_faults_are_reported_with_their_keys() {
         let faults = Config::parse(
-            "store = 's'\nmetrics = 'x'\n[log]\nformat = 'xml'\nfilter = 'a=b=c'\n[shutdown]\ngrace = '5'\n",
+            "store = 's'\nmetrics = 'x'\n[log]\nformat = 'xml'\nfilter = 'a=b=c'\n[shutdown]\nmounts = 'leave'\ngrace = '5'\n",
         )
         .unwrap_err();
         let keys: Vec<_> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
-        assert_eq!(keys, ["store", "metrics", "log.filter", "log.format", "shutdown.grace"]);
+        assert_eq!(
+            keys,
+            ["store", "metrics", "log.filter", "log.format", "shutdown.mounts", "shutdown.grace"]
+        );
+    }
+
+    #[test]
+    fn what_only_a_start_takes_over_is_told() {
+        let parse = |text: &str| Config::parse(text).unwrap();
+        let running = parse("store = '/a'\nmetrics = '127.0.0.1:1'");
+        let beyond = |text: &str| parse(text).beyond_reload(&running);
+        assert_eq!(beyond(""), [""; 0]);
+        assert_eq!(beyond("store = '/a'\n[shutdown]\ngrace = '1s'\n[log]\nfilter = 'debug'"), [""; 0]);
+        assert_eq!(
+            beyond("store = '/b'\nsocket = '/x'\nmetrics = '127.0.0.1:2'\n[log]\nformat = 'json'"),
+            ["store", "socket", "metrics", "log.format"]
+        );
     }
 
     #[test]

@@ -14,6 +14,8 @@ const OF_THE_RUNTIME: [&str; 5] = ["quiesce", "save", "tear_down", "resume", "re
 #[derive(Default)]
 pub(crate) struct Times {
     phases: BTreeMap<String, Vec<f64>>,
+    /// Of each operation the one of which most was ours: how much, the how manieth, and all of its phases.
+    slowest: BTreeMap<String, (f64, usize, Value)>,
     images: Vec<f64>,
 }
 
@@ -29,8 +31,14 @@ impl Times {
         }
         let total = phases["total"].as_f64().unwrap();
         let runtimes: f64 = OF_THE_RUNTIME.iter().filter_map(|phase| phases.get(*phase)?.as_f64()).sum();
-        for (share, took) in [("(the runtime's)", runtimes), (OURS, total - runtimes)] {
+        let ours = total - runtimes;
+        for (share, took) in [("(the runtime's)", runtimes), (OURS, ours)] {
             self.phases.entry(key(operation, share)).or_default().push(took);
+        }
+        let number = self.phases[&key(operation, OURS)].len();
+        let slowest = self.slowest.entry(operation.to_owned()).or_insert((0.0, 0, Value::Null));
+        if ours > slowest.0 {
+            *slowest = (ours, number, answer["phases_ms"].clone());
         }
     }
 
@@ -50,6 +58,9 @@ impl Times {
         println!("{:28} {:>9} {:>9}", "", "p50 ms", "p99 ms");
         for (phase, times) in &self.phases {
             println!("{phase:28} {:9.2} {:9.2}", percentile(times, 50), percentile(times, 99));
+        }
+        for (operation, (ours, number, phases)) in &self.slowest {
+            println!("{operation:12} {ours:.2} ms are ours of the slowest, number {number}: {phases}");
         }
         if !self.images.is_empty() {
             let [half, most] = [50, 99].map(|percent| percentile(&self.images, percent));

@@ -1,6 +1,7 @@
 //! `mountd --no-supervisor` under a service manager that keeps descriptors, as systemd does.
 
-use std::io::{IoSliceMut, Write};
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -16,6 +17,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// What systemd is to a service: hears it, and keeps what it is given.
 struct Manager {
     store: Store,
+    /// What the service is told beside where its store is.
+    arguments: Vec<OsString>,
     socket: UnixDatagram,
     path: std::path::PathBuf,
     kept: Vec<(String, OwnedFd)>,
@@ -28,13 +31,14 @@ impl Manager {
         let path = store.side_dir().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        Manager { store, socket, path, kept: Vec::new(), heard: Vec::new() }
+        let arguments = ["--no-supervisor", "--foreground"].map(OsString::from).to_vec();
+        Manager { store, arguments, socket, path, kept: Vec::new(), heard: Vec::new() }
     }
 
     /// Starts the service with everything that is kept.
     fn start(&mut self) -> Child {
         let names: Vec<&str> = self.kept.iter().map(|(name, _)| name.as_str()).collect();
-        let service = self.store.mountd(["--no-supervisor", "--foreground"]);
+        let service = self.store.mountd(&self.arguments);
         // The shell knows the pid before mountd has it.
         let mut command = Command::new("/bin/sh");
         command
@@ -156,13 +160,112 @@ fn the_service_managers_descriptor_store_takes_the_place_of_the_supervisor() {
     manager.serve_until("STOPPING=1");
     // Memory of actors may have to be written.
     manager.serve_until("EXTEND_TIMEOUT_USEC=60000000");
+    await_end(&mut manager, &mut service);
+    assert!(manager.kept.is_empty(), "{:?}", manager.heard);
+}
+
+/// Waits for the end of a service that was asked to end, and hears what it says until then.
+fn await_end(manager: &mut Manager, service: &mut Child) {
     eventually("the service ends", MINUTE, || {
         manager.serve_once();
         service.try_wait().unwrap()
     });
-    assert_eq!(service.wait().unwrap().code(), Some(0));
     while manager.serve_once().is_some() {}
+    assert_eq!(service.wait().unwrap().code(), Some(0));
+}
+
+/// Writes a configuration, and returns where it is.
+fn configuration(store: &Store, shutdown: &str) -> std::path::PathBuf {
+    let file = store.side_dir().join("mountd.toml");
+    std::fs::write(&file, format!("[shutdown]\n{shutdown}\n")).unwrap();
+    file
+}
+
+/// `systemctl restart` is an end and a start.
+#[test]
+fn a_restart_keeps_mounts_where_the_configuration_says_so() {
+    let mut manager = Manager::new();
+    let file = configuration(&manager.store, "mounts = 'keep'");
+    manager.arguments.extend(["--config".into(), file.into()]);
+    let mut service = manager.start();
+    manager.serve_until("READY=1");
+    let store = manager.store.clone();
+    let mounting = std::thread::spawn(move || store.mount("v"));
+    while !mounting.is_finished() {
+        manager.serve_once();
+    }
+    let mount = mounting.join().unwrap();
+    while manager.serve_once().is_some() {}
+    let kept: Vec<String> = manager.kept.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(kept.len(), 3, "the socket, and two of the mount: {kept:?}");
+    // In a process of its own: whoever starts another process closes its files in there, and waits for that.
+    std::fs::create_dir(mount.path("there")).unwrap();
+    let script = "exec 3>open 4<>gone; rm gone; echo before >&3; echo ready; read go
+        echo meanwhile >&3 && mv there elsewhere && echo kept >&4 && echo done; read go";
+    let mut program = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(mount.root())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(program.stdout.take().unwrap()).lines();
+    let mut tell = program.stdin.take().unwrap();
+    assert_eq!(told.next().unwrap().unwrap(), "ready");
+
+    let store = manager.store.clone();
+    let begun = Instant::now();
+    signal(pid_of(&service), Signal::SIGTERM);
+    await_end(&mut manager, &mut service);
+    assert!(begun.elapsed() < Duration::from_secs(5), "nothing is waited for: {:?}", begun.elapsed());
+    assert!(manager.heard.iter().any(|said| said.contains("STOPPING=1")), "{:?}", manager.heard);
+    let still: Vec<String> = manager.kept.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(still, kept, "all of it is kept");
+    assert!(is_mounted(mount.root()));
+    // Nobody serves, and programs and clients wait for who does next.
+    writeln!(tell, "go").unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| told.next().unwrap().unwrap());
+        let asking = scope.spawn(|| store.json(["volume", "ls"]));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished() && !asking.is_finished());
+        service = manager.start();
+        manager.serve_until("READY=1");
+        assert_eq!(waiting.join().unwrap(), "done");
+        assert_eq!(asking.join().unwrap()[0]["name"], "v");
+    });
+    assert_eq!(std::fs::read(mount.path("open")).unwrap(), b"before\nmeanwhile\n");
+    assert!(mount.path("elsewhere").exists() && !mount.path("there").exists());
+
+    // What it is told since counts, and what only a start takes over is named.
+    let text = "[shutdown]\nmounts = 'unmount'\n[log]\nformat = 'json'\n";
+    std::fs::write(manager.arguments.last().unwrap(), text).unwrap();
+    signal(pid_of(&service), Signal::SIGHUP);
+    let log = manager.log();
+    eventually("it has read that", MINUTE, || {
+        std::fs::read_to_string(&log).unwrap().contains("keys=\"log.format\"").then_some(())
+    });
+    // In use by that program, which is no reason to wait.
+    let begun = Instant::now();
+    signal(pid_of(&service), Signal::SIGTERM);
+    await_end(&mut manager, &mut service);
+    assert!(begun.elapsed() < Duration::from_secs(4), "it waited {:?}", begun.elapsed());
     assert!(manager.kept.is_empty(), "{:?}", manager.heard);
+    assert!(!is_mounted(mount.root()));
+    drop(tell);
+    program.wait().unwrap();
+}
+
+#[test]
+fn mounts_are_not_kept_where_nobody_keeps_them() {
+    let store = Store::new();
+    let file = configuration(&store, "mounts = 'keep'");
+    for arguments in [&["--foreground"][..], &[], &["--foreground", "--no-supervisor"]] {
+        let mut mountd = store.mountd(arguments);
+        let refused = run(mountd.arg("--config").arg(&file), MINUTE);
+        assert_eq!(refused.code(), Some(5), "{refused}");
+        assert!(refused.complaint().contains("needs a service manager"), "{refused}");
+    }
 }
 
 #[test]

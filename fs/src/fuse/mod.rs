@@ -22,6 +22,7 @@ mod fusermount;
 mod handover;
 mod in_flight;
 mod invalidate;
+mod leave;
 mod mount;
 mod mount_source;
 mod mount_table;
@@ -38,6 +39,7 @@ mod words;
 
 pub use handover::Death;
 pub use in_flight::OldestRequest;
+pub use leave::leave_mounts;
 pub use mount::Mount;
 pub use mount_source::mount_source;
 pub use mount_table::{DeviceId, MountedVolume, mounted_below, mounted_volumes};

@@ -131,4 +131,6 @@ pub struct StoreUsage {
     pub disk_bytes: u64,
     /// What may still be written, the reserve left out.
     pub disk_available: u64,
+    /// Ranges of epochs that are still to be looked through for what nobody sees any more.
+    pub sweeps_left: u64,
 }

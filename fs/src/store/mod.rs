@@ -386,6 +386,7 @@ impl Store {
             quarantined: self.quarantined(),
             disk_bytes,
             disk_available,
+            sweeps_left: self.sweeps()?.len() as u64,
         })
     }
 }

@@ -6,6 +6,7 @@
 //! # Crash consistency
 //! Everything it has to do is stored with the change that made it necessary: the next process goes on with it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub(crate) struct Reclaimer {
     pub(super) working: Mutex<()>,
     /// Held while a mounted head is kept alive by a sweep alone: who asks whether it is mounted must not be misled.
     pub(crate) borrowing: Mutex<()>,
+    /// Bytes of file data that were given back to the disk.
+    freed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -189,6 +192,11 @@ impl Store {
         Ok(report)
     }
 
+    /// Returns how many bytes of file data were given back to the disk since the store was opened, by whatever removed them.
+    pub fn reclaimed(&self) -> u64 {
+        self.reclaimer.freed.load(Ordering::Relaxed)
+    }
+
     fn reclaim_until_stopped(&self) -> Result<ReclaimReport, FsError> {
         let _working = self.reclaimer.working.lock();
         let mut report = ReclaimReport::default();
@@ -207,6 +215,7 @@ impl Store {
 
     fn free_pages(&self) -> Result<ReclaimReport, FsError> {
         let bytes = self.freer.run(&self.db, &self.segments, || self.sync_all())?;
+        self.reclaimer.freed.fetch_add(bytes, Ordering::Relaxed);
         let unlinked = self.segments.unlink_empty()?;
         if !unlinked.is_empty() {
             let mut batch = WriteBatch::default();

@@ -144,7 +144,7 @@ impl Store {
     }
 
     /// Returns the sweeps that are stored, but for those of branches that are held.
-    fn sweeps(&self) -> Result<Vec<Sweep>, FsError> {
+    pub(super) fn sweeps(&self) -> Result<Vec<Sweep>, FsError> {
         let mut sweeps = Vec::new();
         self.db.scan(META, &[meta::SWEEP], &[], |key, value| {
             match (meta::tail_u32_u64(key), value.try_into().map(u64::from_le_bytes)) {

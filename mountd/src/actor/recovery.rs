@@ -32,7 +32,7 @@ use super::driver::Driver;
 use super::dropping::Reach;
 use super::error::ActorError;
 use super::manifest::Manifest;
-use super::phases::Clock;
+use super::phases::{Clock, Phases};
 use super::registry::{Actors, Attended, Settled, Turn};
 use super::state::{CaptureKind, CaptureStep, Capturing, Held, Operation, Standing};
 use crate::api::ApiError;
@@ -195,7 +195,7 @@ impl Driver<'_> {
                         directory.sync()?;
                         self.actors.store.sync_records()?;
                         capturing.cut = manifest.volumes;
-                        self.bound(&mut capturing, hash, &Clock::start())?;
+                        self.bound(&mut capturing, hash, Phases::default())?;
                         self.complete_of_itself(capturing)
                     }
                 }

@@ -22,6 +22,14 @@ impl Actors {
         });
     }
 
+    /// Lets nothing new begin, and waits for what is in hand. What runs runs on.
+    pub(crate) fn come_to_rest(&self) {
+        self.close();
+        for attended in self.to_be_looked_after().into_iter().filter(|attended| attended.busy) {
+            self.await_end(&attended.actor.id);
+        }
+    }
+
     fn stop(self: &Arc<Self>, id: &str) {
         let begin = |_: &str| Receipt::none();
         let request = Request { begin: &begin, begun: None, at_the_end: true };

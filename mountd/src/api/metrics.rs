@@ -54,7 +54,7 @@ const fn metric(
 }
 
 /// Every number of the node.
-const NODE: [Metric; 22] = [
+const NODE: [Metric; 24] = [
     metric("cuts", "cuts", Kind::Counter, "Cuts taken", |node, _| node.tally.cuts()),
     metric(
         "cut_held_us",
@@ -124,6 +124,20 @@ const NODE: [Metric; 22] = [
         Kind::Counter,
         "Bytes copied out of lowers by writes that change a part of a page",
         |node, _| node.store.copied_up(),
+    ),
+    metric(
+        "reclaimed_bytes",
+        "reclaimed_bytes",
+        Kind::Counter,
+        "Bytes of file data given back to the disk after removals and changes",
+        |node, _| node.store.reclaimed(),
+    ),
+    metric(
+        "sweeps_left",
+        "sweeps_left",
+        Kind::Gauge,
+        "Ranges of epochs still to be looked through for what nobody sees any more",
+        |_, usage| usage.sweeps_left,
     ),
     metric("mounts", "mounts", Kind::Gauge, "Volumes and snapshots mounted", |node, _| {
         count(node.mounts.all().len())

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::CliError;
-use super::output::{Output, with_progress};
+use super::output::Output;
 use super::run::{Session, call};
 use super::table::{Align, Table};
 use super::validate::{self, warning};
@@ -18,6 +18,7 @@ use crate::proto::{
     Actor, CaptureRequest, CreateActorRequest, ForkActorRequest, GetActorRequest, ListActorsRequest,
     OperationResponse, Phase, RemoveActorRequest, RemoveActorResponse, ResumeActorRequest, StartActorRequest,
 };
+use crate::template::{Problem, Template};
 use crate::units::{format_micros, format_rfc3339};
 
 #[derive(Subcommand, Debug)]
@@ -94,6 +95,15 @@ pub(super) struct CaptureArgs {
     /// Capture less than the template says
     #[arg(long, value_parser = SCOPES)]
     scope: Option<String>,
+}
+
+/// What `actor create --json` prints.
+#[derive(Serialize, Debug)]
+struct Created {
+    #[serde(flatten)]
+    actor: ActorDocument,
+    /// What is missing before it can be started here.
+    warnings: Vec<Problem>,
 }
 
 /// What `actor show --json` prints.
@@ -237,10 +247,10 @@ pub(super) async fn run(session: &Session, command: ActorCommand) -> Result<(), 
 
 async fn create(session: &Session, file: &Path, id: Option<String>) -> Result<(), CliError> {
     let template = read(file)?;
-    if let Ok((_, warnings)) = crate::template::Template::parse_with_warnings(&template) {
-        // Errors are told by who makes it.
-        warnings.iter().for_each(|problem| eprint!("{}", warning(problem)));
-    }
+    // Errors are told by who makes it.
+    let parsed = Template::parse_with_warnings(&template);
+    let warnings = parsed.map_or(Vec::new(), |(_, warnings)| warnings);
+    warnings.iter().for_each(|problem| eprint!("{}", warning(problem)));
     let client = session.connect().await?;
     let action = || format!("actor create -f {}", file.display());
     let request = CreateActorRequest { template, id };
@@ -248,7 +258,8 @@ async fn create(session: &Session, file: &Path, id: Option<String>) -> Result<()
         to.actors().create_actor(request).await
     })
     .await?;
-    session.output.print(&ActorDocument::from(&actor), || format!("created actor {}", actor.id))
+    let document = Created { actor: ActorDocument::from(&actor), warnings };
+    session.output.print(&document, || format!("created actor {}", actor.id))
 }
 
 async fn fork(
@@ -313,8 +324,7 @@ async fn operate<Q: Clone>(
 ) -> Result<(), CliError> {
     let client = session.connect().await?;
     let action = || format!("actor {what} {id}");
-    let doing = call(&client, Patience::Unlimited, action, request, send);
-    let done = with_progress(&format!("actor {what} {id}"), doing).await?;
+    let done = call(&client, Patience::Unlimited, action, request, send).await?;
     session.output.print(&OperationDocument::from(&done), || told(&done))
 }
 
@@ -333,7 +343,7 @@ async fn remove(session: &Session, id: String, dry_run: bool) -> Result<(), CliE
     let removing = call(&client, Patience::Unlimited, action, request, async |to, request| {
         to.actors().remove_actor(request).await
     });
-    let RemoveActorResponse { volumes } = with_progress(&format!("actor rm {id}"), removing).await?;
+    let RemoveActorResponse { volumes } = removing.await?;
     let document = Removed { removed: id, volumes, dry_run };
     session.output.print(&document, || format!("removed actor {}", document.removed))
 }

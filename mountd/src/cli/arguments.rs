@@ -24,7 +24,7 @@ use crate::units::parse_duration;
 /// Durable directories for sandboxes: overlay volumes with instant snapshots and forks.
 #[derive(Parser, Debug)]
 #[command(name = "durdir", version, after_help = AFTER_HELP)]
-#[command(disable_help_subcommand = true, args_override_self = true)]
+#[command(args_override_self = true)]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) global: GlobalArgs,
@@ -261,6 +261,15 @@ mod tests {
             if let Err(error) = Arguments::try_parse_from(words) {
                 panic!("{line}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn help_is_had_as_a_command_too() {
+        for (line, part) in [("durdir help", "Exit codes"), ("durdir help volume rollback", "--dry-run")] {
+            let shown = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(shown.kind(), clap::error::ErrorKind::DisplayHelp, "{line}");
+            assert!(shown.to_string().contains(part), "{line}: {shown}");
         }
     }
 

@@ -66,6 +66,7 @@ struct Settings {
     metrics: Option<String>,
     log_filter: Option<String>,
     log_format: Option<String>,
+    shutdown_mounts: Option<&'static str>,
     shutdown_grace_ms: Option<u128>,
 }
 
@@ -205,7 +206,8 @@ fn settings(endpoint: &Endpoint, pid: Option<u32>) -> Settings {
         metrics: config.as_ref().and_then(|config| Some(config.metrics?.to_string())),
         log_filter: config.as_ref().map(|config| config.log_filter.clone()),
         log_format: config.as_ref().map(|config| format!("{:?}", config.log_format).to_lowercase()),
-        shutdown_grace_ms: config.as_ref().map(|config| config.shutdown_grace.as_millis()),
+        shutdown_mounts: config.as_ref().map(|config| config.shutdown.mounts.name()),
+        shutdown_grace_ms: config.as_ref().map(|config| config.shutdown.grace.as_millis()),
     }
 }
 

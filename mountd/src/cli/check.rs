@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::document::text;
+use super::document::{hex_unless_text, text};
 use super::error::CliError;
 use super::output::with_progress;
 use super::run::{Session, call};
@@ -48,6 +48,8 @@ pub(super) struct FoundIssue {
     volume: Option<String>,
     inode: Option<u64>,
     path: Option<String>,
+    /// The exact bytes of `path` in hexadecimal, where they are no text.
+    path_hex: Option<String>,
     detail: String,
     repaired: bool,
     repairable: bool,
@@ -60,6 +62,7 @@ impl From<Issue> for FoundIssue {
             volume: issue.volume,
             inode: issue.inode,
             path: issue.path.as_deref().map(text),
+            path_hex: issue.path.as_deref().and_then(hex_unless_text),
             detail: issue.detail,
             repaired: issue.repaired,
             repairable: issue.repairable,
@@ -98,7 +101,7 @@ pub(super) async fn fsck(session: &Session, arguments: FsckArgs) -> Result<(), C
             request,
             async |to, request| to.node().check(request).await,
         );
-        with_progress("checking", checking).await?
+        checking.await?
     };
     let document = Checked::from(answer);
     session.output.print(&document, || {
@@ -178,7 +181,7 @@ pub(super) async fn gc(session: &Session, arguments: GcArgs) -> Result<(), CliEr
         request,
         async |to, request| to.node().collect_garbage(request).await,
     );
-    let answer = with_progress("collecting garbage", collecting).await?;
+    let answer = collecting.await?;
     let document = Collected::new(dry_run, &answer);
     session.output.print(&document, || {
         let freed = if dry_run { "would free" } else { "freed" };
@@ -209,12 +212,14 @@ mod tests {
         let expected = json!({
             "clean": false,
             "issues": [{
-                "kind": "orphan", "volume": "web", "inode": null, "path": null, "detail": "x",
+                "kind": "orphan", "volume": "web", "inode": null, "path": null, "path_hex": null, "detail": "x",
                 "repaired": true, "repairable": true,
             }],
             "records": 3,
         });
         assert_eq!(serde_json::to_value(Checked::from(answer)).unwrap(), expected);
+        let odd = FoundIssue::from(Issue { path: Some(b"a\xff".to_vec()), ..Issue::default() });
+        assert_eq!(odd.path_hex.as_deref(), Some("61ff"));
         let clean = Checked::from(CheckResponse::default());
         assert!(clean.clean);
     }
@@ -249,6 +254,7 @@ mod tests {
             volume: Some("web".to_owned()),
             inode: Some(42),
             path: None,
+            path_hex: None,
             detail: "pages\n3".to_owned(),
             repaired: false,
             repairable: false,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::arguments::{Arguments, Command, GlobalArgs};
 use super::error::CliError;
-use super::output::Output;
+use super::output::{Output, with_progress};
 use super::{actor, bundle, check, doctor, fork, log, mount, shell, snapshot, stats, top, verify, volume};
 use crate::client::{Client, ClientError, Connection, Patience};
 use crate::exit::one_line;
@@ -56,8 +56,21 @@ fn complain(line: &str) {
     writeln!(io::stderr(), "durdir: {line}").ok();
 }
 
-/// Makes a call; `action` says in the words of the command what it is for.
+/// Makes a call, and tells on a terminal that it takes long; `action` says in the words of the command what it is for.
 pub(super) async fn call<Q: Clone, T>(
+    client: &Client,
+    patience: Patience,
+    action: impl FnOnce() -> String,
+    request: Q,
+    send: impl AsyncFn(&Connection, tonic::Request<Q>) -> Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T, CliError> {
+    let action = action();
+    let calling = client.call(patience, request, send);
+    with_progress(&action, calling).await.map_err(|source| CliError::Call { action, source })
+}
+
+/// As [`call`], for who tells of it otherwise.
+pub(super) async fn call_quietly<Q: Clone, T>(
     client: &Client,
     patience: Patience,
     action: impl FnOnce() -> String,

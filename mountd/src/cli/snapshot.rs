@@ -236,7 +236,7 @@ async fn list(session: &Session, volume: Option<String>) -> Result<(), CliError>
     let listing = call(&client, Patience::Unlimited, action, request, async |to, request| {
         to.snapshots().list_snapshots(request).await
     });
-    let answer = with_progress("adding up sizes", listing).await?;
+    let answer = listing.await?;
     let documents: Vec<Listed> = answer.snapshots.iter().map(Listed::from).collect();
     session.output.print(&documents, || table(&answer.snapshots, session.output))
 }
@@ -272,7 +272,7 @@ async fn preview_remove(session: &Session, snapshots: Vec<String>) -> Result<(),
     let asking = call(&client, Patience::Unlimited, action, request, async |to, request| {
         to.snapshots().preview_remove_snapshots(request).await
     });
-    let answer = with_progress("adding up sizes", asking).await?;
+    let answer = asking.await?;
     let document = WouldRemove { dry_run: true, removed: answer.snapshots, bytes: answer.bytes };
     session.output.print(&document, || {
         format!("would remove {}, and free {}", document.removed.join(", "), format_size(document.bytes))

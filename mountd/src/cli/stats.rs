@@ -138,21 +138,22 @@ fn text(stats: &Stats) -> String {
     let mut numbers = Table::new(&[("NODE", Align::Left), ("", Align::Right)]);
     let pinned = [
         ("cuts", stats.cuts),
+        ("copy_up_bytes", stats.copy_up_bytes),
         ("replayed_requests", stats.replayed_requests),
         ("takeovers", stats.takeovers),
+        ("cache_hits", stats.cache_hits),
+        ("bytes_fetched", stats.bytes_fetched),
     ];
-    for (name, value) in pinned {
-        numbers.row([name.to_owned(), value.to_string()]);
-    }
-    for (name, value) in &stats.more {
-        let value = if name.ends_with("_bytes") {
-            format_size(*value)
+    let more = stats.more.iter().map(|(name, value)| (name.as_str(), *value));
+    for (name, value) in pinned.into_iter().chain(more) {
+        let value = if name.ends_with("_bytes") || name.starts_with("bytes_") {
+            format_size(value)
         } else if name.ends_with("_us") {
-            format_micros(*value)
+            format_micros(value)
         } else {
             value.to_string()
         };
-        numbers.row([name.clone(), value]);
+        numbers.row([name.to_owned(), value]);
     }
     out.push_str(&numbers.render(""));
     out

@@ -8,7 +8,7 @@ use durdir_fs::fuse::Histogram;
 use serde::Serialize;
 
 use super::error::CliError;
-use super::run::{Session, call};
+use super::run::{Session, call_quietly};
 use super::stats::Oldest;
 use super::table::{Align, Table};
 use crate::client::{Client, Patience};
@@ -75,7 +75,7 @@ struct Look {
 
 async fn look(client: &Client) -> Result<Look, CliError> {
     let request = GetStatsRequest::default();
-    let asking = call(
+    let asking = call_quietly(
         client,
         Patience::Usual,
         || "top".to_owned(),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::check::{FoundIssue, issue_line};
 use super::error::CliError;
 use super::output::Progress;
-use super::run::{Session, call};
+use super::run::{Session, call_quietly};
 use crate::client::{Client, Patience};
 use crate::exit::ExitClass;
 use crate::proto::{GetStatsRequest, VerifyRequest, VerifyResponse};
@@ -67,7 +67,7 @@ impl From<VerifyResponse> for Verified {
 pub(super) async fn verify(session: &Session, arguments: VerifyArgs) -> Result<(), CliError> {
     let client = session.connect().await?;
     let request = VerifyRequest { sample_per_million: arguments.sample };
-    let reading = call(
+    let reading = call_quietly(
         &client,
         Patience::Unlimited,
         || "verify".to_owned(),
@@ -150,7 +150,7 @@ mod tests {
         let expected = json!({
             "clean": false,
             "issues": [{
-                "kind": "wrong-checksum", "volume": null, "inode": null, "path": null, "detail": "x",
+                "kind": "wrong-checksum", "volume": null, "inode": null, "path": null, "path_hex": null, "detail": "x",
                 "repaired": false, "repairable": false,
             }],
             "omitted": 2, "records": 3, "pages": 4, "bytes": 16384,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::arguments::{Limit, bytes, parse_count_limit, parse_limit, parse_snapshot, resolve};
 use super::document::VolumeDocument;
 use super::error::CliError;
-use super::output::{Output, with_progress};
+use super::output::Output;
 use super::run::{Session, call};
 use super::table::{Align, Table};
 use crate::client::{Client, Patience};
@@ -203,7 +203,7 @@ async fn preview_remove(session: &Session, name: String) -> Result<(), CliError>
     let asking = call(&client, Patience::Unlimited, action, request, async |to, request| {
         to.volumes().preview_remove_volume(request).await
     });
-    let RemovalPreview { snapshots, bytes } = with_progress("adding up sizes", asking).await?;
+    let RemovalPreview { snapshots, bytes } = asking.await?;
     let document = WouldRemove { dry_run: true, removed: name, snapshots, bytes };
     session.output.print(&document, || {
         let snapshots = match document.snapshots.as_slice() {
@@ -241,7 +241,7 @@ async fn preview_rollback(
     let asking = call(client, Patience::Unlimited, action, request, async |to, request| {
         to.volumes().preview_rollback_volume(request).await
     });
-    let answer = with_progress("comparing", asking).await?;
+    let answer = asking.await?;
     let RollbackPreview { since, added, removed, modified, renamed, metadata, bytes } = answer;
     let lost = Lost { added, removed, modified, renamed, metadata };
     let document = WouldRollBack { dry_run: true, volume: name, snapshot, since, lost, bytes };
@@ -311,9 +311,13 @@ fn table(volumes: &[Volume], output: Output) -> String {
         ("CREATED", Align::Left),
         ("MOUNTED AT", Align::Left),
     ]);
+    let mut flagged = String::new();
     for volume in volumes {
         let created = output.time(volume.created_unix_ns);
         let volume = VolumeDocument::from(volume.clone());
+        if let Some(flag) = &volume.flag {
+            flagged.push_str(&format!("{} is flagged: {}\n", volume.name, printable(&flag.what)));
+        }
         table.row([
             volume.name,
             volume.epoch.to_string(),
@@ -326,6 +330,7 @@ fn table(volumes: &[Volume], output: Output) -> String {
         ]);
     }
     table.render("no volumes; `durdir volume create NAME` or `durdir mount NAME DIR --create` makes one")
+        + &flagged
 }
 
 fn details(volume: &VolumeDocument, created: &str) -> String {
@@ -339,9 +344,17 @@ fn details(volume: &VolumeDocument, created: &str) -> String {
     };
     let bytes = of(format_size(volume.used_bytes), volume.quota_bytes.map(format_size));
     let inodes = of(volume.used_inodes.to_string(), volume.quota_inodes.map(|count| count.to_string()));
+    let flag = volume.flag.as_ref().map_or(String::new(), |flag| {
+        let times = if flag.count == 1 { "once".to_owned() } else { format!("{} times", flag.count) };
+        format!(
+            "flag        {} (since {}, {times}); `durdir fsck` looks it over\n",
+            printable(&flag.what),
+            flag.since
+        )
+    });
     format!(
         "name        {}\nid          {}\nepoch       {}\nparent      {}\ncreated     {created}\n\
-         used        {bytes}\ninodes      {inodes}\nlowers      {}\nmounted at  {}\n",
+         used        {bytes}\ninodes      {inodes}\nlowers      {}\nmounted at  {}\n{flag}",
         volume.name,
         volume.id,
         volume.epoch,

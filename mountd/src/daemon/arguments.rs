@@ -12,7 +12,7 @@ use crate::units::parse_duration;
 /// The node daemon of durdir: owns a store and its mounts.
 #[derive(Parser, Clone, Debug, Default)]
 #[command(name = "mountd", version, after_help = AFTER_HELP)]
-#[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
+#[command(subcommand_negates_reqs = true)]
 pub struct Arguments {
     /// What to ask a mountd that runs; without it, this is to be one
     #[command(subcommand)]
@@ -162,8 +162,11 @@ impl Arguments {
 
 const AFTER_HELP: &str = "\
 mountd is two processes: a supervisor, and a worker that it starts again whenever that dies. SIGTERM
-and SIGINT to the supervisor unmount everything, close the store and end the daemon. SIGHUP reads the
-configuration file again and takes over its log filter and shutdown grace.
+and SIGINT to the supervisor pause actors, unmount everything, close the store and end the daemon;
+how is told by shutdown.mounts of the configuration: drain (programs that use a mount have the time of
+shutdown.grace), unmount (they have none), or keep (nothing is paused or unmounted: a service manager
+keeps it for the next mountd). SIGHUP reads the configuration file again and takes over its log filter
+and shutdown section.
 
 Without --foreground the daemon detaches once clients can connect and logs to mountd.log in the
 store. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the store or socket is in use,

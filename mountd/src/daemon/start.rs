@@ -11,7 +11,7 @@ use super::arguments::{Arguments, Command};
 use super::store_directory::StoreDirectoryError;
 use super::{DetachError, READY, log, self_check, start_detached, store_directory, worker};
 use crate::api::exit_class_of;
-use crate::config::{Config, ConfigError};
+use crate::config::{AtTheEnd, Config, ConfigError};
 use crate::exit::{ExitClass, one_line};
 use crate::keeper::{Inheritance, Keeper, Predecessor};
 use crate::paths::{self, Endpoint};
@@ -47,6 +47,10 @@ pub(crate) enum StartError {
     ListenMetrics { address: std::net::SocketAddr, source: std::io::Error },
     #[error("{what}")]
     System { what: &'static str, source: std::io::Error },
+    #[error(
+        "shutdown.mounts: keep needs a service manager that keeps descriptors, such as systemd, and --no-supervisor"
+    )]
+    NobodyKeeps,
     #[error("the supervisor that started this worker is gone")]
     SupervisorGone,
     #[error(transparent)]
@@ -62,7 +66,7 @@ impl StartError {
         match self {
             StartError::Misplaced { .. } => ExitClass::Usage,
             StartError::Config(ConfigError::Read { .. }) => ExitClass::NotFound,
-            StartError::Config(ConfigError::Invalid { .. }) => ExitClass::Refused,
+            StartError::Config(ConfigError::Invalid { .. }) | StartError::NobodyKeeps => ExitClass::Refused,
             StartError::StoreDirectory(error) => error.exit_class(),
             StartError::OpenStore { source, .. } => exit_class_of(source),
             StartError::StoreInUse { .. } | StartError::SocketInUse { .. } => ExitClass::Conflict,
@@ -157,6 +161,11 @@ fn run(arguments: Arguments) -> Result<ExitCode, StartError> {
         }
         loaded => loaded?,
     };
+    let outlived = arguments.no_supervisor && keeper.is_present();
+    // A worker under a supervisor that began with other settings goes on, and unmounts at its end.
+    if config.shutdown.mounts == AtTheEnd::Keep && !outlived && arguments.worker.is_none() {
+        return Err(StartError::NobodyKeeps);
+    }
     let endpoint = Endpoint::resolve(config.store.as_deref(), config.socket.as_deref())
         .map_err(|source| StartError::Endpoint { source })?;
     if !arguments.is_on_its_own() && !arguments.foreground {
@@ -193,6 +202,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, StartError> {
             (true, true) => worker::Report::StarterOfSupervisor,
         },
         keeper,
+        outlived,
         inheritance,
     })
     .map(|()| ExitCode::SUCCESS)

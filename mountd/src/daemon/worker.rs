@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use durdir_fs::FsError;
 use durdir_fs::failpoint;
-use durdir_fs::fuse::Death;
+use durdir_fs::fuse::{Death, leave_mounts};
 use durdir_fs::store::{Store, StoreError, StoreOptions};
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +24,7 @@ use super::start::{self, StartError};
 use super::{Node, Tally, heartbeat, idle, listeners, log, reopening};
 use crate::actor::{Actors, NodeWorld, Watch};
 use crate::api::{self, Connections, InFlight};
-use crate::config::Config;
+use crate::config::{AtTheEnd, Config, Shutdown};
 use crate::exit::one_line;
 use crate::keeper::{Inheritance, Keeper, Predecessor};
 use crate::mounts::{Keep, Mounts};
@@ -48,7 +48,17 @@ pub(super) struct Assignment {
     pub(super) idle: Option<Duration>,
     pub(super) report: Report,
     pub(super) keeper: Keeper,
+    /// Whether the keeper keeps what it has when this process ends of itself, and not only when it dies.
+    pub(super) outlived: bool,
     pub(super) inheritance: Inheritance,
+}
+
+/// How a worker ends.
+enum End {
+    /// Everything is put away. The start lock of a private mountd goes with the process, after all of that.
+    PutAway { _lock: Option<Ending> },
+    /// Mounts, and actors that run, are left to the next.
+    Left,
 }
 
 /// Who waits on standard output for word of how the start went.
@@ -108,14 +118,15 @@ pub(super) fn run(mut assignment: Assignment) -> Result<(), StartError> {
         nix::sys::signal::kill(Pid::this(), nix::sys::signal::Signal::SIGKILL)
             .map_err(|errno| StartError::System { what: "end this worker", source: errno.into() })?;
     }
+    if matches!(served, Ok(End::Left)) {
+        leave(&node);
+    }
     put_away(&node);
     // Whoever still looks into the store is waited for: a process that ends while RocksDB is in use aborts. Calls that do
     // not end in time end with the process.
     runtime.shutdown_timeout(LAST_CALLS);
     drop(node);
-    // The start lock of a private mountd goes with the process, after all of the above.
-    let _ending: Option<Ending> = served?;
-    Ok(())
+    served.map(drop)
 }
 
 /// Opens the store. A mountd that was killed keeps it until the last of its threads is gone: that
@@ -180,7 +191,7 @@ async fn serve(
     assignment: &mut Assignment,
     mut signals: Signals,
     log_filter: LogFilter,
-) -> Result<Option<Ending>, StartError> {
+) -> Result<End, StartError> {
     let path = &node.endpoint.socket;
     failpoint::fail("worker.listen").map_err(|source| StartError::Listen { socket: path.clone(), source })?;
     let inheritance = &mut assignment.inheritance;
@@ -211,35 +222,45 @@ async fn serve(
 
     let idle = idle::watch(Arc::clone(node), connections, assignment.idle);
     tokio::pin!(idle);
-    let mut grace = assignment.config.shutdown_grace;
-    let ending = loop {
+    let mut shutdown = assignment.config.shutdown;
+    let end = loop {
         tokio::select! {
-            ending = &mut idle => break ending,
+            ending = &mut idle => break End::PutAway { _lock: ending },
             asked = signals.next() => match asked {
-                Asked::Reload => reload(assignment, &log_filter, &mut grace),
+                Asked::Reload => reload(assignment, &log_filter, &mut shutdown),
                 Asked::Prepare => drop(tokio::task::spawn_blocking({
                     let node = Arc::clone(node);
                     move || prepare(&node)
                 })),
                 Asked::End(signal) => {
                     tracing::info!(signal, "asked to end");
-                    break None;
+                    break match shutdown.mounts {
+                        AtTheEnd::Keep if assignment.outlived => End::Left,
+                        _ => End::PutAway { _lock: None },
+                    };
                 }
             }
         }
     };
-    node.mounts.set_grace(grace);
+    node.mounts.set_grace(match shutdown.mounts {
+        AtTheEnd::Unmount => Duration::ZERO,
+        AtTheEnd::Drain | AtTheEnd::Keep => shutdown.grace,
+    });
 
-    let told = node.keeper.status("unmounting").and_then(|()| node.keeper.stopping());
+    let leaves = matches!(end, End::Left);
+    let status = if leaves { "leaving mounts to the next" } else { "unmounting" };
+    let told = node.keeper.status(status).and_then(|()| node.keeper.stopping());
     let told = told.and_then(|()| node.keeper.more_time(heartbeat::MORE_TIME));
     if let Err(error) = told {
         tracing::warn!(%error, "cannot tell that this is the end");
     }
-    // Nobody finds the socket any more, then calls in flight end, then the rest.
-    if let Err(error) = socket::remove_own(path, own_socket) {
-        tracing::warn!(%error, socket = %path.display(), "cannot remove the socket");
+    // Nobody finds the socket any more, unless it is left to the next as well; then calls in flight end, then the rest.
+    if !leaves {
+        if let Err(error) = socket::remove_own(path, own_socket) {
+            tracing::warn!(%error, socket = %path.display(), "cannot remove the socket");
+        }
+        listeners::release_all(&node.keeper);
     }
-    listeners::release_all(&node.keeper);
     stop.send_replace(true);
     if tokio::time::timeout(LAST_CALLS, api).await.is_err() {
         tracing::warn!(limit = ?LAST_CALLS, "calls in flight did not end in time");
@@ -256,7 +277,7 @@ async fn serve(
     }
     // Unmounting may take as long as the grace. This ends with the runtime.
     drop(tokio::spawn(heartbeat::beat_to_the_end(node.keeper.clone())));
-    Ok(ending)
+    Ok(end)
 }
 
 /// What a predecessor kept and nobody has taken over by now would be kept for ever.
@@ -307,6 +328,17 @@ fn put_away(node: &Node) {
     }
 }
 
+/// Ends this process with everything that it serves left to the next, as after a kill, but at a good moment: nothing is in hand, and there is
+/// little of the log to read.
+fn leave(node: &Node) -> ! {
+    node.actors.come_to_rest();
+    if let Err(error) = node.store.write_out() {
+        tracing::warn!(error = one_line(&error), "a successor will have all of the log to read");
+    }
+    tracing::info!("mounts are left to the next mountd");
+    leave_mounts()
+}
+
 /// Leaves a successor little of the log to read: programs wait while it does.
 fn prepare(node: &Node) {
     let begun = Instant::now();
@@ -327,19 +359,27 @@ fn prepare(node: &Node) {
     }
 }
 
-fn reload(assignment: &Assignment, log_filter: &LogFilter, grace: &mut Duration) {
+fn reload(assignment: &Assignment, log_filter: &LogFilter, shutdown: &mut Shutdown) {
     let Some(file) = &assignment.config_file else {
         tracing::info!("asked to reload, but there is no configuration file");
         return;
     };
     let applied = Config::load(file).map_err(|error| one_line(&error)).and_then(|config| {
         let filter = EnvFilter::try_new(&config.log_filter).map_err(|error| error.to_string())?;
+        if config.shutdown.mounts == AtTheEnd::Keep && !assignment.outlived {
+            return Err(StartError::NobodyKeeps.to_string());
+        }
         log_filter.reload(filter).map_err(|error| error.to_string())?;
-        *grace = config.shutdown_grace;
-        Ok(())
+        *shutdown = config.shutdown;
+        Ok(config.beyond_reload(&assignment.config))
     });
     match applied {
-        Ok(()) => tracing::info!(file = %file.display(), "configuration reloaded"),
+        Ok(beyond) if beyond.is_empty() => tracing::info!(file = %file.display(), "configuration reloaded"),
+        Ok(beyond) => tracing::warn!(
+            file = %file.display(),
+            keys = beyond.join(", "),
+            "configuration reloaded; these take a new start of mountd, and its command line goes before them"
+        ),
         Err(error) => tracing::error!(error, "configuration is left as it was"),
     }
 }

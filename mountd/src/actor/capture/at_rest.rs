@@ -26,7 +26,9 @@ impl Driver<'_> {
         };
         capturing.from = checkpoint.as_ref().map(|checkpoint| checkpoint.capture);
         capturing.step = CaptureStep::Cut;
-        self.journal_with(Operation::Capture(capturing.clone()), begin, "actor.cut")?;
+        clock.time("record", || {
+            self.journal_with(Operation::Capture(capturing.clone()), begin, "actor.cut")
+        })?;
         let made = match &checkpoint {
             Some(checkpoint) => self.narrow(&mut capturing, checkpoint, &mut clock),
             None => self.cut_at_rest(&mut capturing, &mut clock),
@@ -35,7 +37,8 @@ impl Driver<'_> {
             Ok(manifest) => manifest,
             Err(error) => return Err(self.undone(error, |driver| driver.abort(&capturing))),
         };
-        self.bound(&mut capturing, manifest, &clock)?;
+        let phases = clock.phases();
+        clock.time("record", || self.bound(&mut capturing, manifest, phases))?;
         self.complete(capturing, clock, receipt)
     }
 
@@ -43,8 +46,7 @@ impl Driver<'_> {
         let names = self.volume_names();
         capturing.cut = clock.time("cut", || self.cut(capturing.id, &names))?;
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
-        directory.create()?;
-        directory.sync_place()?;
+        clock.time("record", || directory.create().and_then(|()| directory.sync_place()))?;
         clock.time("bind", || self.bind(capturing, None, None, &directory))
     }
 
@@ -59,8 +61,7 @@ impl Driver<'_> {
             capturing.cut = checkpoint.volumes.clone();
         }
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
-        directory.create()?;
-        directory.sync_place()?;
+        clock.time("record", || directory.create().and_then(|()| directory.sync_place()))?;
         let mut saved_by = None;
         if capturing.scope == Scope::Full {
             clock.time("save", || {

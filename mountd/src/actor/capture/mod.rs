@@ -240,12 +240,12 @@ impl Driver<'_> {
         Ok(RuntimeVersion { name: runtime.name().to_owned(), version: abilities.version })
     }
 
-    /// Takes note that the capture is bound, and of what is done next.
+    /// Takes note that the capture is bound, how long that took, and of what is done next.
     pub(in crate::actor) fn bound(
         &mut self,
         capturing: &mut Capturing,
         manifest: String,
-        clock: &Clock,
+        phases: Phases,
     ) -> Result<(), ApiError> {
         let (kind, scope) = (capturing.kind, capturing.scope);
         let capture = Capture {
@@ -259,7 +259,7 @@ impl Driver<'_> {
             CaptureKind::Suspend => CaptureStep::Publish,
             CaptureKind::Commit => CaptureStep::Resume,
         };
-        capturing.phases = clock.phases();
+        capturing.phases = phases;
         let operation = Operation::Capture(capturing.clone());
         // The manifest is on the disk. That is enough: whoever finds it there completes the capture.
         self.change(vec![(capture.id, Some(capture))], Durability::Process, Receipt::none(), |actor| {

@@ -24,10 +24,13 @@ impl Driver<'_> {
         receipt: Receipt<'_, Outcome>,
     ) -> Result<Outcome, ApiError> {
         let mut clock = Clock::start();
-        self.journal_with(Operation::Capture(capturing.clone()), begin, "actor.quiesce")?;
+        clock.time("record", || {
+            self.journal_with(Operation::Capture(capturing.clone()), begin, "actor.quiesce")
+        })?;
         match self.capture_until_bound(&mut capturing, runtime, &mut clock) {
             Ok(manifest) => {
-                self.bound(&mut capturing, manifest, &clock)?;
+                let phases = clock.phases();
+                clock.time("record", || self.bound(&mut capturing, manifest, phases))?;
                 self.complete(capturing, clock, receipt)
             }
             Err(error) => Err(self.undone(error, |driver| driver.abort(&capturing))),
@@ -46,8 +49,10 @@ impl Driver<'_> {
         let directory = self.actors.directory.of(&self.actor.id).capture(capturing.id);
         let over_with = (capturing.kind != CaptureKind::Commit).then_some(&directory);
         let note = Note::new(runtime.name(), sandbox.clone(), over_with);
-        note.write(&self.actors.directory.of(&self.actor.id))?;
-        directory.create()?;
+        clock.time("record", || {
+            note.write(&self.actors.directory.of(&self.actor.id))?;
+            directory.create()
+        })?;
         let image = directory.image();
         let driver = &*self;
         let volumes = (capturing.scope > Scope::None).then_some(&*driver.actor.volumes);
@@ -72,7 +77,7 @@ impl Driver<'_> {
         std::thread::scope(|scope| {
             let mut storing = None;
             if capturing.scope == Scope::Full {
-                self.advance(capturing, CaptureStep::Save, "actor.save")?;
+                clock.time("record", || self.advance(capturing, CaptureStep::Save, "actor.save"))?;
                 let saving = Saving::begin(scope, &image, runtime.appended());
                 let saved = clock.time("save", || runtime.save(&sandbox, &image, limits::save()));
                 match saved.map_err(|error| self.runtime_error(error))? {
@@ -83,7 +88,7 @@ impl Driver<'_> {
                 storing = Some(saving.complete(scope, &image));
             }
             if capturing.scope > Scope::None && !self.actor.volumes.is_empty() {
-                self.advance(capturing, CaptureStep::Cut, "actor.cut")?;
+                clock.time("record", || self.advance(capturing, CaptureStep::Cut, "actor.cut"))?;
                 let names = self.volume_names();
                 capturing.cut = clock.time("cut", || self.cut(capturing.id, &names))?;
                 self.actors.world.step("actor.was-cut");

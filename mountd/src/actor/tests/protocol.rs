@@ -148,11 +148,14 @@ fn phases_are_told() {
         outcome.phases.iter().map(|(name, _)| name.to_owned()).collect()
     };
     let paused = names(node.ask("a", PAUSE).unwrap().unwrap());
-    assert_eq!(paused, ["quiesce", "drain", "save", "cut", "bind", "tear_down", "total"]);
+    assert_eq!(paused, ["record", "quiesce", "drain", "save", "cut", "bind", "tear_down", "total"]);
     let resumed = names(node.ask("a", Ask::Resume).unwrap().unwrap());
     assert_eq!(resumed, ["verify", "mount", "resume", "ready", "total"]);
     let committed = names(node.ask("a", COMMIT).unwrap().unwrap());
-    assert_eq!(committed, ["quiesce", "drain", "save", "cut", "bind", "resume", "publish", "total"]);
+    assert_eq!(
+        committed,
+        ["record", "quiesce", "drain", "save", "cut", "bind", "resume", "publish", "total"]
+    );
 }
 
 #[test]
