@@ -7,6 +7,7 @@ use durdir_tests::support::{MIB, Store, eventually};
 
 use super::agent::{Agent, Class, LIMIT, template, unlinking};
 use super::ballast::{Ballast, tar};
+use super::disk::Disk;
 use super::times::Times;
 
 /// Pauses and resumes an actor, with its memory and without by turns. `DURDIR_CYCLES` says how often, `DURDIR_FILES` and `DURDIR_BYTES` what a
@@ -45,14 +46,18 @@ fn take_turns(class: Class, cycles: usize) {
 /// Pauses and resumes an actor so many times, and prints how long that took.
 fn measure(agent: &Agent, cycles: usize) -> Times {
     let mut times = Times::default();
+    let mut disk = Disk::at(&agent.store.side_dir());
     for cycle in 0..cycles {
         let scope = ["Full", "Data"][cycle % 2];
         let paused = agent.ask_with("pause", &["--scope", scope]);
         assert_eq!(paused["scope"], scope);
         times.add(&format!("pause {scope}"), &paused);
-        if scope == "Full" {
-            times.add_image(&agent.capture_files());
+        let captured = agent.capture_files();
+        let image = (scope == "Full").then(|| captured.join("image"));
+        if image.is_some() {
+            times.add_image(&captured);
         }
+        times.add_disk(&format!("pause {scope}"), disk.take(image.as_deref()));
         times.add(&format!("resume {scope}"), &agent.ask("resume"));
         agent.works();
         agent.check();
@@ -195,6 +200,43 @@ fn the_daemon_may_end_and_come_back_between_pause_and_resume() {
     // An end while it runs pauses it.
     agent.store.stop_daemon();
     assert_eq!(agent.state(), "paused");
+    agent.ask("resume");
+    agent.works();
+    agent.check();
+}
+
+#[test]
+fn a_dry_run_tells_what_would_be_captured_and_lost() {
+    let agent = Agent::running("Full", "Data");
+    let snapshots = agent.store.json(["snapshot", "ls"]);
+    let told = |what: &str, options: &[&str]| {
+        let told = agent.ask_with(what, &[options, &["--dry-run"]].concat());
+        assert_eq!(told["dry_run"], true);
+        let lost = told["lost"].as_array().unwrap().iter().map(|part| part.as_str().unwrap().to_owned());
+        (told["scope"].as_str().unwrap().to_owned(), lost.collect::<Vec<_>>().join(" "))
+    };
+    let is = |scope: &str, lost: &str| (scope.to_owned(), lost.to_owned());
+    assert_eq!(told("pause", &[]), is("Full", ""));
+    assert_eq!(told("pause", &["--scope", "Data"]), is("Data", "memory"));
+    assert_eq!(told("pause", &["--scope", "None"]), is("None", "memory volumes"));
+    assert_eq!(told("suspend", &[]), is("Data", "memory"));
+    assert_eq!(told("commit", &[]), is("Data", ""));
+    let complaint = agent.store.refused(5, ["actor", "suspend", "a", "--scope", "Full", "--dry-run"]);
+    assert!(complaint.contains("cannot be widened"), "{complaint}");
+    assert_eq!((agent.state(), agent.store.json(["snapshot", "ls"])), ("running".to_owned(), snapshots));
+    agent.works();
+    agent.check();
+    agent.ask("pause");
+    assert_eq!(told("pause", &["--scope", "Data"]), is("Data", "memory"));
+    let complaint = agent.store.refused(4, ["actor", "pause", "a", "--dry-run"]);
+    assert!(complaint.contains("paused already"), "{complaint}");
+    assert_eq!(agent.ask_with("rm", &["--dry-run"])["captures"].as_array().unwrap().len(), 1);
+    // What would be refused is refused.
+    agent.store.snapshot("a.home", "seen");
+    let mounted = agent.store.mount_snapshot("a.home@seen");
+    let complaint = agent.store.refused(4, ["actor", "rm", "a", "--dry-run"]);
+    assert!(complaint.contains("a.home"), "{complaint}");
+    drop(mounted);
     agent.ask("resume");
     agent.works();
     agent.check();

@@ -8,6 +8,7 @@ mod ballast;
 mod containers;
 mod cycles;
 mod deaths;
+mod disk;
 mod forks;
 mod frozen;
 mod machines;

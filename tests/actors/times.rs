@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use durdir_tests::support::MIB;
 use serde_json::Value;
@@ -40,6 +41,11 @@ impl Times {
         if ours > slowest.0 {
             *slowest = (ours, number, answer["phases_ms"].clone());
         }
+    }
+
+    /// Adds how long the disk alone takes for what an operation brings there.
+    pub(crate) fn add_disk(&mut self, operation: &str, took: Duration) {
+        self.phases.entry(key(operation, "(the disk alone)")).or_default().push(took.as_secs_f64() * 1e3);
     }
 
     /// Adds the memory image of a capture.

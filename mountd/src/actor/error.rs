@@ -72,6 +72,12 @@ pub(crate) enum ActorError {
         /// As it was given.
         name: String,
     },
+    /// A kind of capture that does not exist.
+    #[error("{name:?} is no kind of capture: pause, suspend and commit are")]
+    UnknownKind {
+        /// What was asked for.
+        name: String,
+    },
     /// More was asked for than there is.
     #[error("{what} holds {has}, and cannot be widened to {asked}; `--scope {has}` takes what there is")]
     Widened {

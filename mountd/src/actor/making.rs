@@ -228,6 +228,16 @@ impl Actors {
         driver.take_away(receipt)
     }
 
+    /// Returns the captures on this node that a removal would take along, if it would not be refused.
+    pub(crate) fn preview_remove(&self, id: &str) -> Result<(Actor, Vec<CaptureId>), ApiError> {
+        let driver = Driver::new(self, self.take(id, OperationKind::Remove, Claim::First)?);
+        driver.check_not_looked_at()?;
+        let is_local =
+            |capture: &Capture| !capture.is_committed() && capture.document.kind != CaptureKind::Birth;
+        let captures = self.captures_of(id, is_local).iter().map(|capture| capture.id).collect();
+        Ok((driver.actor.clone(), captures))
+    }
+
     fn sandbox_name(&self, id: &str) -> String {
         let unique = self.world.new_id().simple().to_string();
         let readable: String = id.chars().take(24).collect();

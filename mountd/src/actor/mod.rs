@@ -46,6 +46,7 @@ mod unlinked;
 mod watch;
 mod world;
 
+pub(crate) use capture::Preview;
 pub(crate) use driver::{Outcome, Request};
 pub(crate) use error::ActorError;
 pub(crate) use names::check_not_reserved;

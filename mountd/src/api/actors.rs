@@ -16,9 +16,10 @@ use crate::actor::{self, ActorError, CaptureKind, CaptureView, Outcome, Phases, 
 use crate::daemon::Node;
 use crate::proto::actors_server::Actors;
 use crate::proto::{
-    Actor, ActorCapture, ActorIntent, ActorVolume, CaptureRequest, CreateActorRequest, ForkActorRequest,
-    GetActorRequest, ListActorsRequest, ListActorsResponse, OperationResponse, Phase, RemoveActorRequest,
-    RemoveActorResponse, ResumeActorRequest, StartActorRequest,
+    Actor, ActorCapture, ActorIntent, ActorVolume, CapturePreview, CaptureRequest, CreateActorRequest,
+    ForkActorRequest, GetActorRequest, ListActorsRequest, ListActorsResponse, OperationResponse, Phase,
+    PreviewCaptureRequest, RemoveActorPreview, RemoveActorRequest, RemoveActorResponse, ResumeActorRequest,
+    StartActorRequest,
 };
 use crate::template::{Scope, Template};
 
@@ -104,6 +105,30 @@ impl Actors for ActorsService {
         self.node.perform("actor commit", request, work).await
     }
 
+    async fn preview_capture(
+        &self,
+        request: Request<PreviewCaptureRequest>,
+    ) -> Result<Response<CapturePreview>, Status> {
+        let PreviewCaptureRequest { id, kind, scope } = request.into_inner();
+        let work = move |node: &Node| {
+            let kind = match kind.as_str() {
+                "pause" => CaptureKind::Pause,
+                "suspend" => CaptureKind::Suspend,
+                "commit" => CaptureKind::Commit,
+                _ => return Err(ActorError::UnknownKind { name: kind }.into()),
+            };
+            let actor::Preview { actor, scope, lost } =
+                node.actors.preview_capture(&id, kind, parse_scope(scope)?)?;
+            Ok(CapturePreview {
+                id: actor.id.clone(),
+                state: actor.state().name().to_owned(),
+                scope: scope.name().to_owned(),
+                lost: lost.into_iter().map(str::to_owned).collect(),
+            })
+        };
+        self.node.answer("actor preview", work).await
+    }
+
     async fn resume_actor(
         &self,
         request: Request<ResumeActorRequest>,
@@ -144,6 +169,21 @@ impl Actors for ActorsService {
             ticket.change(remove, |()| RemoveActorResponse { volumes: volumes.clone() })
         };
         self.node.perform("actor rm", request, work).await
+    }
+
+    async fn preview_remove_actor(
+        &self,
+        request: Request<RemoveActorRequest>,
+    ) -> Result<Response<RemoveActorPreview>, Status> {
+        let id = request.into_inner().id;
+        let work = move |node: &Node| {
+            let (actor, captures) = node.actors.preview_remove(&id)?;
+            Ok(RemoveActorPreview {
+                volumes: volumes_of(&actor).map(|volume| volume.volume).collect(),
+                captures: captures.iter().map(ToString::to_string).collect(),
+            })
+        };
+        self.node.answer("actor rm --dry-run", work).await
     }
 }
 

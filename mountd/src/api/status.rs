@@ -165,6 +165,7 @@ fn classify_actor(error: &ActorError) -> ExitClass {
         ActorError::BadId { .. }
         | ActorError::NotCommitted { .. }
         | ActorError::UnknownScope { .. }
+        | ActorError::UnknownKind { .. }
         | ActorError::Widened { .. }
         | ActorError::NothingToCapture { .. }
         | ActorError::Unfit { .. }

@@ -15,8 +15,9 @@ use super::validate::{self, warning};
 use crate::client::{Client, Connection, Patience};
 use crate::exit::printable;
 use crate::proto::{
-    Actor, CaptureRequest, CreateActorRequest, ForkActorRequest, GetActorRequest, ListActorsRequest,
-    OperationResponse, Phase, RemoveActorRequest, RemoveActorResponse, ResumeActorRequest, StartActorRequest,
+    Actor, CapturePreview, CaptureRequest, CreateActorRequest, ForkActorRequest, GetActorRequest,
+    ListActorsRequest, OperationResponse, Phase, PreviewCaptureRequest, RemoveActorPreview,
+    RemoveActorRequest, RemoveActorResponse, ResumeActorRequest, StartActorRequest,
 };
 use crate::template::{Problem, Template};
 use crate::units::{format_micros, format_rfc3339};
@@ -95,6 +96,20 @@ pub(super) struct CaptureArgs {
     /// Capture less than the template says
     #[arg(long, value_parser = SCOPES)]
     scope: Option<String>,
+    /// Only check, and tell what would be captured and what would be lost
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What `actor pause|suspend|commit --dry-run --json` prints.
+#[derive(Serialize, Debug)]
+struct WouldCapture {
+    dry_run: bool,
+    id: String,
+    state: String,
+    scope: String,
+    /// What there is that nothing would hold any more: `memory`, `volumes`.
+    lost: Vec<String>,
 }
 
 /// What `actor create --json` prints.
@@ -152,6 +167,9 @@ struct OperationDocument {
 struct Removed {
     removed: String,
     volumes: Vec<String>,
+    /// The captures that would go; only of `--dry-run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    captures: Option<Vec<String>>,
     dry_run: bool,
 }
 
@@ -219,21 +237,24 @@ pub(super) async fn run(session: &Session, command: ActorCommand) -> Result<(), 
             })
             .await
         }
-        ActorCommand::Pause(CaptureArgs { id, scope }) => {
+        ActorCommand::Pause(arguments) if arguments.dry_run => preview(session, "pause", arguments).await,
+        ActorCommand::Suspend(arguments) if arguments.dry_run => preview(session, "suspend", arguments).await,
+        ActorCommand::Commit(arguments) if arguments.dry_run => preview(session, "commit", arguments).await,
+        ActorCommand::Pause(CaptureArgs { id, scope, .. }) => {
             let request = CaptureRequest { id: id.clone(), scope };
             operate(session, "pause", &id, request, async |to, request| {
                 to.actors().pause_actor(request).await
             })
             .await
         }
-        ActorCommand::Suspend(CaptureArgs { id, scope }) => {
+        ActorCommand::Suspend(CaptureArgs { id, scope, .. }) => {
             let request = CaptureRequest { id: id.clone(), scope };
             operate(session, "suspend", &id, request, async |to, request| {
                 to.actors().suspend_actor(request).await
             })
             .await
         }
-        ActorCommand::Commit(CaptureArgs { id, scope }) => {
+        ActorCommand::Commit(CaptureArgs { id, scope, .. }) => {
             let request = CaptureRequest { id: id.clone(), scope };
             operate(session, "commit", &id, request, async |to, request| {
                 to.actors().commit_actor(request).await
@@ -331,12 +352,7 @@ async fn operate<Q: Clone>(
 async fn remove(session: &Session, id: String, dry_run: bool) -> Result<(), CliError> {
     let client = session.connect().await?;
     if dry_run {
-        let actor = get(&client, &id, "rm --dry-run").await?;
-        let volumes = actor.volumes.into_iter().map(|volume| volume.volume).collect();
-        let document = Removed { removed: id, volumes, dry_run };
-        return session.output.print(&document, || {
-            format!("would remove actor {} with {}", document.removed, volumes_text(&document.volumes))
-        });
+        return preview_remove(session, &client, id).await;
     }
     let action = || format!("actor rm {id}");
     let request = RemoveActorRequest { id: id.clone() };
@@ -344,8 +360,44 @@ async fn remove(session: &Session, id: String, dry_run: bool) -> Result<(), CliE
         to.actors().remove_actor(request).await
     });
     let RemoveActorResponse { volumes } = removing.await?;
-    let document = Removed { removed: id, volumes, dry_run };
+    let document = Removed { removed: id, volumes, captures: None, dry_run };
     session.output.print(&document, || format!("removed actor {}", document.removed))
+}
+
+async fn preview_remove(session: &Session, client: &Client, id: String) -> Result<(), CliError> {
+    let action = || format!("actor rm --dry-run {id}");
+    let request = RemoveActorRequest { id: id.clone() };
+    let asking = call(client, Patience::Usual, action, request, async |to, request| {
+        to.actors().preview_remove_actor(request).await
+    });
+    let RemoveActorPreview { volumes, captures } = asking.await?;
+    let count = captures.len();
+    let document = Removed { removed: id, volumes, captures: Some(captures), dry_run: true };
+    session.output.print(&document, || {
+        let captures = if count == 1 { "1 capture".to_owned() } else { format!("{count} captures") };
+        let volumes = volumes_text(&document.volumes);
+        format!(
+            "would remove actor {} with {volumes}, and {captures} that are not committed",
+            document.removed
+        )
+    })
+}
+
+async fn preview(session: &Session, kind: &str, arguments: CaptureArgs) -> Result<(), CliError> {
+    let CaptureArgs { id, scope, .. } = arguments;
+    let client = session.connect().await?;
+    let action = || format!("actor {kind} --dry-run {id}");
+    let request = PreviewCaptureRequest { id: id.clone(), kind: kind.to_owned(), scope };
+    let asking = call(&client, Patience::Usual, action, request, async |to, request| {
+        to.actors().preview_capture(request).await
+    });
+    let CapturePreview { id, state, scope, lost } = asking.await?;
+    let document = WouldCapture { dry_run: true, id, state, scope, lost };
+    session.output.print(&document, || {
+        let WouldCapture { id, state, scope, lost, .. } = &document;
+        let lost = if lost.is_empty() { "nothing".to_owned() } else { lost.join(" and ") };
+        format!("{id} is {state}: would make a {scope} capture, and lose {lost}")
+    })
 }
 
 fn volumes_text(volumes: &[String]) -> String {

@@ -26,10 +26,12 @@
 mod at_rest;
 mod cut;
 mod memory;
+mod preview;
 mod publish;
 mod running;
 mod undo;
 
+pub(crate) use preview::Preview;
 pub(super) use publish::{capture_in_name, published_name};
 
 use std::sync::Arc;
@@ -65,20 +67,14 @@ impl Actors {
         request: &Request<'_>,
         receipt: Receipt<'_, Outcome>,
     ) -> Result<Outcome, ApiError> {
-        let asked = match kind {
-            CaptureKind::Pause => OperationKind::Pause,
-            CaptureKind::Suspend => OperationKind::Suspend,
-            CaptureKind::Commit | CaptureKind::Birth => OperationKind::Commit,
-        };
-        let mut driver = match self.begin(id, asked, request)? {
+        let mut driver = match self.begin(id, asked(kind), request)? {
             Begun::Before(driver, outcome) => return driver.answer(*outcome, receipt),
             Begun::Now(driver) => driver,
         };
         let scope = driver.check_scope(kind, scope)?;
         let id = CaptureId(self.world.new_id().into_bytes());
         let begin = (request.begin)(&id.to_string());
-        let (step, from, cut, phases) = (CaptureStep::Quiesce, None, Vec::new(), Phases::default());
-        let capturing = Capturing { id, kind, scope, step, from, cut, phases };
+        let capturing = capturing(id, kind, scope);
         if driver.actor.document.standing == Standing::Running {
             let runtime = driver.check_running(&capturing)?;
             let outcome = driver.capture_running(capturing, runtime, begin, receipt)?;
@@ -355,6 +351,21 @@ impl Driver<'_> {
         self.change(captures, durability, receipt.of(outcome.clone()), |stored| *stored = actor)?;
         Ok(outcome)
     }
+}
+
+/// Returns what is asked of an actor with a capture.
+fn asked(kind: CaptureKind) -> OperationKind {
+    match kind {
+        CaptureKind::Pause => OperationKind::Pause,
+        CaptureKind::Suspend => OperationKind::Suspend,
+        CaptureKind::Commit | CaptureKind::Birth => OperationKind::Commit,
+    }
+}
+
+/// Returns a capture of which nothing is done yet.
+fn capturing(id: CaptureId, kind: CaptureKind, scope: Scope) -> Capturing {
+    let (step, from, cut, phases) = (CaptureStep::Quiesce, None, Vec::new(), Phases::default());
+    Capturing { id, kind, scope, step, from, cut, phases }
 }
 
 fn standing_after(kind: CaptureKind) -> Option<Standing> {
