@@ -80,6 +80,16 @@ impl Manager {
         }
     }
 
+    /// Does what it is told while somebody asks something of the service.
+    fn meanwhile<T: Send + 'static>(&mut self, ask: impl FnOnce(Store) -> T + Send + 'static) -> T {
+        let store = self.store.clone();
+        let asking = std::thread::spawn(move || ask(store));
+        while !asking.is_finished() {
+            self.serve_once();
+        }
+        asking.join().unwrap()
+    }
+
     /// Takes one message, if one comes.
     fn serve_once(&mut self) -> Option<String> {
         let mut buffer = [0; 4096];
@@ -185,19 +195,17 @@ fn configuration(store: &Store, shutdown: &str) -> std::path::PathBuf {
 #[test]
 fn a_restart_keeps_mounts_where_the_configuration_says_so() {
     let mut manager = Manager::new();
-    let file = configuration(&manager.store, "mounts = 'keep'");
+    let file = configuration(&manager.store, "mounts = 'keep'\ngrace = '60s'");
     manager.arguments.extend(["--config".into(), file.into()]);
     let mut service = manager.start();
     manager.serve_until("READY=1");
-    let store = manager.store.clone();
-    let mounting = std::thread::spawn(move || store.mount("v"));
-    while !mounting.is_finished() {
-        manager.serve_once();
-    }
-    let mount = mounting.join().unwrap();
+    let mount = manager.meanwhile(|store| store.mount("v"));
+    let log_of_actor = manager.store.path().join("actors/a/volumes/home/log");
+    let lines = || std::fs::read_to_string(&log_of_actor).map_or(0, |log| log.lines().count());
+    manager.meanwhile(start_writer);
     while manager.serve_once().is_some() {}
     let kept: Vec<String> = manager.kept.iter().map(|(name, _)| name.clone()).collect();
-    assert_eq!(kept.len(), 3, "the socket, and two of the mount: {kept:?}");
+    assert_eq!(kept.len(), 5, "the socket, and two of each mount: {kept:?}");
     // In a process of its own: whoever starts another process closes its files in there, and waits for that.
     std::fs::create_dir(mount.path("there")).unwrap();
     let script = "exec 3>open 4<>gone; rm gone; echo before >&3; echo ready; read go
@@ -213,11 +221,13 @@ fn a_restart_keeps_mounts_where_the_configuration_says_so() {
     let mut tell = program.stdin.take().unwrap();
     assert_eq!(told.next().unwrap().unwrap(), "ready");
 
+    let pid_of_actor = manager.meanwhile(|store| store.json(["actor", "show", "a"])["pid"].clone());
+    assert!(pid_of_actor.is_u64() && lines() > 0, "{pid_of_actor}");
     let store = manager.store.clone();
     let begun = Instant::now();
     signal(pid_of(&service), Signal::SIGTERM);
     await_end(&mut manager, &mut service);
-    assert!(begun.elapsed() < Duration::from_secs(5), "nothing is waited for: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "nothing is waited for: {:?}", begun.elapsed());
     assert!(manager.heard.iter().any(|said| said.contains("STOPPING=1")), "{:?}", manager.heard);
     let still: Vec<String> = manager.kept.iter().map(|(name, _)| name.clone()).collect();
     assert_eq!(still, kept, "all of it is kept");
@@ -232,28 +242,58 @@ fn a_restart_keeps_mounts_where_the_configuration_says_so() {
         service = manager.start();
         manager.serve_until("READY=1");
         assert_eq!(waiting.join().unwrap(), "done");
-        assert_eq!(asking.join().unwrap()[0]["name"], "v");
+        assert_eq!(asking.join().unwrap()[1]["name"], "v");
     });
     assert_eq!(std::fs::read(mount.path("open")).unwrap(), b"before\nmeanwhile\n");
     assert!(mount.path("elsewhere").exists() && !mount.path("there").exists());
+    // The same process, which was not paused.
+    assert_eq!(manager.meanwhile(|store| store.json(["actor", "show", "a"])["pid"].clone()), pid_of_actor);
+    let written = lines();
+    eventually("the actor goes on", MINUTE, || (lines() > written).then_some(()));
 
     // What it is told since counts, and what only a start takes over is named.
-    let text = "[shutdown]\nmounts = 'unmount'\n[log]\nformat = 'json'\n";
+    let text = "[shutdown]\nmounts = 'unmount'\ngrace = '60s'\n[log]\nformat = 'json'\n";
     std::fs::write(manager.arguments.last().unwrap(), text).unwrap();
     signal(pid_of(&service), Signal::SIGHUP);
     let log = manager.log();
     eventually("it has read that", MINUTE, || {
         std::fs::read_to_string(&log).unwrap().contains("keys=\"log.format\"").then_some(())
     });
-    // In use by that program, which is no reason to wait.
+    // In use by that program, which is no reason to wait; the actor is paused.
     let begun = Instant::now();
     signal(pid_of(&service), Signal::SIGTERM);
     await_end(&mut manager, &mut service);
-    assert!(begun.elapsed() < Duration::from_secs(4), "it waited {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "it waited {:?}", begun.elapsed());
     assert!(manager.kept.is_empty(), "{:?}", manager.heard);
     assert!(!is_mounted(mount.root()));
     drop(tell);
     program.wait().unwrap();
+}
+
+/// Starts an actor that writes lines into its volume.
+fn start_writer(store: Store) {
+    let side = store.side_dir();
+    let home = store.side_dir();
+    let template = serde_json::json!({
+        "volumes": [{"name": "home", "durableDir": {}}],
+        "containers": [{
+            "name": "job",
+            "rootfs": "/",
+            "command": ["/bin/sh", "-c", format!("while :; do echo line >> {}/log; sleep 0.01; done", home.display())],
+            "volumeMounts": [{"name": "home", "mountPath": home}],
+        }],
+        "sandboxClass": "process",
+        "sandbox": {"network": "host"},
+        "snapshotsConfig": {
+            "location": format!("file://{}", side.display()), "onPause": "Data", "onCommit": "Data",
+        },
+    });
+    let file = side.join("job.json");
+    std::fs::write(&file, template.to_string()).unwrap();
+    store.ok(["actor", "create", "-f", file.to_str().unwrap(), "--id", "a"]);
+    store.ok(["actor", "start", "a"]);
+    let log = store.path().join("actors/a/volumes/home/log");
+    eventually("it writes", MINUTE, || std::fs::metadata(&log).is_ok_and(|log| log.len() > 0).then_some(()));
 }
 
 #[test]
