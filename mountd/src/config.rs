@@ -194,13 +194,21 @@ impl Config {
     /// Returns the keys that this file sets to something else than what `running` has, and that only a start takes over.
     pub(crate) fn beyond_reload(&self, running: &Config) -> Vec<&'static str> {
         let differs = [
-            ("store", self.store.is_some() && self.store != running.store),
+            (
+                "store",
+                self.store.as_ref().is_some_and(|store| !is_same_directory(store, running.store.as_deref())),
+            ),
             ("socket", self.socket.is_some() && self.socket != running.socket),
             ("metrics", self.metrics.is_some() && self.metrics != running.metrics),
             ("log.format", self.log_format != running.log_format),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
+}
+
+/// A store is known by its path without symbolic links.
+fn is_same_directory(path: &Path, running: Option<&Path>) -> bool {
+    running == Some(path) || path.canonicalize().is_ok_and(|path| running == Some(&*path))
 }
 
 fn check_filter(filter: &str) -> Result<(), String> {

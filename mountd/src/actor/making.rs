@@ -230,7 +230,8 @@ impl Actors {
 
     /// Returns the captures on this node that a removal would take along, if it would not be refused.
     pub(crate) fn preview_remove(&self, id: &str) -> Result<(Actor, Vec<CaptureId>), ApiError> {
-        let driver = Driver::new(self, self.take(id, OperationKind::Remove, Claim::First)?);
+        // Others wait for this, and are not refused.
+        let driver = Driver::new(self, self.hold(id)?);
         driver.check_not_looked_at()?;
         let is_local =
             |capture: &Capture| !capture.is_committed() && capture.document.kind != CaptureKind::Birth;

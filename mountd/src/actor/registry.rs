@@ -380,7 +380,7 @@ impl Actors {
     }
 
     /// Takes the turn of an actor as soon as mountd does nothing of itself with it.
-    fn hold(&self, id: &str) -> Result<Turn, ActorError> {
+    pub(super) fn hold(&self, id: &str) -> Result<Turn, ActorError> {
         let slot = self.slot(id)?;
         let mut inner = slot.inner.lock();
         loop {
@@ -394,6 +394,24 @@ impl Actors {
         inner.in_hand = Some(InHand::Own);
         drop(inner);
         Ok(Turn(slot))
+    }
+
+    /// Waits until what the actor of a volume has left mounted is taken away, if it was brought to rest. Returns whether it was.
+    pub(crate) fn await_tidied(&self, volume: VolumeId) -> bool {
+        let slot = self.owner_of_volume(volume).and_then(|id| self.slot(&id).ok());
+        let Some(slot) = slot else { return false };
+        let mut inner = slot.inner.lock();
+        loop {
+            let document = &inner.actor.document;
+            // What else mountd does of itself may take as long as a runtime does.
+            if document.standing == Standing::Running || document.operation.is_some() {
+                return false;
+            }
+            if inner.removed || inner.in_hand != Some(InHand::Own) {
+                return true;
+            }
+            slot.ended.wait(&mut inner);
+        }
     }
 
     /// Takes the turn for what mountd does of itself, unless somebody has it.

@@ -29,7 +29,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use durdir_fs::ids::VolumeId;
 use durdir_fs::store::{VolumeInfo, VolumeSpec};
 use durdir_fs::{FsError, failpoint};
 use tonic::{Request, Response, Status};
@@ -292,7 +291,8 @@ fn what_goes(node: &Node, request: UnmountRequest) -> Result<UnmountIntent, ApiE
     let UnmountRequest { mountpoint, name } = request;
     let mountpoint = path_of(&mountpoint);
     let mut mounts = named(node, &mountpoint, &name)?;
-    if await_owners(node, &mounts)? {
+    let tidied: Vec<bool> = heads(&mounts).map(|mount| node.actors.await_tidied(mount.volume_id)).collect();
+    if tidied.contains(&true) {
         mounts = named(node, &mountpoint, &name)?;
     }
     if !mounts.is_empty() {
@@ -313,17 +313,6 @@ fn named(node: &Node, mountpoint: &Path, name: &str) -> Result<Vec<MountView>, A
     match selector_of(node, name)? {
         Some(selector) if there.is_empty() => Ok(node.mounts.selected(&selector)),
         _ => Ok(there),
-    }
-}
-
-/// Waits until the actors that mounts are of have taken away what they leave behind. Returns whether there was any.
-fn await_owners(node: &Node, mounts: &[MountView]) -> Result<bool, ApiError> {
-    let volumes: Vec<VolumeId> = heads(mounts).map(|mount| mount.volume_id).collect();
-    match node.actors.hold_owners(&volumes) {
-        Ok(turns) => Ok(!turns.is_empty()),
-        // Removed meanwhile, with its volumes.
-        Err(ActorError::NotFound { .. }) => Ok(true),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::error::CliError;
+use crate::exit::printable;
 use crate::units::{format_ago, format_second};
 
 /// How a command tells what it has to tell.
@@ -76,18 +77,22 @@ impl Output {
     }
 }
 
+/// How many characters of what takes long are shown.
+const MOST_SHOWN: usize = 50;
+
 /// A line on standard error, where a person sees it, that something takes long.
-pub(super) struct Progress<'a> {
-    what: &'a str,
+pub(super) struct Progress {
+    what: String,
     terminal: bool,
     begun: Instant,
     shown: bool,
 }
 
-impl<'a> Progress<'a> {
+impl Progress {
     /// Nothing is shown yet.
-    pub(super) fn new(what: &'a str) -> Progress<'a> {
+    pub(super) fn new(what: &str) -> Progress {
         let terminal = io::stderr().is_terminal();
+        let what = shortened(what);
         Progress { what, terminal, begun: Instant::now(), shown: false }
     }
 
@@ -101,15 +106,25 @@ impl<'a> Progress<'a> {
         let seconds = self.begun.elapsed().as_secs();
         if self.terminal && seconds >= 1 {
             self.shown = true;
-            eprint!("\r\x1b[K{} … {seconds} s{more}", self.what);
+            // Where nobody reads it, nobody misses it.
+            write!(io::stderr(), "\r\x1b[K{} … {seconds} s{more}", self.what).ok();
         }
     }
 }
 
-impl Drop for Progress<'_> {
+/// Returns a text as it fits a line with room for more: a line that wraps could not be cleared.
+fn shortened(what: &str) -> String {
+    let what = printable(what);
+    if what.chars().count() <= MOST_SHOWN {
+        return what;
+    }
+    what.chars().take(MOST_SHOWN).collect()
+}
+
+impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
-            eprint!("\r\x1b[K");
+            write!(io::stderr(), "\r\x1b[K").ok();
         }
     }
 }

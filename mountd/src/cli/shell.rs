@@ -91,7 +91,8 @@ fn add_page(
         command.get_subcommands().filter(|child| !child.is_hide_set()).cloned().collect();
     // Command names live as long as the program.
     let static_name: &'static str = Box::leak(name.to_owned().into_boxed_str());
-    let page = clap_mangen::Man::new(command.name(static_name)).section(section);
+    let page =
+        clap_mangen::Man::new(command.name(static_name).disable_help_subcommand(true)).section(section);
     let mut text = Vec::new();
     page.render(&mut text)?;
     pages.push((format!("{name}.{section}"), text));

@@ -74,7 +74,8 @@ fn give_way(node: &Node, why: &str) {
     }
 }
 
-fn mark(keeper: &Keeper) -> io::Result<()> {
+/// Has the next worker know that the store stopped before it.
+pub(super) fn mark(keeper: &Keeper) -> io::Result<()> {
     let anything = File::open("/dev/null")?;
     match keeper.keep(MARK, &[anything.as_fd()]) {
         // One that was to end before and is still here.

@@ -48,7 +48,7 @@ pub(crate) enum StartError {
     #[error("{what}")]
     System { what: &'static str, source: std::io::Error },
     #[error(
-        "shutdown.mounts: keep needs a service manager that keeps descriptors, such as systemd, and --no-supervisor"
+        "shutdown.mounts: keep needs a service manager that keeps descriptors, such as systemd with FileDescriptorStoreMax=, and --no-supervisor"
     )]
     NobodyKeeps,
     #[error("the supervisor that started this worker is gone")]

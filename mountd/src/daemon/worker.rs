@@ -234,10 +234,8 @@ async fn serve(
                 })),
                 Asked::End(signal) => {
                     tracing::info!(signal, "asked to end");
-                    break match shutdown.mounts {
-                        AtTheEnd::Keep if assignment.outlived => End::Left,
-                        _ => End::PutAway { _lock: None },
-                    };
+                    let keeps = shutdown.mounts == AtTheEnd::Keep && assignment.outlived;
+                    break if keeps && may_leave(node) { End::Left } else { End::PutAway { _lock: None } };
                 }
             }
         }
@@ -328,8 +326,22 @@ fn put_away(node: &Node) {
     }
 }
 
-/// Ends this process with everything that it serves left to the next, as after a kill, but at a good moment: nothing is in hand, and there is
-/// little of the log to read.
+/// Tells whether the next worker would go on with all that this one serves.
+fn may_leave(node: &Node) -> bool {
+    if !node.mounts.are_kept() {
+        tracing::error!("mounts are not left to the next mountd: nobody keeps one of them");
+        return false;
+    }
+    // What failed may be done all the same, which the kernel must be told by the next.
+    let marked = node.store.stopped().map_or(Ok(()), |_| reopening::mark(&node.keeper));
+    if let Err(error) = &marked {
+        tracing::error!(%error, "mounts of a store that stopped are not left to the next mountd");
+    }
+    marked.is_ok()
+}
+
+/// Ends this process with everything that it serves left to the next, as after a kill, but at a good moment: what clients asked for is done,
+/// and there is little of the log to read.
 fn leave(node: &Node) -> ! {
     node.actors.come_to_rest();
     if let Err(error) = node.store.write_out() {

@@ -10,6 +10,8 @@ use super::session::KeptMount;
 pub(super) trait LiveMount: Send + Sync {
     /// Returns whether requests are still answered.
     fn is_alive(&self) -> bool;
+    /// Returns whether a successor would go on with it.
+    fn is_kept(&self) -> bool;
     /// Unmounts. After an error it is still mounted and may be tried again.
     fn unmount(&self) -> Result<(), MountError>;
     /// Takes the mount away from whoever uses it.
@@ -31,6 +33,10 @@ pub(super) trait LiveMount: Send + Sync {
 impl LiveMount for KeptMount {
     fn is_alive(&self) -> bool {
         self.mount.is_alive()
+    }
+
+    fn is_kept(&self) -> bool {
+        KeptMount::is_kept(self)
     }
 
     fn unmount(&self) -> Result<(), MountError> {

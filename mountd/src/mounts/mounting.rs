@@ -224,6 +224,11 @@ impl Mounts {
         }
     }
 
+    /// Tells whether a successor would go on with every mount.
+    pub(crate) fn are_kept(&self) -> bool {
+        self.registry().all_kept()
+    }
+
     /// Returns what `selector` names.
     pub(crate) fn selected(&self, selector: &Selector) -> Vec<MountView> {
         self.views(|view| selector.matches(view))

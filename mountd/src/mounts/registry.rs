@@ -127,11 +127,17 @@ impl Registry {
         Some(record.view.clone())
     }
 
-    /// Forgets a mount.
-    pub(super) fn forget(&mut self, slot: Slot) {
-        let Some(place) = self.records.iter().position(|record| record.slot == slot) else { return };
-        let gone = self.records.remove(place);
-        self.replayed_by_gone += gone.phase.live().map_or(0, |live| live.replayed());
+    /// Forgets a mount, and hands it out if it was up: what its end takes is not for whoever has the list.
+    pub(super) fn forget(&mut self, slot: Slot) -> Option<Arc<dyn LiveMount>> {
+        let place = self.records.iter().position(|record| record.slot == slot)?;
+        let live = Arc::clone(self.records.remove(place).phase.live()?);
+        self.replayed_by_gone += live.replayed();
+        Some(live)
+    }
+
+    /// Tells whether a successor would go on with every mount.
+    pub(super) fn all_kept(&self) -> bool {
+        self.records.iter().all(|record| record.phase.live().is_none_or(|live| live.is_kept()))
     }
 
     /// Hands out a mount to be unmounted. It comes back by [`up`](Self::up) or goes by [`forget`](Self::forget).
@@ -254,11 +260,15 @@ mod tests {
     struct Fake {
         mountpoint: PathBuf,
         alive: AtomicBool,
+        kept: bool,
     }
 
     impl LiveMount for Fake {
         fn is_alive(&self) -> bool {
             self.alive.load(Ordering::Relaxed)
+        }
+        fn is_kept(&self) -> bool {
+            self.kept
         }
         fn unmount(&self) -> Result<(), MountError> {
             Ok(())
@@ -287,7 +297,11 @@ mod tests {
     }
 
     fn fake(mountpoint: &str) -> Arc<Fake> {
-        Arc::new(Fake { mountpoint: mountpoint.into(), alive: AtomicBool::new(true) })
+        Arc::new(Fake {
+            mountpoint: mountpoint.into(),
+            alive: AtomicBool::new(true),
+            kept: mountpoint != "/unkept",
+        })
     }
 
     fn view(volume: u32, source: Source, mountpoint: &str) -> MountView {
@@ -338,6 +352,18 @@ mod tests {
     }
 
     #[test]
+    fn one_mount_that_nobody_keeps_is_found() {
+        let mut registry = Registry::default();
+        for (volume, place) in [(1, "/a"), (2, "/unkept")] {
+            assert!(registry.all_kept());
+            let slot = registry.reserve(view(volume, Source::Head, place)).unwrap();
+            assert!(registry.all_kept(), "there is none yet");
+            registry.up(slot, fake(place));
+        }
+        assert!(!registry.all_kept());
+    }
+
+    #[test]
     fn what_was_replayed_stays_counted_when_the_mount_is_gone() {
         let mut registry = Registry::default();
         let ended = fake("/a");
@@ -348,8 +374,8 @@ mod tests {
         assert_eq!(registry.replayed(), 6);
         registry.begin_unmount(second).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(registry.replayed(), 6, "while it is unmounted");
-        registry.forget(second);
-        assert_eq!(registry.replayed(), 6, "when it was unmounted");
+        let gone = registry.forget(second).unwrap();
+        assert_eq!((registry.replayed(), Arc::strong_count(&gone)), (6, 1), "when it was unmounted");
         ended.alive.store(false, Ordering::Relaxed);
         registry.take_dead();
         assert_eq!(registry.replayed(), 6, "when it died");

@@ -170,6 +170,10 @@ impl KeptMount {
         KeptMount { mount, store: Arc::clone(store), session }
     }
 
+    pub(super) fn is_kept(&self) -> bool {
+        self.session.is_some()
+    }
+
     pub(super) fn unmount(&self) -> Result<(), MountError> {
         self.set_phase(Phase::Unmounting);
         match self.mount.unmount() {

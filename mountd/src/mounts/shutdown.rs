@@ -67,17 +67,14 @@ impl Mounts {
             let taken = self
                 .registry()
                 .begin_unmount(slot)
-                .and_then(|live| live.abort().map(|()| live).map_err(ApiError::from))
-                .and_then(|live| {
-                    fuse::remove_dead_mount(&view.mountpoint)?;
-                    Ok(live)
-                });
-            match taken {
-                Ok(live) => drop(live),
-                Err(error) => {
-                    tracing::error!(%mountpoint, error = one_line(&error), "cannot take it away");
-                }
+                .and_then(|live| live.abort().map_err(ApiError::from))
+                .and_then(|_| Ok(fuse::remove_dead_mount(&view.mountpoint)?));
+            if let Err(error) = taken {
+                tracing::error!(%mountpoint, error = one_line(&error), "cannot take it away");
             }
+            let gone = self.registry().forget(slot);
+            // What it still serves has ended after this, and what was kept of it is let go of: the store is closed next.
+            drop(gone);
         }
     }
 }

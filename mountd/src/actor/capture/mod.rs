@@ -74,7 +74,8 @@ impl Actors {
         let scope = driver.check_scope(kind, scope)?;
         let id = CaptureId(self.world.new_id().into_bytes());
         let begin = (request.begin)(&id.to_string());
-        let capturing = capturing(id, kind, scope);
+        let (step, from, cut, phases) = (CaptureStep::Quiesce, None, Vec::new(), Phases::default());
+        let capturing = Capturing { id, kind, scope, step, from, cut, phases };
         if driver.actor.document.standing == Standing::Running {
             let runtime = driver.check_running(&capturing)?;
             let outcome = driver.capture_running(capturing, runtime, begin, receipt)?;
@@ -145,10 +146,17 @@ impl Driver<'_> {
 
     /// Checks what can be checked before the sandbox is paused. Returns what is going to save its memory, if anything is.
     fn check_running(&self, capturing: &Capturing) -> Result<Option<RuntimeVersion>, ApiError> {
+        let saved_by = self.check_sandbox(capturing.scope)?;
+        self.check_place(capturing)?;
+        Ok(saved_by)
+    }
+
+    /// Checks what can be checked of a sandbox.
+    fn check_sandbox(&self, scope: Scope) -> Result<Option<RuntimeVersion>, ApiError> {
         let (runtime, sandbox) = (self.runtime()?, self.sandbox());
         self.check_alive()?;
         let mut saved_by = None;
-        if capturing.scope == Scope::Full {
+        if scope == Scope::Full {
             let failed = |error| self.runtime_error(error);
             runtime.check_save(&sandbox).map_err(failed)?;
             // Not the one that is installed: an upgrade may have come since the sandbox was made.
@@ -156,7 +164,6 @@ impl Driver<'_> {
             saved_by = Some(RuntimeVersion { name: runtime.name().to_owned(), version });
             self.check_room_for_memory(&*runtime, &sandbox)?;
         }
-        self.check_place(capturing)?;
         Ok(saved_by)
     }
 
@@ -282,7 +289,7 @@ impl Driver<'_> {
                 self.actors.world.step("actor.resumed");
                 lost = resumed.err();
             }
-            self.advance(&mut capturing, CaptureStep::Publish, "actor.publish")?;
+            clock.time("record", || self.advance(&mut capturing, CaptureStep::Publish, "actor.publish"))?;
         }
         if capturing.step == CaptureStep::Publish {
             let published = clock.time("publish", || self.publish(&capturing));
@@ -291,7 +298,9 @@ impl Driver<'_> {
             }
             self.actors.world.step("actor.published");
             if capturing.kind == CaptureKind::Suspend {
-                self.advance(&mut capturing, CaptureStep::TearDown, "actor.tear-down")?;
+                clock.time("record", || {
+                    self.advance(&mut capturing, CaptureStep::TearDown, "actor.tear-down")
+                })?;
             }
         }
         if capturing.step == CaptureStep::TearDown && !at_rest {
@@ -360,12 +369,6 @@ fn asked(kind: CaptureKind) -> OperationKind {
         CaptureKind::Suspend => OperationKind::Suspend,
         CaptureKind::Commit | CaptureKind::Birth => OperationKind::Commit,
     }
-}
-
-/// Returns a capture of which nothing is done yet.
-fn capturing(id: CaptureId, kind: CaptureKind, scope: Scope) -> Capturing {
-    let (step, from, cut, phases) = (CaptureStep::Quiesce, None, Vec::new(), Phases::default());
-    Capturing { id, kind, scope, step, from, cut, phases }
 }
 
 fn standing_after(kind: CaptureKind) -> Option<Standing> {

@@ -1,12 +1,12 @@
-//! What a capture would hold, and what would be lost with it: everything is checked as for one, and nothing done.
+//! What a capture would hold, and what would be lost with it: it is checked as for one, and nothing is done. Whether anything can be written to
+//! the place for commits is not tried.
 
-use durdir_fs::ids::CaptureId;
-
-use super::{asked, capturing};
+use super::asked;
 use crate::actor::driver::Driver;
 use crate::actor::error::ActorError;
+use crate::actor::queue::{Verdict, decide};
 use crate::actor::record::Actor;
-use crate::actor::registry::{Actors, Claim};
+use crate::actor::registry::Actors;
 use crate::actor::state::{CaptureKind, Standing};
 use crate::api::ApiError;
 use crate::template::Scope;
@@ -29,17 +29,25 @@ impl Actors {
         kind: CaptureKind,
         scope: Option<Scope>,
     ) -> Result<Preview, ApiError> {
-        let driver = Driver::new(self, self.take(id, asked(kind), Claim::First)?);
+        // Others wait for this, and are not refused.
+        let driver = Driver::new(self, self.hold(id)?);
         if let Some(operation) = &driver.actor.document.operation {
             // What a worker left that died: whoever does something goes on with it first.
             return Err(ActorError::Busy { id: id.to_owned(), doing: operation.kind() }.into());
         }
+        let document = &driver.actor.document;
+        if let Verdict::Misplaced(remedy) = decide(&document.standing, None, asked(kind)) {
+            let state = driver.actor.state();
+            return Err(ActorError::Misplaced { id: id.to_owned(), state, remedy }.into());
+        }
         let scope = driver.check_scope(kind, scope)?;
-        let capturing = capturing(CaptureId(self.world.new_id().into_bytes()), kind, scope);
-        if driver.actor.document.standing == Standing::Running {
-            driver.check_running(&capturing)?;
-        } else {
-            driver.check_place(&capturing)?;
+        match (&document.standing, &document.checkpoint) {
+            (Standing::Running, _) => drop(driver.check_sandbox(scope)?),
+            (_, Some(checkpoint)) if scope == Scope::Full => drop(driver.verified(checkpoint)?),
+            _ => {}
+        }
+        if kind.is_committed() && scope > Scope::None {
+            self.world.target(&driver.actor.recipe.location)?;
         }
         let lost = if kind == CaptureKind::Commit { Vec::new() } else { driver.lost_with(scope) };
         Ok(Preview { actor: driver.actor.clone(), scope, lost })
