@@ -34,7 +34,15 @@ impl Store {
         for live in self.loaded_heads().into_iter().filter_map(|head| head.live()) {
             live.settle();
         }
-        listed.into_iter().map(|(branch, epoch, snapshot)| self.describe(branch, epoch, &snapshot)).collect()
+        let mut described = Vec::with_capacity(listed.len());
+        for (branch, epoch, snapshot) in listed {
+            let one = self.describe(branch, epoch, &snapshot);
+            // Others may have removed it meanwhile.
+            if self.registry.read().snapshots.contains_key(&(branch, epoch)) {
+                described.push(one?);
+            }
+        }
+        Ok(described)
     }
 
     /// Describes one snapshot, called `VOLUME@NAME` or `VOLUME@EPOCH`.

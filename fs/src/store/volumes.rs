@@ -88,10 +88,27 @@ impl Store {
     }
 
     fn list(&self, settle: Settle) -> Result<Vec<VolumeInfo>, FsError> {
-        let mut names: Vec<_> =
-            self.registry.read().volumes.values().map(|volume| volume.name.clone()).collect();
-        names.sort();
-        names.iter().map(|name| self.listed(name, settle)).collect()
+        let ids: Vec<VolumeId> = self.registry.read().volumes.keys().copied().collect();
+        let mut listed = Vec::with_capacity(ids.len());
+        for id in ids {
+            listed.extend(self.listed_unless_gone(id, settle)?);
+        }
+        listed.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(listed)
+    }
+
+    /// Describes a volume that others may rename or remove meanwhile.
+    fn listed_unless_gone(&self, id: VolumeId, settle: Settle) -> Result<Option<VolumeInfo>, FsError> {
+        let called = || self.registry.read().volumes.get(&id).map(|volume| volume.name.clone());
+        while let Some(name) = called() {
+            match self.listed(&name, settle) {
+                Ok(info) if info.id == id => return Ok(Some(info)),
+                Err(error) if called().as_ref() == Some(&name) => return Err(error),
+                // It is called otherwise by now, or gone.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Describes a volume also if what it descends from cannot be read: then that is what its flag says.
@@ -344,5 +361,43 @@ fn empty_root(now: Timestamp) -> Inode {
         name: Box::default(),
         lower: None,
         target: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::store::StoreOptions;
+
+    #[test]
+    fn a_list_of_volumes_that_others_rename_and_remove_has_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &StoreOptions::default()).unwrap();
+        let create = |name: &str| store.create_volume(name, &VolumeSpec::default(), Receipt::none()).unwrap();
+        create("stays");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    create("comes");
+                    store.cut(&["comes"], None, Receipt::none()).unwrap();
+                    store.rename_volume("comes", "goes", Receipt::none()).unwrap();
+                    store.remove_volume("goes", Receipt::none()).unwrap();
+                }
+                done.store(true, Ordering::SeqCst);
+            });
+            let mut seen = 0;
+            while !done.load(Ordering::SeqCst) {
+                let listed = store.volumes_at_once().unwrap();
+                assert_eq!(listed.iter().filter(|volume| volume.name == "stays").count(), 1);
+                assert!(listed.len() <= 2, "{listed:?}");
+                let snapshots = store.snapshots(None).unwrap();
+                assert!(snapshots.iter().all(|snapshot| !snapshot.volume.is_empty()), "{snapshots:?}");
+                seen += usize::from(listed.len() == 2);
+            }
+            assert!(seen > 0, "it was never there");
+        });
     }
 }
