@@ -22,7 +22,7 @@ pub(crate) struct Preview {
 }
 
 impl Actors {
-    /// Tells what a capture would come to. Whatever would be refused is refused.
+    /// Tells what a capture would come to.
     pub(crate) fn preview_capture(
         &self,
         id: &str,
