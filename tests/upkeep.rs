@@ -137,11 +137,19 @@ fn volume_is_verified_while_programs_write() {
 fn freed_by(store: &Store, command: &[&str]) -> u64 {
     let stored = || {
         store.ok(["gc"]);
-        store.json(["stats"])["segment_bytes"].as_u64().unwrap()
+        let stats = store.json(["stats"]);
+        assert_eq!(stats["sweeps_left"], 0, "{stats}");
+        ["segment_bytes", "reclaimed_bytes"].map(|name| stats[name].as_u64().unwrap())
     };
-    let before = stored();
+    let [before, reclaimed_before] = stored();
     store.ok(command);
-    before - stored()
+    let [after, reclaimed] = stored();
+    let freed = before - after;
+    assert!(
+        reclaimed - reclaimed_before >= freed,
+        "{freed} were freed, and {reclaimed_before} became {reclaimed}"
+    );
+    freed
 }
 
 #[test]

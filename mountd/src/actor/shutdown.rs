@@ -22,7 +22,7 @@ impl Actors {
         });
     }
 
-    /// Lets nothing new begin, and waits for what is in hand. What runs runs on.
+    /// Lets clients begin nothing new, and waits for what is in hand. What runs runs on.
     pub(crate) fn come_to_rest(&self) {
         self.close();
         for attended in self.to_be_looked_after().into_iter().filter(|attended| attended.busy) {
