@@ -49,6 +49,8 @@ impl Manager {
             .stderr(std::fs::File::options().create(true).append(true).open(self.log()).unwrap())
             .env("NOTIFY_SOCKET", &self.path)
             .env("WATCHDOG_USEC", "3000000")
+            // The end of a session is noticed late: until then a mount that was taken away looks as if it were served.
+            .env("DURDIR_FAILPOINTS", "session.ended:sleep=200")
             .env("LISTEN_FDS", names.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"));
         let sources: Vec<RawFd> = self.kept.iter().map(|(_, kept)| kept.as_raw_fd()).collect();

@@ -234,6 +234,7 @@ fn serve_to_the_end(
             }
         }
     }
+    failpoint::hit("session.ended");
     end.report();
 }
 

@@ -1,6 +1,7 @@
 //! A mount as the registry needs it, so that the registry can be tested without a kernel.
 
 use std::path::Path;
+use std::time::Instant;
 
 use durdir_fs::fuse::{DeviceId, MountError, OldestRequest, OpSummary};
 
@@ -16,6 +17,8 @@ pub(super) trait LiveMount: Send + Sync {
     fn unmount(&self) -> Result<(), MountError>;
     /// Takes the mount away from whoever uses it.
     fn abort(&self) -> Result<(), MountError>;
+    /// Waits for the end of a mount that was taken away, and tells whether it has come. Nothing is kept of it after this.
+    fn end_by(&self, deadline: Instant) -> bool;
     /// Returns the `st_dev` of its files.
     fn device(&self) -> DeviceId;
     /// Returns the name of the transport.
@@ -45,6 +48,10 @@ impl LiveMount for KeptMount {
 
     fn abort(&self) -> Result<(), MountError> {
         self.mount.abort()
+    }
+
+    fn end_by(&self, deadline: Instant) -> bool {
+        KeptMount::end_by(self, deadline)
     }
 
     fn device(&self) -> DeviceId {

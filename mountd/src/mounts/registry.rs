@@ -276,6 +276,9 @@ mod tests {
         fn abort(&self) -> Result<(), MountError> {
             Ok(())
         }
+        fn end_by(&self, _: std::time::Instant) -> bool {
+            true
+        }
         fn device(&self) -> DeviceId {
             DeviceId { major: 0, minor: 7 }
         }

@@ -20,6 +20,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use durdir_fs::failpoint;
 use durdir_fs::fuse::{CacheMode, Mount, MountError, Phase, SessionMemory, Succession};
@@ -186,6 +187,14 @@ impl KeptMount {
                 Err(error)
             }
         }
+    }
+
+    /// Waits for the end of a mount that was taken away, and tells whether it has come. Nothing is kept of it after this: the kernel
+    /// has ended it already, its last requests may still be worked on.
+    pub(super) fn end_by(&self, deadline: Instant) -> bool {
+        let ended = self.mount.wait_for_end(deadline.saturating_duration_since(Instant::now()));
+        self.end();
+        ended
     }
 
     fn set_phase(&self, phase: Phase) {

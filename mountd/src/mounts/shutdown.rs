@@ -4,16 +4,20 @@
 //! A mount that is taken away from its users loses nothing that was written: writes go through to
 //! the store, and shared mappings are written out first.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durdir_fs::fuse::{self, MountError};
 
 use super::Mounts;
+use super::live::LiveMount;
 use super::registry::{MountView, Slot};
 use crate::api::ApiError;
 use crate::exit::one_line;
 
 const RETRY: Duration = Duration::from_millis(100);
+/// How long requests in flight may take after their mounts were taken away: a disk under load is waited for, one that hangs is not.
+const LAST_REQUESTS: Duration = Duration::from_secs(10);
 
 impl Mounts {
     /// Unmounts everything. Mounts in use are waited for, all together as long as the grace says;
@@ -57,24 +61,43 @@ impl Mounts {
         if let Err(error) = self.drain(&volumes) {
             tracing::error!(error = one_line(&error), "shared mappings are not all written out");
         }
-        for (slot, view) in mounts {
+        // All of them first: what hangs is waited for together.
+        let aborted: Vec<_> = mounts.into_iter().filter_map(|(slot, view)| self.abort(slot, view)).collect();
+        let deadline = Instant::now() + LAST_REQUESTS;
+        for (slot, view, live) in aborted {
             let mountpoint = view.mountpoint.display();
-            tracing::warn!(
-                volume = view.volume,
-                %mountpoint,
-                "taken away from programs that use it: their calls will fail"
-            );
-            let taken = self
-                .registry()
-                .begin_unmount(slot)
-                .and_then(|live| live.abort().map_err(ApiError::from))
-                .and_then(|_| Ok(fuse::remove_dead_mount(&view.mountpoint)?));
-            if let Err(error) = taken {
-                tracing::error!(%mountpoint, error = one_line(&error), "cannot take it away");
+            let ended = live.end_by(deadline);
+            if let Err(error) = fuse::remove_dead_mount(&view.mountpoint) {
+                tracing::error!(%mountpoint, error = one_line(&error), "a dead mount stays");
             }
-            let gone = self.registry().forget(slot);
-            // What it still serves has ended after this, and what was kept of it is let go of: the store is closed next.
-            drop(gone);
+            // Dropped below, and not with the list in hand.
+            drop(self.registry().forget(slot));
+            if !ended {
+                tracing::error!(%mountpoint, limit = ?LAST_REQUESTS, "a request does not end, though its mount has");
+                // Whoever drops it waits for it once more.
+                std::mem::forget(live);
+            }
+        }
+    }
+
+    /// Ends a mount for the kernel: calls on it fail from here on.
+    fn abort(&self, slot: Slot, view: MountView) -> Option<(Slot, MountView, Arc<dyn LiveMount>)> {
+        let mountpoint = view.mountpoint.display();
+        tracing::warn!(
+            volume = view.volume,
+            %mountpoint,
+            "taken away from programs that use it: their calls will fail"
+        );
+        let aborted = self.registry().begin_unmount(slot).and_then(|live| {
+            live.abort()?;
+            Ok(live)
+        });
+        match aborted {
+            Ok(live) => Some((slot, view, live)),
+            Err(error) => {
+                tracing::error!(%mountpoint, error = one_line(&error), "cannot take it away");
+                None
+            }
         }
     }
 }
