@@ -26,8 +26,13 @@ pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
 pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let (file, temporary) = write_beside(path, content)?;
     std::fs::rename(&temporary, path)?;
-    file.sync_all()?;
-    sync_parent(path)
+    // Both are in one commit of the journal. Who waits for the second only after the first has the disk write its cache out once more.
+    std::thread::scope(|scope| {
+        let synced = scope.spawn(|| file.sync_all());
+        let named = sync_parent(path);
+        synced.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        named
+    })
 }
 
 /// Writes what is to be a file, under a name of its own.

@@ -53,7 +53,7 @@ impl Disk {
             let manifest = directory.join("manifest.json");
             fs::write(directory.join("draft"), MANIFEST).unwrap();
             fs::rename(directory.join("draft"), &manifest).unwrap();
-            File::open(&manifest).unwrap().sync_all().unwrap();
+            scope.spawn(move || File::open(&manifest).unwrap().sync_all().unwrap());
             File::open(&directory).unwrap().sync_all().unwrap();
         });
         let took = begun.elapsed();
