@@ -375,6 +375,7 @@ fn captures(class: Class, what: &str, state: &str, rest: &[(Place, End)]) {
             fork.works();
             fork.check();
             fork.ask("rm");
+            mortal.becomes(&expected, &format!("{told}, and its fork is gone"));
         } else {
             agent.ask("resume");
         }
@@ -446,9 +447,11 @@ fn resumes(class: Class) {
         let is_of_data = RESUME_OF_DATA.iter().any(|(of_data, _)| *of_data == place);
         let scope = if is_of_data { "Data" } else { "Full" };
         agent.ask_with("pause", &["--scope", scope]);
-        // What the pause has replaced is taken away in the background.
+        // What the pause has replaced is taken away in the background. How the volumes began is kept.
         let paused = eventually("only the last capture is left", LIMIT, || {
-            Some(mortal.picture()).filter(|seen| seen.captures.iter().eq(&seen.capture))
+            Some(mortal.picture()).filter(|seen| {
+                seen.captures.iter().eq(&seen.capture) && seen.snapshots.values().all(|count| *count == 2)
+            })
         });
         let mut running = paused.clone();
         running.states.insert("a".to_owned(), "running".to_owned());
