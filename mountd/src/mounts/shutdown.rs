@@ -16,6 +16,8 @@ use crate::api::ApiError;
 use crate::exit::one_line;
 
 const RETRY: Duration = Duration::from_millis(100);
+/// How long calls that make or unmount something may take longer than they were waited for already.
+const LAST_CALLS: Duration = Duration::from_secs(10);
 /// How long requests in flight may take after their mounts were taken away: a disk under load is waited for, one that hangs is not.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
 
@@ -62,7 +64,9 @@ impl Mounts {
             tracing::error!(error = one_line(&error), "shared mappings are not all written out");
         }
         // All of them first: what hangs is waited for together.
-        let aborted: Vec<_> = mounts.into_iter().filter_map(|(slot, view)| self.abort(slot, view)).collect();
+        let deadline = Instant::now() + LAST_CALLS;
+        let aborted: Vec<_> =
+            mounts.into_iter().filter_map(|(slot, view)| self.abort(slot, view, deadline)).collect();
         let deadline = Instant::now() + LAST_REQUESTS;
         for (slot, view, live) in aborted {
             let mountpoint = view.mountpoint.display();
@@ -80,23 +84,43 @@ impl Mounts {
         }
     }
 
-    /// Ends a mount for the kernel: calls on it fail from here on.
-    fn abort(&self, slot: Slot, view: MountView) -> Option<(Slot, MountView, Arc<dyn LiveMount>)> {
+    /// Ends a mount for the kernel: calls on it fail from here on. `None` if it has ended by itself, or cannot be.
+    fn abort(
+        &self,
+        slot: Slot,
+        view: MountView,
+        deadline: Instant,
+    ) -> Option<(Slot, MountView, Arc<dyn LiveMount>)> {
         let mountpoint = view.mountpoint.display();
-        tracing::warn!(
-            volume = view.volume,
-            %mountpoint,
-            "taken away from programs that use it: their calls will fail"
-        );
-        let aborted = self.registry().begin_unmount(slot).and_then(|live| {
+        let aborted = self.take_hold(slot, deadline).and_then(|live| {
+            tracing::warn!(
+                volume = view.volume,
+                %mountpoint,
+                "taken away from programs that use it: their calls will fail"
+            );
             live.abort()?;
             Ok(live)
         });
         match aborted {
             Ok(live) => Some((slot, view, live)),
+            Err(ApiError::NotMounted { .. }) => None,
             Err(error) => {
                 tracing::error!(%mountpoint, error = one_line(&error), "cannot take it away");
                 None
+            }
+        }
+    }
+
+    /// Takes a mount from whoever else is just making or unmounting it: a call that did not end in time.
+    fn take_hold(&self, slot: Slot, deadline: Instant) -> Result<Arc<dyn LiveMount>, ApiError> {
+        loop {
+            // Not in the match: the list would be in hand for all of it.
+            let begun = self.registry().begin_unmount(slot);
+            match begun {
+                Err(ApiError::MountInTransition { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(RETRY);
+                }
+                begun => return begun,
             }
         }
     }
