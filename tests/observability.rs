@@ -140,7 +140,7 @@ fn a_dead_mount_is_told_and_the_remedy_helps() {
         assert_eq!(problem["remedy"], format!("durdir umount {}", mountpoint.display()));
         assert_eq!(!store.daemon().is_empty(), daemon_runs);
     }
-    store.ok(["umount".as_ref(), mountpoint.as_os_str()]);
+    store.umount(&mountpoint);
     let (diagnosis, code) = doctor(&store);
     assert_eq!((kinds(&diagnosis), code), (vec![], 0), "{diagnosis}");
 }
@@ -155,7 +155,7 @@ fn a_dead_mount_of_another_store_is_not_told() {
     assert_eq!(kinds(&doctor(&others).0), ["dead-mount"]);
     let (diagnosis, code) = doctor(&ours);
     assert_eq!((kinds(&diagnosis), code), (vec![], 0), "{diagnosis}");
-    others.ok(["umount".as_ref(), mountpoint.as_os_str()]);
+    others.umount(&mountpoint);
 }
 
 #[test]
@@ -167,10 +167,10 @@ fn a_request_that_hangs_is_told_by_everybody() {
         .args(["mount", "hung"])
         .arg(&mountpoint)
         .arg("--create")
-        .env("DURDIR_FAILPOINTS", "fuse.read.before:sleep=20000@1");
+        .env("DURDIR_FAILPOINTS", "fuse.read.before:sleep=30000@1");
     run(&mut mounting, LIMIT).ok();
     std::fs::write(mountpoint.join("file"), noise(1, 0, 100_000)).unwrap();
-    store.ok(["umount", "hung"]);
+    store.umount("hung");
     // Another mount of the same daemon: nothing is cached.
     store.ok(["mount".as_ref(), "hung".as_ref(), mountpoint.as_os_str()]);
     let mut reading = Command::new("cat").arg(mountpoint.join("file")).stdout(Stdio::null()).spawn().unwrap();
@@ -191,7 +191,7 @@ fn a_request_that_hangs_is_told_by_everybody() {
     store.expect_alarm("a request is not answered");
     let told = store.log().matches("a request is not answered").count();
     assert_eq!(told, 1, "{}", store.log());
-    store.ok(["umount", "hung"]);
+    store.umount("hung");
 }
 
 /// A daemon that serves metrics, started as a service would be.

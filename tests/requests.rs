@@ -160,7 +160,7 @@ fn a_question_is_asked_again() {
 }
 
 fn unmount(store: &Store, mountpoint: &Path) {
-    store.ok([OsStr::new("umount"), mountpoint.as_os_str()]);
+    store.umount(mountpoint);
 }
 
 #[test]
@@ -305,18 +305,18 @@ fn a_request_that_always_kills_the_daemon_is_given_up() {
 fn a_mount_asked_of_a_daemon_that_ends_is_made_by_the_next() {
     let store = Store::new();
     store.expect_alarm("calls in flight did not end in time");
-    let switches = store.side_dir();
+    let (switches, marks) = (store.side_dir(), store.side_dir());
     let config = store.side_dir().join("mountd.toml");
     std::fs::write(&config, "[shutdown]\ngrace = '60s'\n").unwrap();
     let mut mountd = store.mountd(["--config".as_ref(), config.as_os_str()]);
     // Longer than calls in flight are waited for.
     mountd.env("DURDIR_FAILPOINTS", "mount.after-intent:sleep=20000");
-    mountd.env("DURDIR_FAILPOINT_SWITCHES", &switches);
+    mountd.env("DURDIR_FAILPOINT_SWITCHES", &switches).env("DURDIR_FAILPOINT_DIR", &marks);
     run(&mut mountd, LIMIT).ok();
     // Its end waits for whoever uses a mount.
     let other = store.mount("other");
     let used = std::fs::File::create(other.path("used")).unwrap();
-    let switch = switches.join("mount.after-intent");
+    let [switch, mark] = [&switches, &marks].map(|directory| directory.join("mount.after-intent"));
     std::fs::write(&switch, "").unwrap();
     let mountpoint = store.mountpoint();
     std::thread::scope(|scope| {
@@ -324,10 +324,12 @@ fn a_mount_asked_of_a_daemon_that_ends_is_made_by_the_next() {
             let args = ["mount".as_ref(), "v".as_ref(), mountpoint.as_os_str(), "--create".as_ref()];
             store.durdir(args)
         });
-        // It comes with the intent.
-        eventually("the volume is there", LIMIT, || {
-            (store.json(["volume", "ls"]).as_array().unwrap().len() == 2).then_some(())
-        });
+        eventually("the call has come to there", LIMIT, || mark.exists().then_some(()));
+        assert_eq!(
+            store.json(["volume", "ls"]).as_array().unwrap().len(),
+            2,
+            "the volume comes with the intent"
+        );
         std::fs::remove_file(&switch).unwrap();
         let pids = store.daemon();
         signal(pids[0], Signal::SIGTERM);
@@ -343,5 +345,5 @@ fn a_mount_asked_of_a_daemon_that_ends_is_made_by_the_next() {
     });
     assert!(is_mounted(&mountpoint));
     std::fs::write(mountpoint.join("file"), "x").unwrap();
-    store.ok(["umount", "v"]);
+    store.umount("v");
 }

@@ -29,6 +29,8 @@ mod runtime;
 pub mod socket;
 mod supervisor;
 mod template;
+#[cfg(test)]
+mod testing;
 pub mod units;
 mod usage;
 

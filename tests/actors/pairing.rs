@@ -139,7 +139,7 @@ fn the_mount_of_a_running_actor_is_not_for_others_to_take_away() {
     // What others have mounted is theirs to unmount.
     store.snapshot("a.home", "seen");
     let seen = store.mount_snapshot("a.home@seen");
-    store.ok(["umount", "a.home@seen"]);
+    store.umount("a.home@seen");
     drop(seen);
     agent.works();
     agent.ask("pause");

@@ -115,7 +115,7 @@ fn a_container_holds_nothing_that_is_mounted_elsewhere() {
     fs::create_dir(&place).unwrap();
     store.ok(["mount", "plain", place.to_str().unwrap()]);
     store.ok(["actor", "start", "other"]);
-    store.ok(["umount", place.to_str().unwrap()]);
+    store.umount(&place);
     store.ok(["actor", "pause", "p"]);
     store.ok(["actor", "resume", "p"]);
     let before = lines(&store);

@@ -11,12 +11,15 @@ use serde_json::Value;
 /// What the runtime does by itself, and nobody who uses it can do without.
 const OF_THE_RUNTIME: [&str; 5] = ["quiesce", "save", "tear_down", "resume", "ready"];
 
+/// How many of each operation are shown one by one.
+const SLOWEST: usize = 4;
+
 /// How long each phase of each operation took, in milliseconds, and how large the memory images were.
 #[derive(Default)]
 pub(crate) struct Times {
     phases: BTreeMap<String, Vec<f64>>,
-    /// Of each operation the one of which most was ours: how much, the how manieth, and all of its phases.
-    slowest: BTreeMap<String, (f64, usize, Value)>,
+    /// Of each operation those of which most was ours, most first: how much, the how manieth, and all of its phases.
+    slowest: BTreeMap<String, Vec<(f64, usize, Value)>>,
     images: Vec<f64>,
 }
 
@@ -37,10 +40,10 @@ impl Times {
             self.phases.entry(key(operation, share)).or_default().push(took);
         }
         let number = self.phases[&key(operation, OURS)].len();
-        let slowest = self.slowest.entry(operation.to_owned()).or_insert((0.0, 0, Value::Null));
-        if ours > slowest.0 {
-            *slowest = (ours, number, answer["phases_ms"].clone());
-        }
+        let slowest = self.slowest.entry(operation.to_owned()).or_default();
+        slowest.push((ours, number, answer["phases_ms"].clone()));
+        slowest.sort_by(|one, other| other.0.total_cmp(&one.0));
+        slowest.truncate(SLOWEST);
     }
 
     /// Adds how long the disk alone takes for what an operation brings there.
@@ -65,8 +68,12 @@ impl Times {
         for (phase, times) in &self.phases {
             println!("{phase:28} {:9.2} {:9.2}", percentile(times, 50), percentile(times, 99));
         }
-        for (operation, (ours, number, phases)) in &self.slowest {
-            println!("{operation:12} {ours:.2} ms are ours of the slowest, number {number}: {phases}");
+        for (operation, slowest) in &self.slowest {
+            for (ours, number, phases) in slowest {
+                println!(
+                    "{operation:12} number {number}, one of the slowest: {ours:.2} ms are ours, {phases}"
+                );
+            }
         }
         if !self.images.is_empty() {
             let [half, most] = [50, 99].map(|percent| percentile(&self.images, percent));

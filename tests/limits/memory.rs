@@ -57,6 +57,10 @@ fn for_lack_of_memory_the_worker_goes_before_the_supervisor() {
     store.kill_worker(Signal::SIGKILL);
     store.ok(["volume", "ls"]);
     assert_eq!(scores(), expected);
+    // Clients are served a moment before the supervisor is told.
+    eventually("the next worker is ready", Duration::from_secs(60), || {
+        (store.status()["ready"] == true).then_some(())
+    });
     run(&mut store.mountd(["upgrade".as_ref(), binary("mountd").as_os_str()]), Duration::from_secs(120)).ok();
     assert_eq!(scores(), expected);
 }

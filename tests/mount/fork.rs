@@ -244,7 +244,7 @@ fn fork_can_be_mounted_by_the_same_command() {
     let place = store.mountpoint();
     store.ok(["fork".as_ref(), "v@s".as_ref(), "w".as_ref(), "--mount".as_ref(), place.as_os_str()]);
     assert_eq!(fs::read_to_string(place.join("small")).unwrap(), "origin");
-    store.ok(["umount".as_ref(), place.as_os_str()]);
+    store.umount(&place);
 }
 
 #[test]

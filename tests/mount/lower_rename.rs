@@ -221,7 +221,7 @@ fn renaming_a_large_lower_tree_is_quick_and_takes_no_room() {
     fs::rename(mount.path("tree"), mount.path("moved")).unwrap();
     let elapsed = started.elapsed();
     // Nothing is copied, which the room shows; a machine with other work may stop for a moment.
-    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
     assert!(mount.store().allocated().saturating_sub(before) < 64 * KIB);
     assert_same_tree(mount.lowers()[0].path().join("tree"), mount.path("moved"));
 }

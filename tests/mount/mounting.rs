@@ -42,7 +42,7 @@ fn mount_point_is_itself_again_after_unmounting() {
 fn volume_can_be_unmounted_by_its_name() {
     let store = Store::new();
     let mount = store.mount("v");
-    store.ok(["umount", "v"]);
+    store.umount("v");
     assert!(names_in(mount.root()).unwrap().is_empty());
     store.refused(3, ["umount", "v"]);
 }
@@ -72,7 +72,7 @@ fn command_that_starts_the_daemon_does_not_leave_its_pipes_with_it() {
         receive.recv_timeout(Duration::from_secs(60)).expect("the output ends when the command does")
     });
     assert!(output.status.success(), "{output:?}");
-    store.ok(["umount".as_ref(), place.as_os_str()]);
+    store.umount(&place);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn mount_by_root_lets_other_users_in() {
         assert_eq!(fs::read(place.join("shown")).unwrap(), b"x");
         assert_errno!(fs::read(place.join("hidden")), EACCES);
     });
-    store.ok(["umount".as_ref(), place.as_os_str()]);
+    store.umount(&place);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn place_with_a_space_and_odd_letters_works() {
     fs::create_dir(&place).unwrap();
     store.ok(["mount".as_ref(), "v".as_ref(), place.as_os_str(), "--create".as_ref()]);
     fs::write(place.join("file"), "x").unwrap();
-    store.ok(["umount".as_ref(), place.as_os_str()]);
+    store.umount(&place);
     assert!(names_in(&place).unwrap().is_empty());
 }
 
@@ -139,7 +139,7 @@ fn place_given_relatively_or_through_a_symlink_works() {
         command.current_dir(&parent).args(["mount", "v", given, "--create"]);
         run(&mut command, Duration::from_secs(60)).ok();
         fs::write(parent.join("real/file"), given).unwrap();
-        store.ok(["umount".as_ref(), parent.join("real").as_os_str()]);
+        store.umount(parent.join("real"));
     }
 }
 

@@ -259,7 +259,8 @@ fn write_into_a_huge_lower_file_costs_what_it_writes() {
     let elapsed = started.elapsed();
     file.sync_all().unwrap();
     let grown = mount.store().allocated().saturating_sub(before);
-    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+    // To copy 10 GiB takes longer on any disk; a machine with other work may stop for a moment.
+    assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
     assert!(grown < 64 * KIB, "the store grew by {grown} bytes");
     let mut seen = [0; 6];
     file.read_exact_at(&mut seen, 5 << 30).unwrap();

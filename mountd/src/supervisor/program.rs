@@ -72,24 +72,21 @@ impl Program {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+    use crate::testing::write_program;
 
     #[test]
     fn what_was_opened_is_run_though_its_path_is_taken() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");
-        let write = |text: &str| {
-            // Written aside: a program that is open for writing is not run.
+        let replace = |content: &[u8]| {
             let aside = dir.path().join("aside");
-            std::fs::write(&aside, text).unwrap();
-            std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o700)).unwrap();
+            write_program(&aside, content);
             std::fs::rename(aside, &path).unwrap();
         };
-        write("#!/bin/sh\necho old $1\n");
+        replace(b"#!/bin/sh\necho old $1\n");
         let program = Program::open(&path).unwrap();
-        write("#!/bin/sh\necho new $1\n");
+        replace(b"#!/bin/sh\necho new $1\n");
         let output = program.command().arg("x").output().unwrap();
         assert_eq!(output.stdout, b"old x\n");
         assert!(program.name().to_str().unwrap().ends_with("/program"));

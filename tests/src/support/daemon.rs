@@ -42,7 +42,17 @@ fn all_of(store: &Path) -> Vec<i32> {
     };
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(is_ours).filter(|pid| is_running(*pid)).collect()
+    let pids: Vec<i32> = pids.filter(is_ours).filter(|pid| is_running(*pid)).collect();
+    // A program that one of them starts looks like its parent until it is executed.
+    let is_copy = |pid: i32| {
+        parent_of(pid).is_some_and(|parent| pids.contains(&parent) && words_of(parent) == words_of(pid))
+    };
+    pids.iter().copied().filter(|pid| !is_copy(*pid)).collect()
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// Kills the daemon of this store the hard way, supervisor and worker alike.

@@ -1,6 +1,6 @@
 //! A mounted volume that is unmounted when the test is over, however it ends.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::dirents::names_in;
 use super::layout::{Layout, LowerDir};
+use super::process::Finished;
 use super::store::{Store, plain_dir};
 use super::watchdog;
 
@@ -285,19 +286,34 @@ fn unmount(root: &Path, volume: &Volume) -> Result<(), String> {
     result
 }
 
-/// A program being started elsewhere in the test process holds copies of all descriptors until it
-/// executes, and somebody may walk over the machine's directories just now: a mount can be busy for a
-/// while though the test has closed everything.
 fn unmount_when_idle(root: &Path, store: &Store) -> Result<(), String> {
-    const BUSY: i32 = 4;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let finished = store.durdir(["umount".as_ref(), root.as_os_str()]);
-        match finished.code() {
-            Some(0) if is_mounted(root) => return Err(format!("still mounted after {finished}")),
-            Some(0) => return Ok(()),
-            Some(BUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
-            _ => return Err(format!("{finished}\n{}", store.log_tail())),
+    let finished = store.try_umount(root.as_os_str());
+    match finished.code() {
+        Some(0) if is_mounted(root) => Err(format!("still mounted after {finished}")),
+        Some(0) => Ok(()),
+        _ => Err(format!("{finished}\n{}", store.log_tail())),
+    }
+}
+
+impl Store {
+    /// Unmounts a volume, or what is mounted somewhere, as a user would who has left it.
+    #[track_caller]
+    pub fn umount(&self, target: impl AsRef<OsStr>) {
+        self.try_umount(target.as_ref()).ok();
+    }
+
+    /// A program being started elsewhere in the test process holds copies of all descriptors until it
+    /// executes, and somebody may walk over the machine's directories just now: a mount can be busy for a
+    /// while though the test has closed everything.
+    fn try_umount(&self, target: &OsStr) -> Finished {
+        const BUSY: i32 = 4;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let finished = self.durdir(["umount".as_ref(), target]);
+            if finished.code() != Some(BUSY) || Instant::now() >= deadline {
+                return finished;
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 }

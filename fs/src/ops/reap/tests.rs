@@ -236,8 +236,8 @@ fn room_that_somebody_is_giving_back_is_waited_for() {
     let reaper = std::thread::spawn(move || {
         crate::failpoint::meanwhile::at("reap.begun", move || {
             begun.send(()).unwrap();
-            // Longer than what was just unlinked is waited for.
-            std::thread::sleep(Duration::from_millis(100));
+            // Longer than what was just unlinked is waited for, and far shorter than whoever gives room back.
+            std::thread::sleep(Duration::from_millis(70));
         });
         fs.reap_dead(0);
     });

@@ -180,8 +180,14 @@ fn who_comes_while_a_segment_is_synced_waits_for_that() {
         std::thread::sleep(std::time::Duration::from_millis(50));
         // A fork of what was written.
         segments.note_dirty(&late);
-        let late = scope.spawn(|| segments.sync(&late).unwrap());
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        let (begins, begun) = std::sync::mpsc::channel();
+        let (segments, late) = (&segments, &late);
+        let late = scope.spawn(move || {
+            begins.send(()).unwrap();
+            segments.sync(late).unwrap()
+        });
+        begun.recv().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
         let waited = !sync.is_finished() && !late.is_finished();
         slow.write([&[2; PAGE_SIZE][..]]).unwrap();
         assert_eq!(sync.join().unwrap(), late.join().unwrap());

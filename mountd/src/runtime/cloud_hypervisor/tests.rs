@@ -2,12 +2,12 @@
 //! sure to have KVM.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::runtime::Machine;
 use crate::runtime::contract::{Fixture, eventually, microvm, soon};
 use crate::runtime::readiness::{HttpGet, Pace, await_ready};
+use crate::testing::write_program;
 
 struct Fake {
     runtime: CloudHypervisor,
@@ -17,8 +17,7 @@ struct Fake {
 fn fake() -> Fake {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("cloud-hypervisor");
-    fs::write(&program, include_str!("fake.py")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, include_bytes!("fake.py"));
     Fake { runtime: CloudHypervisor { program, kvm: "/dev/null".into() }, _directory: directory }
 }
 
