@@ -1,7 +1,8 @@
 //! What differs between two snapshots, with a history in common or without one.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, symlink};
 use std::time::{Duration, Instant};
 
 use durdir_tests::lower;
@@ -152,6 +153,107 @@ fn lists_a_changed_file_under_a_name_that_it_still_has() {
     opened.write_all_at(b"again", 0).unwrap();
     of_lower.write_all_at(b"again", 0).unwrap();
     assert_eq!(modified(&store), ["third", "three/c"]);
+}
+
+#[test]
+fn a_change_is_listed_beside_a_link_that_came_or_went() {
+    let mount = Mount::over(lower! { "low" => "x", "pair" => "x", "pair too" => hard_link("pair") });
+    let store = mount.store().clone();
+    for name in ["gains", "loses", "swaps", "only linked", "renamed"] {
+        mount.write(name, "one");
+    }
+    fs::hard_link(mount.path("loses"), mount.path("loses too")).unwrap();
+    fs::hard_link(mount.path("swaps"), mount.path("swaps too")).unwrap();
+    store.snapshot("v", "s");
+    let append = |name: &str| {
+        let mut file = File::options().append(true).open(mount.path(name)).unwrap();
+        file.write_all(b"more").unwrap();
+    };
+    let link = |from: &str, to: &str| fs::hard_link(mount.path(from), mount.path(to)).unwrap();
+    let remove = |name: &str| fs::remove_file(mount.path(name)).unwrap();
+    append("gains");
+    link("gains", "a gained");
+    append("low");
+    link("low", "low too");
+    remove("loses");
+    append("loses too");
+    remove("pair");
+    append("pair too");
+    remove("swaps too");
+    link("swaps", "another");
+    append("swaps");
+    link("only linked", "linked");
+    fs::rename(mount.path("renamed"), mount.path("moved")).unwrap();
+    append("moved");
+    let told = |path: &str, change: &str, from: Option<&str>| {
+        (path.to_owned(), change.to_owned(), from.map(str::to_owned))
+    };
+    let expected = [
+        told("a gained", "added", None),
+        told("another", "renamed", Some("swaps too")),
+        told("gains", "modified", None),
+        told("linked", "added", None),
+        told("loses", "removed", None),
+        told("loses too", "modified", None),
+        told("low", "modified", None),
+        told("low too", "added", None),
+        told("moved", "renamed", Some("renamed")),
+        told("pair", "removed", None),
+        told("pair too", "modified", None),
+        told("swaps", "modified", None),
+    ];
+    let seen: Vec<_> = changes(&store, &["v@s"]).into_iter().filter(|(path, ..)| !path.is_empty()).collect();
+    assert_eq!(seen, expected);
+    // Nobody remembers which name was looked up last.
+    let mount = mount.restart();
+    let seen: Vec<_> =
+        changes(mount.store(), &["v@s"]).into_iter().filter(|(path, ..)| !path.is_empty()).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn what_took_the_place_of_another_is_that_one_changed() {
+    let mount =
+        Mount::over(lower! { "low" => "123", "low gone" => "123", "dir/low" => "x", "same dir/x" => "x" });
+    let store = mount.store().clone();
+    mount.write("replaced", "12345");
+    mount.write("over", "1");
+    mount.write("file to dir", "1");
+    symlink("old", mount.path("link")).unwrap();
+    store.snapshot("v", "s");
+    // As editors do, and `sed -i`.
+    for name in ["replaced", "low"] {
+        mount.write("temporary", "1234");
+        fs::rename(mount.path("temporary"), mount.path(name)).unwrap();
+    }
+    fs::remove_file(mount.path("link")).unwrap();
+    symlink("new", mount.path("link")).unwrap();
+    fs::remove_file(mount.path("file to dir")).unwrap();
+    fs::create_dir(mount.path("file to dir")).unwrap();
+    fs::remove_dir_all(mount.path("same dir")).unwrap();
+    fs::create_dir(mount.path("same dir")).unwrap();
+    fs::remove_file(mount.path("low gone")).unwrap();
+    let all = store.json(["snapshot", "diff", "v@s"]);
+    let lines: Vec<_> = all.as_array().unwrap().iter().filter(|line| line["path"] != "/").collect();
+    let seen: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let text = |key: &str| line[key].as_str().unwrap().trim_start_matches('/').to_owned();
+            (text("path"), text("change"), line["bytes_changed"].as_u64().unwrap())
+        })
+        .collect();
+    let told = |path: &str, change: &str, bytes: u64| (path.to_owned(), change.to_owned(), bytes);
+    // In the order in which they can be done.
+    let expected = [
+        told("file to dir", "removed", 1),
+        told("file to dir", "added", 0),
+        told("link", "modified", 3),
+        told("low", "modified", 4),
+        told("low gone", "removed", 3),
+        told("replaced", "modified", 5),
+        told("same dir/x", "removed", 1),
+    ];
+    assert_eq!(seen, expected, "{all}");
 }
 
 #[test]

@@ -72,25 +72,31 @@ impl Store {
                 _ => None,
             })
             .collect();
+        let mut names = NameChanges::default();
         let mut changes = Vec::new();
-        // Of what changed under a name that nobody knows: its change, but for the path.
+        // Of what changed under a name that nobody knows: its change, but for the path; and names that others were told of already.
         let mut nameless: BTreeMap<Ino, Change> = BTreeMap::new();
+        let mut told = BTreeSet::new();
         for (ino, found) in inodes {
-            let changed = describe(&before, &after, ino, &found, xattrs.contains(&ino), &mut changes)?;
-            let Some((inode, mut change)) = changed else { continue };
-            if inode.kind == FileKind::Directory || new.reaches(ino, &inode)? {
-                change.path = new.path(ino, &inode)?;
-                changes.push(change);
-            } else {
-                nameless.insert(ino, change);
+            let changed = describe(&before, &after, ino, &found, xattrs.contains(&ino), &mut names)?;
+            let Some(changed) = changed else { continue };
+            match kept_path(&new, ino, &changed, &found)? {
+                Some(path) => changes.push(Change { path, ..changed.change }),
+                None => {
+                    nameless.insert(ino, changed.change);
+                    told.extend(found.names_new);
+                }
             }
         }
         if !nameless.is_empty() {
-            for (ino, path) in new.search(nameless.keys().copied().collect())? {
+            for (ino, path) in new.search(nameless.keys().copied().collect(), &told)? {
                 changes.extend(nameless.remove(&ino).map(|change| Change { path, ..change }));
             }
         }
-        changes.sort_by(|a, b| (&a.path, a.change).cmp(&(&b.path, b.change)));
+        changes.extend(names.into_changes());
+        // What goes makes room for what comes to its place.
+        let rank = |change: ChangeKind| (change != ChangeKind::Removed, change);
+        changes.sort_by(|a, b| (&a.path, rank(a.change)).cmp(&(&b.path, rank(b.change))));
         Ok(Some(changes))
     }
 
@@ -147,16 +153,75 @@ fn group_difference(old: &Merged, new: &Merged, ino: Ino, group: u64) -> Result<
     .min(GROUP_SIZE as u64))
 }
 
-/// Adds what became of the names of an inode. If they are as they were but the inode is not, returns it with its change, to
-/// which the path is to be added.
+/// What names led to and do not any more, what they lead to now, and what has another name.
+#[derive(Default)]
+struct NameChanges {
+    gone: BTreeMap<Vec<u8>, Option<Looked>>,
+    added: BTreeMap<Vec<u8>, Option<Looked>>,
+    renamed: Vec<Change>,
+}
+
+impl NameChanges {
+    /// Returns what to call that: what took the place of another of its kind is that one, changed.
+    fn into_changes(mut self) -> Vec<Change> {
+        let size = |looked: &Option<Looked>| looked.as_ref().map_or(0, |looked| looked.inode.size);
+        let mut changes = self.renamed;
+        for (path, now) in self.added {
+            let change =
+                |change, bytes_changed| Change { path: path.clone(), change, from: None, bytes_changed };
+            let was = self.gone.get(&path).cloned().flatten().zip(now.clone());
+            match was.filter(|(was, now)| was.inode.kind == now.inode.kind) {
+                // What is in it is told by itself.
+                Some((was, now)) if now.inode.kind == FileKind::Directory => {
+                    self.gone.remove(&path);
+                    if shows_difference(&was.inode, &now.inode) {
+                        changes.push(change(ChangeKind::Metadata, 0));
+                    }
+                }
+                Some((was, now)) => {
+                    self.gone.remove(&path);
+                    changes.push(change(ChangeKind::Modified, was.inode.size.max(now.inode.size)));
+                }
+                None => changes.push(change(ChangeKind::Added, size(&now))),
+            }
+        }
+        changes.extend(self.gone.into_iter().map(|(path, was)| Change {
+            path,
+            change: ChangeKind::Removed,
+            from: None,
+            bytes_changed: size(&was),
+        }));
+        changes
+    }
+}
+
+/// An inode that is not as it was, and what differs; without a path yet.
+struct Changed {
+    old_inode: Inode,
+    new_inode: Inode,
+    change: Change,
+}
+
+/// Returns the path of a name that an inode had before and has still, if one is on record.
+fn kept_path(new: &Merged, ino: Ino, changed: &Changed, found: &Found) -> Result<Option<Vec<u8>>, FsError> {
+    for inode in [&changed.new_inode, &changed.old_inode] {
+        let is_new = found.names_new.contains(&(inode.parent, inode.name.to_vec()));
+        if !is_new && (inode.kind == FileKind::Directory || new.reaches(ino, inode)?) {
+            return new.path(ino, inode).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// Adds what became of the names of an inode. If one of them stayed but the inode is not as it was, returns that.
 fn describe(
     old_side: &Side<'_>,
     new_side: &Side<'_>,
     ino: Ino,
     found: &Found,
     xattrs_differ: bool,
-    changes: &mut Vec<Change>,
-) -> Result<Option<(Inode, Change)>, FsError> {
+    changes: &mut NameChanges,
+) -> Result<Option<Changed>, FsError> {
     let (old, new) = (old_side.tree, new_side.tree);
     let (before, after) = match (old.stored(ino)?, new.stored(ino)?) {
         // Copied up on one side only: on the other it is as the lower has it.
@@ -167,6 +232,12 @@ fn describe(
         }
         both => both,
     };
+    // Nothing is on record of what a lower has and nobody changed before it went; its name leads to it.
+    let by_name = |side: &Side<'_>, names: &BTreeSet<Name>| -> Result<Option<Looked>, FsError> {
+        names.first().map_or(Ok(None), |name| side.look(name))
+    };
+    let before = before.map_or_else(|| by_name(old_side, &found.names_gone), |looked| Ok(Some(looked)))?;
+    let after = after.map_or_else(|| by_name(new_side, &found.names_new), |looked| Ok(Some(looked)))?;
     let paths = |side: &Side<'_>, names: &BTreeSet<Name>| -> Result<Vec<Vec<u8>>, FsError> {
         names.iter().map(|name| side.path(name)).collect()
     };
@@ -174,22 +245,22 @@ fn describe(
     let mut added = paths(new_side, &found.names_new)?;
     while !gone.is_empty() && !added.is_empty() {
         let (from, path) = (gone.remove(0), added.remove(0));
-        changes.push(Change {
+        changes.renamed.push(Change {
             path,
             change: ChangeKind::Renamed,
             from: Some(from),
             bytes_changed: found.bytes,
         });
     }
-    let size = |looked: &Option<Looked>| looked.as_ref().map_or(0, |looked| looked.inode.size);
-    for path in added {
-        changes.push(Change { path, change: ChangeKind::Added, from: None, bytes_changed: size(&after) });
-    }
-    for path in gone {
-        changes.push(Change { path, change: ChangeKind::Removed, from: None, bytes_changed: size(&before) });
-    }
+    changes.added.extend(added.into_iter().map(|path| (path, after.clone())));
+    changes.gone.extend(gone.into_iter().map(|path| (path, before.clone())));
     let (Some(before), Some(after)) = (before, after) else { return Ok(None) };
-    if !found.names_gone.is_empty() || !found.names_new.is_empty() || after.inode.nlink == 0 {
+    // A directory has one name. What has no other than those that came and went was told of.
+    let names_stayed = match before.inode.kind {
+        FileKind::Directory => found.names_gone.is_empty() && found.names_new.is_empty(),
+        _ => before.inode.nlink as usize > found.names_gone.len(),
+    };
+    if !names_stayed || after.inode.nlink == 0 {
         return Ok(None);
     }
     // A tail that was cut off, or made zeros, of what the lower has leaves no other trace.
@@ -206,7 +277,7 @@ fn describe(
         return Ok(None);
     };
     let change = Change { path: Vec::new(), change, from: None, bytes_changed: found.bytes };
-    Ok(Some((after.inode, change)))
+    Ok(Some(Changed { old_inode: before.inode, new_inode: after.inode, change }))
 }
 
 /// Tells whether anything differs that was set on purpose. Times of a directory follow from its names.

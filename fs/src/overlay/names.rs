@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::merged::Merged;
+use super::sides::Name;
 use crate::attr::FileKind;
 use crate::error::FsError;
 use crate::ids::Ino;
@@ -50,8 +51,12 @@ impl Merged {
         Err(StoreError::Corrupt { what: format!("inode {ino}: its parents form a loop") }.into())
     }
 
-    /// Returns a path of each of these inodes that has one. Walks the whole tree.
-    pub(crate) fn search(&self, mut wanted: BTreeSet<Ino>) -> Result<BTreeMap<Ino, Vec<u8>>, FsError> {
+    /// Returns a path of each of these inodes that has one, but for some names. Walks the whole tree.
+    pub(crate) fn search(
+        &self,
+        mut wanted: BTreeSet<Ino>,
+        but: &BTreeSet<Name>,
+    ) -> Result<BTreeMap<Ino, Vec<u8>>, FsError> {
         let mut found = BTreeMap::new();
         let Some(root) = self.stored(Ino::ROOT)? else { return Ok(found) };
         let mut left = vec![(root, Vec::new())];
@@ -68,7 +73,8 @@ impl Merged {
             self.entries(dir.ino, &below, 0, |entry| {
                 if entry.kind == FileKind::Directory {
                     subdirectories.push(entry.name.clone());
-                } else if wanted.remove(&entry.ino) {
+                } else if wanted.contains(&entry.ino) && !but.contains(&(dir.ino, entry.name.to_vec())) {
+                    wanted.remove(&entry.ino);
                     found.insert(entry.ino, join(&entry.name));
                 }
                 Ok(true)

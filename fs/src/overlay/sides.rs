@@ -65,6 +65,14 @@ impl<'a> Side<'a> {
         Ok(bound)
     }
 
+    /// Returns what a name leads to.
+    pub(super) fn look(&self, (dir, name): &Name) -> Result<Option<Looked>, FsError> {
+        match self.directory(*dir)? {
+            Some(looked) => self.tree.lookup(*dir, &looked.inode, name),
+            None => Ok(None),
+        }
+    }
+
     /// Returns the path of a name that leads somewhere in this tree.
     pub(super) fn path(&self, (dir, name): &Name) -> Result<Vec<u8>, FsError> {
         let mut path = match (self.directory(*dir)?, self.other.stored(*dir)?) {
