@@ -13,6 +13,7 @@ use rocksdb::WriteBatch;
 use super::appearance::{VolumeInfo, VolumeSpec};
 use super::db::META;
 use super::record::{Actor, Capture, Record};
+use super::volumes::check_lowers;
 use super::{Receipt, Store, meta};
 use crate::error::FsError;
 use crate::ids::{CaptureId, Epoch, VolumeId};
@@ -110,15 +111,21 @@ impl Store {
         describe: impl FnOnce(&[VolumeInfo]) -> Actor,
         receipt: Receipt<'_, Actor>,
     ) -> Result<Vec<VolumeInfo>, FsError> {
+        let lowers = volumes.iter().map(|(_, origin)| match origin {
+            VolumeOrigin::New(spec) => check_lowers(spec),
+            VolumeOrigin::Snapshot(_) => Ok(Vec::new()),
+        });
+        let lowers = lowers.collect::<Result<Vec<_>, _>>()?;
         let mut registry = self.registry.write();
         let mut batch = WriteBatch::default();
         let mut made = Vec::new();
-        for (at, (name, origin)) in volumes.iter().enumerate() {
+        for (at, (volume, lowers)) in volumes.iter().zip(lowers).enumerate() {
+            let (name, origin) = volume;
             if volumes.iter().take(at).any(|(before, _)| before == name) {
                 return Err(FsError::VolumeExists { name: name.clone() });
             }
             made.push(match origin {
-                VolumeOrigin::New(spec) => self.put_new_volume(&mut batch, &registry, name, spec)?,
+                VolumeOrigin::New(spec) => self.put_new_volume(&mut batch, &registry, name, spec, lowers)?,
                 VolumeOrigin::Snapshot(snapshot) => self.put_fork(&mut batch, &registry, snapshot, name)?,
             });
         }

@@ -30,26 +30,23 @@ impl Store {
         spec: &VolumeSpec,
         receipt: Receipt<'_, VolumeInfo>,
     ) -> Result<VolumeInfo, FsError> {
+        let lowers = check_lowers(spec)?;
         let mut registry = self.registry.write();
         let mut batch = WriteBatch::default();
-        let made = self.put_new_volume(&mut batch, &registry, name, spec)?;
+        let made = self.put_new_volume(&mut batch, &registry, name, spec, lowers)?;
         self.commit_change(batch, receipt, &made.info)?;
         Ok(made.register(&mut registry))
     }
 
-    /// Adds an empty volume to a batch.
+    /// Adds an empty volume to a batch. `lowers`: those that `spec` names, as [`check_lowers`] found them.
     pub(super) fn put_new_volume(
         &self,
         batch: &mut WriteBatch,
         registry: &Registry,
         name: &str,
         spec: &VolumeSpec,
+        lowers: Vec<PathBuf>,
     ) -> Result<NewVolume, FsError> {
-        let lowers = spec.lowers.iter().map(|path| check_lower(path)).collect::<Result<Vec<_>, _>>()?;
-        if lowers.len() > MAX_LOWERS {
-            let path = spec.lowers.last().cloned().unwrap_or_default();
-            return Err(FsError::BadLower { path, why: format!("a volume has at most {MAX_LOWERS} lowers") });
-        }
         registry.check_new_volume(name)?;
         let tree = TreeId(self.number(Counter::Tree)?);
         let branch = BranchId(self.number(Counter::Branch)?);
@@ -328,6 +325,16 @@ pub(crate) fn check_not_viewed(registry: &Registry, snapshots: &[(BranchId, Epoc
         }
         None => Ok(()),
     }
+}
+
+/// Returns the lowers of a volume without symbolic links. One may be on a file system that hangs: nothing that others wait for is held here.
+pub(super) fn check_lowers(spec: &VolumeSpec) -> Result<Vec<PathBuf>, FsError> {
+    let lowers = spec.lowers.iter().map(|path| check_lower(path)).collect::<Result<Vec<_>, _>>()?;
+    if lowers.len() > MAX_LOWERS {
+        let path = spec.lowers.last().cloned().unwrap_or_default();
+        return Err(FsError::BadLower { path, why: format!("a volume has at most {MAX_LOWERS} lowers") });
+    }
+    Ok(lowers)
 }
 
 fn check_lower(path: &Path) -> Result<PathBuf, FsError> {
