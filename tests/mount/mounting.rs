@@ -47,6 +47,75 @@ fn volume_can_be_unmounted_by_its_name() {
     store.refused(3, ["umount", "v"]);
 }
 
+/// A mount there would leave the daemon without its store, have it go through its own mount, or hide a mount for good.
+#[test]
+fn places_that_are_in_the_way_of_the_daemon_are_refused() {
+    let store = Store::new();
+    let around = store.side_dir();
+    fs::create_dir_all(around.join("in/ner")).unwrap();
+    let link = store.side_dir().join("link");
+    std::os::unix::fs::symlink(store.path(), &link).unwrap();
+    let mount = store.mount("v");
+    store.create_volume("w");
+    store.snapshot("v", "s");
+    let places =
+        [store.path().to_owned(), store.path().join("segments"), store.path().parent().unwrap().into(), link];
+    for place in &places {
+        for args in [&["mount", "w"][..], &["fork", "v@s", "x", "--mount"]] {
+            let args = args.iter().map(std::ffi::OsStr::new).chain([place.as_os_str()]);
+            let complaint = store.refused(5, args);
+            assert!(complaint.contains("the store of this mountd"), "{complaint}");
+        }
+    }
+    store.ok(["mount".as_ref(), "w".as_ref(), around.join("in/ner").as_os_str()]);
+    let complaint = store
+        .refused(5, ["mount".as_ref(), "y".as_ref(), around.join("in").as_os_str(), "--create".as_ref()]);
+    assert!(complaint.contains("volume w"), "{complaint}");
+    let volumes = store.json(["volume", "ls"]);
+    assert_eq!(volumes.as_array().unwrap().len(), 2, "nothing is made: {volumes}");
+    store.umount("w");
+    mount.write("file", "x");
+}
+
+/// A volume is made over what another daemon serves, slowly.
+#[test]
+fn a_lower_that_hangs_holds_up_nobody_but_who_asks_for_it() {
+    let slow = Store::new();
+    let mountpoint = slow.mountpoint();
+    slow.ok(["mount".as_ref(), "slow".as_ref(), mountpoint.as_os_str(), "--create".as_ref()]);
+    fs::create_dir(mountpoint.join("lower")).unwrap();
+    slow.umount("slow");
+    slow.stop_daemon();
+    let marks = slow.side_dir();
+    let mut mounting = slow.command();
+    mounting.args(["mount", "slow"]).arg(&mountpoint).env("DURDIR_FAILPOINT_DIR", &marks);
+    run(mounting.env("DURDIR_FAILPOINTS", "fuse.lookup.before:sleep=20000"), Duration::from_secs(60)).ok();
+    let store = Store::new();
+    let mount = store.mount("v");
+    let lower = mountpoint.join("lower");
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| {
+            store.ok([
+                "volume".as_ref(),
+                "create".as_ref(),
+                "w".as_ref(),
+                "--lower".as_ref(),
+                lower.as_os_str(),
+            ]);
+        });
+        eventually("it waits", Duration::from_secs(60), || {
+            marks.join("fuse.lookup.before").exists().then_some(())
+        });
+        store.snapshot("v", "s");
+        mount.write("file", "x");
+        assert_eq!(store.json(["volume", "ls"]).as_array().unwrap().len(), 1);
+        assert!(!creating.is_finished(), "it was not slow");
+        creating.join().unwrap();
+    });
+    assert_eq!(store.json(["volume", "ls"]).as_array().unwrap().len(), 2);
+    slow.umount("slow");
+}
+
 #[test]
 fn busy_mount_is_not_unmounted() {
     let store = Store::new();

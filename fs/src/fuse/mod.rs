@@ -43,7 +43,7 @@ pub use leave::leave_mounts;
 pub use mount::Mount;
 pub use mount_source::mount_source;
 pub use mount_table::{DeviceId, MountedVolume, mounted_below, mounted_volumes};
-pub use mountpoint::{has_dead_mount, remove_dead_mount};
+pub use mountpoint::{has_dead_mount, remove_dead_mount, resolve};
 pub use receive_memory::ReceiveMemory;
 pub use session::Classic;
 pub use session_memory::{InFlight, Phase, SESSION_MEMORY_VERSION, SessionMemory, SessionMemoryError};

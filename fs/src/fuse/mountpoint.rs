@@ -143,7 +143,7 @@ fn usable_mountpoint(given: &Path) -> Result<PathBuf, MountError> {
 }
 
 /// Returns `given` without symbolic links, refusing to look into a mounted volume.
-fn resolve(given: &Path) -> Result<PathBuf, MountError> {
+pub fn resolve(given: &Path) -> Result<PathBuf, MountError> {
     let absolute = std::path::absolute(given).map_err(|error| unusable(given, error))?;
     let table = load_table(given)?;
     if table.at(&absolute).is_some_and(|entry| entry.is_ours()) {

@@ -64,6 +64,44 @@ pub(crate) enum ApiError {
         /// Where.
         mountpoint: PathBuf,
     },
+    /// The daemon would have nothing left to serve from, or would have to go through a mount of its own to it.
+    #[error(
+        "{} {} the store of this mountd, {}; choose another place to mount at",
+        mountpoint.display(), if mountpoint.starts_with(store) { "lies in" } else { "would hide" }, store.display()
+    )]
+    PlaceOfStore {
+        /// Where something was to be mounted.
+        mountpoint: PathBuf,
+        /// The store.
+        store: PathBuf,
+    },
+    /// What is mounted below could not be unmounted any more.
+    #[error(
+        "{} would hide {what}, which is mounted at {}; `durdir umount` that first",
+        mountpoint.display(), inner.display()
+    )]
+    Hides {
+        /// Where something was to be mounted.
+        mountpoint: PathBuf,
+        /// What is mounted in there.
+        what: String,
+        /// Where.
+        inner: PathBuf,
+    },
+    /// Without root's rights the daemon sees what is mounted in a lower: it would have to go through its own mount.
+    #[error(
+        "{} lies in {}, a lower of volume {volume}, where a mountd without root's rights would meet its own mount; \
+         choose places apart",
+        mountpoint.display(), lower.display()
+    )]
+    MountedInLower {
+        /// What is mounted there, or was to be.
+        mountpoint: PathBuf,
+        /// The lower.
+        lower: PathBuf,
+        /// Whose lower it is.
+        volume: String,
+    },
     /// The head of a volume can be mounted once: two kernels' caches of it would not agree.
     #[error(
         "volume {volume} is mounted at {}; unmount it first, or mount one of its snapshots with --snapshot",

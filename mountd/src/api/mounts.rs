@@ -80,7 +80,7 @@ impl Mounts for MountsService {
 
 fn mount(node: &Node, request: MountRequest, ticket: Ticket<'_>) -> Result<Done<MountResponse>, ApiError> {
     let options = request.options.clone().ok_or(ApiError::Malformed { what: "no mount options" })?;
-    let plan = node.mounts.plan(options)?;
+    let plan = node.mounts.plan(options, &node.endpoint.store)?;
     let lowers = request.lowers.clone();
     let spec = convert::volume_spec(lowers, request.quota_bytes, request.quota_inodes)?;
     node.mounts.check_outside(&spec.lowers)?;

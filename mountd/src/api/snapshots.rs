@@ -183,7 +183,7 @@ fn fork(node: &Node, request: ForkRequest, ticket: Ticket<'_>) -> Result<Done<Fo
             |info: &VolumeInfo| ForkResponse { volume: Some(show(node, info.clone())), mount: None },
         );
     };
-    let plan = node.mounts.plan(options)?;
+    let plan = node.mounts.plan(options, &node.endpoint.store)?;
     let intent = match ticket.begun::<MountIntent>()? {
         Some(intent) => intent,
         None => {

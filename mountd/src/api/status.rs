@@ -128,6 +128,9 @@ fn classify(error: &ApiError) -> ExitClass {
         | ApiError::NoVolumeToMount { .. }
         | ApiError::SnapshotAsVolume { .. } => ExitClass::NotFound,
         ApiError::InsideOwnMount { .. }
+        | ApiError::PlaceOfStore { .. }
+        | ApiError::Hides { .. }
+        | ApiError::MountedInLower { .. }
         | ApiError::ForeignSnapshot { .. }
         | ApiError::NotForSnapshots { .. }
         | ApiError::NoUring

@@ -66,9 +66,39 @@ impl Mounts {
         self.registry().replayed()
     }
 
-    /// Checks a request to mount.
-    pub(crate) fn plan(&self, options: proto::MountOptions) -> Result<MountPlan, ApiError> {
-        MountPlan::from_request(options, nix::unistd::geteuid().is_root())
+    /// Checks a request to mount something outside of the directory `store`.
+    pub(crate) fn plan(&self, options: proto::MountOptions, store: &Path) -> Result<MountPlan, ApiError> {
+        let plan = MountPlan::from_request(options, nix::unistd::geteuid().is_root())?;
+        // What is wrong with a place that cannot be found is told by who mounts there.
+        let Ok(mountpoint) = fuse::resolve(&plan.mountpoint) else { return Ok(plan) };
+        let store = store.canonicalize().unwrap_or_else(|_| store.to_owned());
+        if mountpoint.starts_with(&store) || store.starts_with(&mountpoint) {
+            return Err(ApiError::PlaceOfStore { mountpoint, store });
+        }
+        Ok(MountPlan { mountpoint, ..plan })
+    }
+
+    /// Without root's rights a lower is seen with what is mounted in it.
+    fn check_apart(&self, store: &Store, view: &MountView) -> Result<(), ApiError> {
+        let meets = |lower: &Path, mountpoint: &Path| mountpoint.starts_with(lower) && mountpoint != lower;
+        let mounted = self.all();
+        let own = store.volume(&view.volume)?;
+        let met_by_own = own.lowers.iter().find_map(|lower| {
+            let mut places = mounted.iter().chain([view]).map(|view| &view.mountpoint);
+            places.find(|place| meets(lower, place)).map(|place| (place, lower, &own.name))
+        });
+        if let Some((mountpoint, lower, volume)) = met_by_own {
+            let (mountpoint, lower, volume) = (mountpoint.clone(), lower.clone(), volume.clone());
+            return Err(ApiError::MountedInLower { mountpoint, lower, volume });
+        }
+        for other in &mounted {
+            let other = store.volume(&other.volume)?;
+            if let Some(lower) = other.lowers.into_iter().find(|lower| meets(lower, &view.mountpoint)) {
+                let (mountpoint, volume) = (view.mountpoint.clone(), other.name);
+                return Err(ApiError::MountedInLower { mountpoint, lower, volume });
+            }
+        }
+        Ok(())
     }
 
     /// Refuses files and directories that the daemon could reach only through one of its own mounts: it would wait for
@@ -131,6 +161,9 @@ impl Mounts {
         plan: &MountPlan,
         open: impl FnOnce() -> Result<Arc<VolumeFs>, FsError>,
     ) -> Result<MountView, ApiError> {
+        if !nix::unistd::geteuid().is_root() {
+            self.check_apart(store, &view)?;
+        }
         let options = mount_options(store, &view, plan)?;
         let description = Description::of(&view, plan);
         let slot = self.registry().reserve(view)?;

@@ -102,6 +102,13 @@ impl Registry {
                     }
                 });
             }
+            if other.mountpoint.starts_with(&view.mountpoint) {
+                return Err(ApiError::Hides {
+                    mountpoint: view.mountpoint,
+                    what: other.name(),
+                    inner: other.mountpoint.clone(),
+                });
+            }
             let same_head = other.volume_id == view.volume_id
                 && other.source == Source::Head
                 && view.source == Source::Head;
