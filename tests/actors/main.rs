@@ -12,6 +12,7 @@ mod disk;
 mod forks;
 mod frozen;
 mod machines;
+mod neighbours;
 mod pairing;
 mod processes;
 mod refusals;

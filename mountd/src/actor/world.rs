@@ -140,6 +140,11 @@ impl World for NodeWorld {
                     ApiError::MountInTransition { .. }
                     | ApiError::Mount(MountError::Busy { .. } | MountError::HeldElsewhere { .. }),
                 ) if begun.elapsed() < LET_GO => std::thread::sleep(POLL),
+                // It is gone from here, so nobody uses it; a namespace that somebody made meanwhile has a copy that nobody asked for.
+                Err(ApiError::Mount(MountError::HeldElsewhere { .. })) => {
+                    self.mounts.take_away_at(at);
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -4,6 +4,7 @@
 //! A mount that is taken away from its users loses nothing that was written: writes go through to
 //! the store, and shared mappings are written out first.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,12 @@ impl Mounts {
             }
         });
         mounts
+    }
+
+    /// Takes what is mounted at a place away from whoever uses it: their calls fail.
+    pub(crate) fn take_away_at(&self, mountpoint: &Path) {
+        let mounts = self.registry().select(|view| view.mountpoint == mountpoint);
+        self.take_away(mounts);
     }
 
     fn take_away(&self, mounts: Vec<(Slot, MountView)>) {

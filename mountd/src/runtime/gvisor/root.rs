@@ -5,6 +5,9 @@
 //! for. Where one is missing, runsc runs in a mount namespace of its own, in which the root is an overlay whose upper layer is
 //! in memory. What runsc leaves running keeps what it needs of that namespace, and the rest ends with runsc.
 //!
+//! The same is done where volumes are mounted somewhere in the root, as in that of an actor whose root is `/`: runsc binds a root with all that is
+//! mounted in it, and holds that for as long as the sandbox runs. No other volume could be unmounted meanwhile.
+//!
 //! Before runsc takes devices from a network namespace it makes sure that it is not the host's, by a file that older kernels showed there
 //! only. Newer ones show it everywhere, so it is hidden.
 //!
@@ -13,6 +16,8 @@
 
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
+
+use durdir_fs::fuse;
 
 use crate::runtime::program::Tool;
 use crate::runtime::{Container, Network, RuntimeError, Sandbox, files};
@@ -54,12 +59,20 @@ pub(super) fn prepare(
 ) -> Result<PathBuf, RuntimeError> {
     let own = OWN_MOUNTS.iter().map(|(destination, _)| Path::new(destination));
     let mut places = own.chain(container.mounts.iter().map(|mount| mount.destination.as_path()));
-    if places.all(|place| has(rootfs, place)) {
+    if places.all(|place| has(rootfs, place)) && !holds_volumes(rootfs)? {
         return Ok(rootfs.to_owned());
     }
     let stage = stage(sandbox, container);
     files::create_directory(&stage)?;
     Ok(stage.join("merged"))
+}
+
+/// Tells whether volumes are mounted in a root, whoever serves them.
+fn holds_volumes(rootfs: &Path) -> Result<bool, RuntimeError> {
+    // What is wrong with a root is told by runsc.
+    let real = rootfs.canonicalize().unwrap_or_else(|_| rootfs.to_owned());
+    let volumes = fuse::mounted_volumes().map_err(files::at("read", Path::new("/proc/self/mountinfo")))?;
+    Ok(volumes.iter().any(|volume| volume.mountpoint.starts_with(&real)))
 }
 
 /// Tells whether a root has a directory, and no link on the way to it: where that leads on the host says nothing.
