@@ -30,6 +30,16 @@ pub(crate) fn differences(old: &Fs, new: &Fs) -> Differences {
             }
         }
     }
+    let (old_bindings, new_bindings) = (bindings(old, &old_paths), bindings(new, &new_paths));
+    for path in found.gone.intersection(&found.new) {
+        let ((dir, was), (_, now)) = (old_bindings[path], new_bindings[path]);
+        // Elsewhere now, the directory has lost a name there.
+        let in_place = new_paths.get(&dir).is_none_or(|paths| *paths == old_paths[&dir]);
+        let (was, now) = (&old.node(was).body, &new.node(now).body);
+        if in_place && is_of_a_kind(was, now) {
+            found.replaced.insert(path.clone(), matches!(now, Body::Dir(_)));
+        }
+    }
     for (id, paths) in &new_paths {
         let Some(before) = old.nodes.get(id).filter(|_| old_paths.contains_key(id) && !renamed.contains(id))
         else {
@@ -48,6 +58,25 @@ pub(crate) fn differences(old: &Fs, new: &Fs) -> Differences {
         found.changed.push((kind, paths.clone()));
     }
     found
+}
+
+fn is_of_a_kind(one: &Body, other: &Body) -> bool {
+    match (one, other) {
+        (Body::Special { kind, .. }, Body::Special { kind: other, .. }) => kind == other,
+        _ => std::mem::discriminant(one) == std::mem::discriminant(other),
+    }
+}
+
+/// Returns what each path is: a name in a directory, and what that leads to.
+fn bindings(fs: &Fs, paths: &BTreeMap<Id, BTreeSet<Name>>) -> BTreeMap<Name, (Id, Id)> {
+    let mut all = BTreeMap::new();
+    for (dir, dir_paths) in paths {
+        let Body::Dir(entries) = &fs.node(*dir).body else { continue };
+        for (name, child) in entries {
+            all.extend(dir_paths.iter().map(|path| (join(path, name), (*dir, *child))));
+        }
+    }
+    all
 }
 
 fn join(path: &[u8], name: &[u8]) -> Name {

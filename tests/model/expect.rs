@@ -36,6 +36,8 @@ pub(crate) struct Differences {
     pub(crate) gone: BTreeSet<Name>,
     /// Names that were bound to another file or to none in the older tree, as paths in the newer one.
     pub(crate) new: BTreeSet<Name>,
+    /// Of `gone` and `new` what took the place of another of its kind, and whether that is a directory: it is listed as changed, if at all.
+    pub(crate) replaced: BTreeMap<Name, bool>,
     /// For each file that kept its names but not its content or attributes, all its paths: one must be listed.
     pub(crate) changed: Vec<(DeltaKind, BTreeSet<Name>)>,
 }
@@ -282,6 +284,20 @@ fn check_diff(differences: &Differences, changes: &[Delta]) -> Result<(), String
         };
         if !fresh {
             return Err(format!("diff lists a path twice: {changes:?}"));
+        }
+    }
+    for (path, is_directory) in &differences.replaced {
+        let (gone, new) = (listed.gone.contains(path), listed.new.contains(path));
+        let is_changed = listed.changed.iter().any(|(_, paths)| paths.contains(path));
+        if is_changed || (*is_directory && !gone && !new) {
+            listed.gone.insert(path.clone());
+            listed.new.insert(path.clone());
+        }
+        let listed_as =
+            |listed: DeltaKind| changes.iter().any(|one| one.kind == listed && one.path.0 == *path);
+        if listed_as(DeltaKind::Added {}) && listed_as(DeltaKind::Removed {}) {
+            let path = Bytes::from(&path[..]);
+            return Err(format!("diff lists {path:?} as gone and new, though it was replaced: {changes:?}"));
         }
     }
     for (what, wanted, got) in

@@ -153,10 +153,17 @@ fn group_difference(old: &Merged, new: &Merged, ino: Ino, group: u64) -> Result<
     .min(GROUP_SIZE as u64))
 }
 
+/// What a name led to.
+struct Gone {
+    looked: Option<Looked>,
+    /// Whether the path is still that of the same place: its directory may have another by now.
+    in_place: bool,
+}
+
 /// What names led to and do not any more, what they lead to now, and what has another name.
 #[derive(Default)]
 struct NameChanges {
-    gone: BTreeMap<Vec<u8>, Option<Looked>>,
+    gone: BTreeMap<Vec<u8>, Gone>,
     added: BTreeMap<Vec<u8>, Option<Looked>>,
     renamed: Vec<Change>,
 }
@@ -169,7 +176,8 @@ impl NameChanges {
         for (path, now) in self.added {
             let change =
                 |change, bytes_changed| Change { path: path.clone(), change, from: None, bytes_changed };
-            let was = self.gone.get(&path).cloned().flatten().zip(now.clone());
+            let gone = self.gone.get(&path).filter(|gone| gone.in_place);
+            let was = gone.and_then(|gone| gone.looked.clone()).zip(now.clone());
             match was.filter(|(was, now)| was.inode.kind == now.inode.kind) {
                 // What is in it is told by itself.
                 Some((was, now)) if now.inode.kind == FileKind::Directory => {
@@ -185,11 +193,11 @@ impl NameChanges {
                 None => changes.push(change(ChangeKind::Added, size(&now))),
             }
         }
-        changes.extend(self.gone.into_iter().map(|(path, was)| Change {
+        changes.extend(self.gone.into_iter().map(|(path, gone)| Change {
             path,
             change: ChangeKind::Removed,
             from: None,
-            bytes_changed: size(&was),
+            bytes_changed: size(&gone.looked),
         }));
         changes
     }
@@ -238,22 +246,23 @@ fn describe(
     };
     let before = before.map_or_else(|| by_name(old_side, &found.names_gone), |looked| Ok(Some(looked)))?;
     let after = after.map_or_else(|| by_name(new_side, &found.names_new), |looked| Ok(Some(looked)))?;
-    let paths = |side: &Side<'_>, names: &BTreeSet<Name>| -> Result<Vec<Vec<u8>>, FsError> {
-        names.iter().map(|name| side.path(name)).collect()
-    };
-    let mut gone = paths(old_side, &found.names_gone)?;
-    let mut added = paths(new_side, &found.names_new)?;
-    while !gone.is_empty() && !added.is_empty() {
-        let (from, path) = (gone.remove(0), added.remove(0));
+    let (mut gone, mut added) = (found.names_gone.iter(), found.names_new.iter());
+    for (from, to) in std::iter::zip(gone.by_ref().take(found.names_new.len()), added.by_ref()) {
         changes.renamed.push(Change {
-            path,
+            path: new_side.path(to)?,
             change: ChangeKind::Renamed,
-            from: Some(from),
+            from: Some(old_side.path(from)?),
             bytes_changed: found.bytes,
         });
     }
-    changes.added.extend(added.into_iter().map(|path| (path, after.clone())));
-    changes.gone.extend(gone.into_iter().map(|path| (path, before.clone())));
+    for name in added {
+        changes.added.insert(new_side.path(name)?, after.clone());
+    }
+    for name in gone {
+        let path = old_side.path(name)?;
+        let in_place = new_side.path(name)? == path;
+        changes.gone.insert(path, Gone { looked: before.clone(), in_place });
+    }
     let (Some(before), Some(after)) = (before, after) else { return Ok(None) };
     // A directory has one name. What has no other than those that came and went was told of.
     let names_stayed = match before.inode.kind {
