@@ -92,9 +92,14 @@ pub fn rotated(log: &Path) -> PathBuf {
 /// One of these is in every store that was ever opened.
 const STORE_FILES: [&str; 2] = ["LOCK.durdir", "FORMAT"];
 
-/// Returns whether there is a store in a directory.
-pub fn is_store(dir: &Path) -> bool {
-    STORE_FILES.iter().any(|own| dir.join(own).exists())
+/// Returns whether there is a store in a directory. Fails where one may not look.
+pub fn is_store(dir: &Path) -> io::Result<bool> {
+    for own in STORE_FILES {
+        if dir.join(own).try_exists()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Looks into a directory that is, or is to become, a store, and returns something that it holds
@@ -164,10 +169,10 @@ mod tests {
         assert_eq!(content(), None);
         add("thesis.tex");
         assert_eq!(content(), Some("thesis.tex".into()));
-        assert!(!is_store(dir.path()));
+        assert!(!is_store(dir.path()).unwrap());
         add("FORMAT");
         assert_eq!(content(), None);
-        assert!(is_store(dir.path()));
+        assert!(is_store(dir.path()).unwrap());
     }
 
     #[test]

@@ -16,18 +16,18 @@ pub(crate) fn parse<T: Parser>(program: &str) -> Result<T, ExitCode> {
             error.print().ok();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
-        eprintln!("{program}: {}", one_line(&error.to_string()));
+        let report = match error.kind() {
+            // Its own report is the help.
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "error: a command is missing".to_owned(),
+            _ => error.to_string(),
+        };
+        eprintln!("{program}: {}", one_line(&report));
         ExitClass::Usage.into()
     })
 }
 
 fn is_request(error: &clap::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp
-            | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-    )
+    matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
 }
 
 /// Keeps what is wrong and what was meant, without the usage that follows.

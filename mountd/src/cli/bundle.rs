@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::doctor::Diagnosis;
 use super::document::path_text;
-use super::error::CliError;
+use super::error::{CliError, check_store};
 use super::output::with_progress;
 use super::run::Session;
 use super::stats::Stats;
@@ -22,7 +22,7 @@ use crate::client::{Client, ClientError, Patience};
 use crate::config::Config;
 use crate::doctor;
 use crate::exit::{one_line, printable};
-use crate::paths::{Endpoint, is_store};
+use crate::paths::Endpoint;
 use crate::proto::{GetStatsRequest, GetStatsResponse, HelloResponse};
 use crate::units::format_size;
 
@@ -82,8 +82,8 @@ struct Counted {
 pub(super) async fn bundle(session: &Session, arguments: BundleArgs) -> Result<(), CliError> {
     let BundleArgs { file } = arguments;
     let endpoint = &session.endpoint()?;
-    if !endpoint.any_store && !is_store(&endpoint.store) {
-        return Err(CliError::NoStore { dir: endpoint.store.clone() });
+    if !endpoint.any_store {
+        check_store(&endpoint.store)?;
     }
     let failed = |source: io::Error| CliError::WriteFile { path: file.clone(), source };
     // First, so that nothing is gathered in vain. Whoever looks at it decides who else may.

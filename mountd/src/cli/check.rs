@@ -4,13 +4,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::document::{hex_unless_text, text};
-use super::error::CliError;
+use super::error::{CliError, check_store};
 use super::output::with_progress;
 use super::run::{Session, call};
 use crate::api::check_offline;
 use crate::client::Patience;
 use crate::exit::{ExitClass, printable};
-use crate::paths::is_store;
 use crate::proto::{CheckRequest, CheckResponse, CollectGarbageRequest, CollectGarbageResponse, Issue};
 use crate::units::format_size;
 
@@ -82,9 +81,7 @@ pub(super) async fn fsck(session: &Session, arguments: FsckArgs) -> Result<(), C
     let answer = if offline {
         let store = session.endpoint()?.store;
         // Opening would make one.
-        if !is_store(&store) {
-            return Err(CliError::NoStore { dir: store });
-        }
+        check_store(&store)?;
         let action = format!("fsck --offline {}", store.display());
         let checking = tokio::task::spawn_blocking(move || check_offline(&store, repair));
         let checked = with_progress("checking", checking).await;

@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 
-use super::error::CliError;
+use super::error::{CliError, check_store};
 use super::run::Session;
 use crate::doctor::{self, Problem, Report};
 use crate::exit::{ExitClass, printable};
-use crate::paths::is_store;
 
 /// What `doctor --json` prints.
 #[derive(Serialize, Debug)]
@@ -52,8 +51,8 @@ impl Diagnosis {
 
 pub(super) async fn doctor(session: &Session) -> Result<(), CliError> {
     let endpoint = session.endpoint()?;
-    if !endpoint.any_store && !is_store(&endpoint.store) {
-        return Err(CliError::NoStore { dir: endpoint.store });
+    if !endpoint.any_store {
+        check_store(&endpoint.store)?;
     }
     let diagnosis = Diagnosis::from(doctor::examine(&endpoint).await);
     session.output.print(&diagnosis, || text(&diagnosis))?;

@@ -1,13 +1,14 @@
 //! Why a command did not succeed.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use durdir_fs::FsError;
 
 use crate::api::exit_class_of;
 use crate::client::ClientError;
 use crate::exit::ExitClass;
+use crate::paths;
 
 /// A command that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,15 @@ pub(super) enum CliError {
         /// The class of the outcome.
         exit: ExitClass,
     },
+}
+
+/// Refuses a directory without a store.
+pub(super) fn check_store(dir: &Path) -> Result<(), CliError> {
+    match paths::is_store(dir) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CliError::NoStore { dir: dir.to_owned() }),
+        Err(source) => Err(CliError::ReadFile { path: dir.to_owned(), source }),
+    }
 }
 
 impl CliError {

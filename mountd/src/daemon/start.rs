@@ -213,7 +213,9 @@ fn thaw(arguments: &Arguments) -> Result<ExitCode, StartError> {
     log::start(&load_config(arguments).unwrap_or_else(|_| Config::default()));
     let endpoint = Endpoint::resolve(arguments.store.as_deref(), None)
         .map_err(|source| StartError::Endpoint { source })?;
-    if !paths::is_store(&endpoint.store) {
+    let is_there = paths::is_store(&endpoint.store)
+        .map_err(|source| StartError::System { what: "look into the store", source })?;
+    if !is_there {
         return Ok(ExitCode::SUCCESS);
     }
     let thawed = actor::thaw(&endpoint.store).map_err(|error| match error {
