@@ -48,9 +48,17 @@ pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd
         Ok(Some(device)) if output.status.success() => Ok(device),
         Ok(_) => Err(MountError::Refused {
             mountpoint: mountpoint.into(),
-            message: one_line(&output.stderr, "fusermount3 gave no reason"),
+            message: with_remedy(one_line(&output.stderr, "fusermount3 gave no reason")),
         }),
         Err(errno) => Err(failed("mount at", mountpoint, errno.into())),
+    }
+}
+
+/// Adds what to do about the one thing that is wrong with many machines.
+fn with_remedy(message: String) -> String {
+    match message.contains(DEVICE) && message.contains("Permission denied") {
+        true => format!("{message}; let users open it (`chmod 666 {DEVICE}`), or run mountd as root"),
+        false => message,
     }
 }
 
