@@ -33,6 +33,53 @@ fn what_makes_no_sense_is_told_in_one_line() {
 }
 
 #[test]
+fn of_two_pauses_at_once_one_is_done() {
+    let agent = Agent::running("Full", "Data");
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let pauses: Vec<_> =
+            (0..2).map(|_| scope.spawn(|| agent.store.durdir(["actor", "pause", "a"]))).collect();
+        pauses.into_iter().map(|pause| pause.join().unwrap()).collect()
+    });
+    let mut codes: Vec<_> = outcomes.iter().map(|outcome| outcome.code()).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, [Some(0), Some(4)], "{} {}", outcomes[0], outcomes[1]);
+    assert_eq!(agent.state(), "paused");
+    agent.ask("resume");
+    agent.works();
+    agent.check();
+}
+
+#[test]
+fn an_id_that_was_used_for_another_request_is_refused() {
+    let agent = Agent::running("Full", "Data");
+    let with_id = |what: &str| {
+        ["--request-id", "0194c1f0-6f2a-7b3c-8d4e-5f6071829306", "actor", what, "a"].map(str::to_owned)
+    };
+    agent.store.ok(with_id("pause"));
+    let complaint = agent.store.refused(4, with_id("resume"));
+    assert!(complaint.contains("used for another request"), "{complaint}");
+    assert_eq!(agent.state(), "paused");
+    agent.ask("resume");
+    agent.works();
+}
+
+#[test]
+fn what_never_gets_ready_is_not_started() {
+    let store = Store::new();
+    let agent = Agent::created_from(store, |commits| {
+        let mut template = template(commits, "Full", "Data");
+        template["containers"][0]["readyz"] = json!({"httpGet": {"port": 8081}, "timeoutSeconds": 1});
+        template
+    });
+    agent.store.expect_alarm("did not end in time");
+    let complaint = agent.store.refused(7, ["actor", "start", "a"]);
+    assert!(complaint.contains("8081"), "{complaint}");
+    assert_eq!(agent.state(), "created");
+    assert_eq!(agent.show()["pid"], serde_json::Value::Null);
+    agent.ask("rm");
+}
+
+#[test]
 fn all_errors_of_a_template_are_told_however_many() {
     let store = Store::new();
     let unknown: serde_json::Map<_, _> =
