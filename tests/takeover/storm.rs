@@ -4,7 +4,7 @@
 //! missing, and nothing may be there twice. How long calls took while the worker was replaced is printed.
 //!
 //! `DURDIR_KILLS` sets the number of deaths, `DURDIR_SEED` when and how they come, `DURDIR_FILES` how many files one of the volumes
-//! holds, all of them known to the kernel; `scripts/kill-storm` sets them all. `DURDIR_DEATH` has all of them be of one kind, by its name in
+//! holds, all of them known to the kernel; `DURDIR_CHECK_EVERY` after how many deaths the store is checked; `scripts/kill-storm` sets them all. `DURDIR_DEATH` has all of them be of one kind, by its name in
 //! `death.rs`.
 
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ use crate::death::{Death, Executioner};
 const KILLS: u64 = 30;
 /// Files in one directory.
 const TOGETHER: u64 = 1000;
-/// Every so many deaths the store is checked while all goes on.
+/// Every so many deaths the store is checked while all goes on, if nothing else is said.
 const CHECK_EVERY: u64 = 10;
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -74,7 +74,7 @@ fn quantile(sorted: &[Duration], share: f64) -> Duration {
 fn nobody_notices_that_workers_die() {
     let (kills, seed) =
         (setting("DURDIR_KILLS", KILLS), setting("DURDIR_SEED", u64::from(std::process::id())));
-    let files = setting("DURDIR_FILES", 0);
+    let (files, check_every) = (setting("DURDIR_FILES", 0), setting("DURDIR_CHECK_EVERY", CHECK_EVERY));
     println!("{kills} deaths, {files} files, DURDIR_SEED={seed}");
     let store = Store::new();
     let mut executioner = Executioner::of(&store);
@@ -109,7 +109,7 @@ fn nobody_notices_that_workers_die() {
             deaths.push(died);
             *kinds.entry(format!("{death:?}")).or_default() += 1;
             executioner.settle(death);
-            if kill % CHECK_EVERY == 0 {
+            if kill % check_every == 0 {
                 store.ok(["fsck"]);
             }
             if let Some(failed) = programs.iter().position(|program| program.is_finished()) {
