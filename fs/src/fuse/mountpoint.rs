@@ -25,6 +25,9 @@ use super::mount_table::{DeviceId, FS_TYPE, MountTable};
 use super::transport::{MountError, MountOptions};
 
 pub(super) const DEVICE: &str = "/dev/fuse";
+/// Where the kernel shows its FUSE sessions, if that file system is mounted; and what tells that it is (linux/magic.h).
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+const FUSECTL: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0x6573_5543);
 const KEEP: &str = "keep the device for a successor, to mount at";
 
 /// A served volume answers in microseconds, and in the worst case after a disk's write cache was
@@ -107,14 +110,18 @@ fn dead_mount_at(mountpoint: &Path) -> Result<Option<PathBuf>, MountError> {
 
 /// Ends the session at once: every call in flight and every later one fails.
 pub(super) fn abort(mountpoint: &Path, id: DeviceId) -> Result<(), MountError> {
-    let control = format!("/sys/fs/fuse/connections/{}/abort", id.minor);
+    let control = format!("{CONNECTIONS}/{}/abort", id.minor);
     match std::fs::write(&control, "1") {
         Ok(()) => Ok(()),
         // The control filesystem may not be mounted. A forced unmount of a place that is in use
         // aborts the session, and then reports that it was in use.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if !load_table(mountpoint)?.has(mountpoint, id) {
-                return Ok(());
+                // Nothing has this number; or nobody can tell.
+                return match nix::sys::statfs::statfs(CONNECTIONS) {
+                    Ok(found) if found.filesystem_type() == FUSECTL => Ok(()),
+                    _ => Err(MountError::HeldElsewhere { mountpoint: mountpoint.into() }),
+                };
             }
             match umount2(mountpoint, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
                 Ok(()) | Err(Errno::EBUSY) => Ok(()),

@@ -140,9 +140,11 @@ impl World for NodeWorld {
                     ApiError::MountInTransition { .. }
                     | ApiError::Mount(MountError::Busy { .. } | MountError::HeldElsewhere { .. }),
                 ) if begun.elapsed() < LET_GO => std::thread::sleep(POLL),
-                // It is gone from here, so nobody uses it; a namespace that somebody made meanwhile has a copy that nobody asked for.
-                Err(ApiError::Mount(MountError::HeldElsewhere { .. })) => {
-                    self.mounts.take_away_at(at);
+                // An actor at rest has no users. Somebody's mount namespace, or mount in another place, has a copy.
+                Err(error @ ApiError::Mount(MountError::HeldElsewhere { .. })) => {
+                    if !self.mounts.take_away_at(at) {
+                        return Err(error);
+                    }
                     break;
                 }
                 Err(error) => return Err(error),

@@ -103,7 +103,7 @@ impl Mounts {
         };
         let fs = fs.map_err(ApiError::from)?;
         let options = mount_options(store, &view, &plan)?;
-        let slot = self.registry().reserve(view)?;
+        let slot = self.registry().reserve_again(view)?;
         let adoption = Adoption { memory: Arc::clone(&memory), device, death };
         match fuse::adopt(fs, &options, adoption) {
             Ok(mount) => {

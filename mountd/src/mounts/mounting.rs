@@ -82,7 +82,10 @@ impl Mounts {
     fn check_apart(&self, store: &Store, view: &MountView) -> Result<(), ApiError> {
         let meets = |lower: &Path, mountpoint: &Path| mountpoint.starts_with(lower) && mountpoint != lower;
         let mounted = self.all();
-        let own = store.volume(&view.volume)?;
+        let volumes = store.volumes_at_once()?;
+        // One that is removed meanwhile is in nobody's way.
+        let lowers_of = |view: &MountView| volumes.iter().find(|volume| volume.id == view.volume_id);
+        let Some(own) = lowers_of(view) else { return Ok(()) };
         let met_by_own = own.lowers.iter().find_map(|lower| {
             let mut places = mounted.iter().chain([view]).map(|view| &view.mountpoint);
             places.find(|place| meets(lower, place)).map(|place| (place, lower, &own.name))
@@ -91,10 +94,10 @@ impl Mounts {
             let (mountpoint, lower, volume) = (mountpoint.clone(), lower.clone(), volume.clone());
             return Err(ApiError::MountedInLower { mountpoint, lower, volume });
         }
-        for other in &mounted {
-            let other = store.volume(&other.volume)?;
-            if let Some(lower) = other.lowers.into_iter().find(|lower| meets(lower, &view.mountpoint)) {
-                let (mountpoint, volume) = (view.mountpoint.clone(), other.name);
+        for other in mounted.iter().filter_map(lowers_of) {
+            if let Some(lower) = other.lowers.iter().find(|lower| meets(lower, &view.mountpoint)) {
+                let (mountpoint, lower, volume) =
+                    (view.mountpoint.clone(), lower.clone(), other.name.clone());
                 return Err(ApiError::MountedInLower { mountpoint, lower, volume });
             }
         }

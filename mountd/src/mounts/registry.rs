@@ -89,6 +89,25 @@ pub(super) struct Registry {
 impl Registry {
     /// Reserves a place for a mount that is about to be made.
     pub(super) fn reserve(&mut self, view: MountView) -> Result<Slot, ApiError> {
+        for other in &self.records {
+            let place = &other.view.mountpoint;
+            if place.starts_with(&view.mountpoint) && *place != view.mountpoint {
+                return Err(ApiError::Hides {
+                    mountpoint: view.mountpoint,
+                    what: other.view.name(),
+                    inner: place.clone(),
+                });
+            }
+            // It may hide this one as soon as it is there.
+            if matches!(other.phase, Phase::Mounting) && view.mountpoint.starts_with(place) {
+                return Err(in_transition(&other.view));
+            }
+        }
+        self.reserve_again(view)
+    }
+
+    /// Reserves a place for a mount that is there already.
+    pub(super) fn reserve_again(&mut self, view: MountView) -> Result<Slot, ApiError> {
         if self.closed {
             return Err(ApiError::ShuttingDown);
         }
@@ -100,13 +119,6 @@ impl Registry {
                     Phase::Mounted(_) => {
                         ApiError::MountpointTaken { mountpoint: other.mountpoint.clone(), what: other.name() }
                     }
-                });
-            }
-            if other.mountpoint.starts_with(&view.mountpoint) {
-                return Err(ApiError::Hides {
-                    mountpoint: view.mountpoint,
-                    what: other.name(),
-                    inner: other.mountpoint.clone(),
                 });
             }
             let same_head = other.volume_id == view.volume_id
@@ -199,12 +211,9 @@ impl Registry {
             .iter()
             .filter(|record| record.view.source == Source::Head && volumes.contains(&record.view.volume_id));
         heads
-            .filter_map(|record| match &record.phase {
-                Phase::Mounted(live) => {
-                    Some(DrainedMount { device: live.device(), cache: record.view.cache })
-                }
-                // Nobody has a file of it open yet, or any more.
-                Phase::Mounting | Phase::Unmounting(_) => None,
+            // Nobody has a file of one open that is still being made; one that is being unmounted may be in use in another place.
+            .filter_map(|record| {
+                Some(DrainedMount { device: record.phase.live()?.device(), cache: record.view.cache })
             })
             .collect()
     }

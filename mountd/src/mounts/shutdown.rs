@@ -59,23 +59,38 @@ impl Mounts {
         mounts
     }
 
-    /// Takes what is mounted at a place away from whoever uses it: their calls fail.
-    pub(crate) fn take_away_at(&self, mountpoint: &Path) {
+    /// Takes what is mounted at a place away from whoever uses it: their calls fail. Returns whether nothing is mounted there any more.
+    pub(crate) fn take_away_at(&self, mountpoint: &Path) -> bool {
         let mounts = self.registry().select(|view| view.mountpoint == mountpoint);
-        self.take_away(mounts);
+        self.take_away(mounts)
     }
 
-    fn take_away(&self, mounts: Vec<(Slot, MountView)>) {
-        let volumes: Vec<_> = mounts.iter().map(|(_, view)| view.volume_id).collect();
+    /// Takes mounts away from whoever uses them, and tells whether that was possible with all of them.
+    fn take_away(&self, mounts: Vec<(Slot, MountView)>) -> bool {
+        let deadline = Instant::now() + LAST_CALLS;
+        let mut held = Vec::new();
+        let mut all = true;
+        for (slot, view) in mounts {
+            match self.take_hold(slot, deadline) {
+                Ok(live) => held.push((slot, view, live)),
+                Err(ApiError::NotMounted { .. }) => {}
+                Err(error) => {
+                    all = false;
+                    let mountpoint = view.mountpoint.display();
+                    tracing::error!(%mountpoint, error = one_line(&error), "cannot take it away");
+                }
+            }
+        }
+        let volumes: Vec<_> = held.iter().map(|(_, view, _)| view.volume_id).collect();
         if let Err(error) = self.drain(&volumes) {
             tracing::error!(error = one_line(&error), "shared mappings are not all written out");
         }
         // All of them first: what hangs is waited for together.
-        let deadline = Instant::now() + LAST_CALLS;
-        let aborted: Vec<_> =
-            mounts.into_iter().filter_map(|(slot, view)| self.abort(slot, view, deadline)).collect();
+        let count = held.len();
+        held.retain(|(slot, view, live)| self.abort(*slot, view, live));
+        all &= held.len() == count;
         let deadline = Instant::now() + LAST_REQUESTS;
-        for (slot, view, live) in aborted {
+        for (slot, view, live) in held {
             let mountpoint = view.mountpoint.display();
             let ended = live.end_by(deadline);
             if let Err(error) = fuse::remove_dead_mount(&view.mountpoint) {
@@ -89,31 +104,27 @@ impl Mounts {
                 std::mem::forget(live);
             }
         }
+        all
     }
 
-    /// Ends a mount for the kernel: calls on it fail from here on. `None` if it has ended by itself, or cannot be.
-    fn abort(
-        &self,
-        slot: Slot,
-        view: MountView,
-        deadline: Instant,
-    ) -> Option<(Slot, MountView, Arc<dyn LiveMount>)> {
+    /// Ends a mount for the kernel: calls on it fail from here on. One for which that is not possible goes back into the list.
+    fn abort(&self, slot: Slot, view: &MountView, live: &Arc<dyn LiveMount>) -> bool {
         let mountpoint = view.mountpoint.display();
-        let aborted = self.take_hold(slot, deadline).and_then(|live| {
-            tracing::warn!(
-                volume = view.volume,
-                %mountpoint,
-                "taken away from programs that use it: their calls will fail"
-            );
-            live.abort()?;
-            Ok(live)
-        });
-        match aborted {
-            Ok(live) => Some((slot, view, live)),
-            Err(ApiError::NotMounted { .. }) => None,
+        // One that has ended meanwhile has no number any more: another mount may have it.
+        if !live.is_alive() {
+            return true;
+        }
+        tracing::warn!(
+            volume = view.volume,
+            %mountpoint,
+            "taken away from programs that use it: their calls will fail"
+        );
+        match live.abort() {
+            Ok(()) => true,
             Err(error) => {
                 tracing::error!(%mountpoint, error = one_line(&error), "cannot take it away");
-                None
+                self.registry().up(slot, Arc::clone(live));
+                false
             }
         }
     }
