@@ -184,8 +184,8 @@ fn complaint_with(programs: &[&str]) -> String {
 
 #[test]
 fn a_tool_that_is_missing_is_told_by_its_own_name() {
-    let all = ["runsc", "ip", "sh", "setsid", "unshare", "mount", "find"];
-    for missing in ["runsc", "unshare", "mount", "find"] {
+    let all = ["runsc", "ip", "sh", "setsid", "unshare", "mount", "find", "xargs"];
+    for missing in ["runsc", "unshare", "mount", "find", "xargs"] {
         let others: Vec<_> = all.into_iter().filter(|name| *name != missing).collect();
         let complaint = complaint_with(&others);
         assert!(complaint.contains(&format!("{missing} is not installed: ")), "{missing}: {complaint}");

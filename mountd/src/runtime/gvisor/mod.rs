@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use self::bundle::runsc_id;
-use self::root::{MOUNT, UNSHARE};
+use self::root::{MOUNT, UNSHARE, XARGS};
 use self::runsc::{RUNSC, Runsc, Status};
 use self::sweep::FIND;
 use super::files::{self, Shortcut, at};
@@ -70,7 +70,7 @@ impl Runtime for GVisor {
 
     fn preflight(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
         self.probe(Deadline::after(PROBE))?;
-        for tool in [UNSHARE, MOUNT, FIND] {
+        for tool in [UNSHARE, MOUNT, FIND, XARGS] {
             tool.check()?;
         }
         preflight::check(sandbox)?;
