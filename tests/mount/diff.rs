@@ -214,7 +214,7 @@ fn a_change_is_listed_beside_a_link_that_came_or_went() {
 #[test]
 fn what_took_the_place_of_another_is_that_one_changed() {
     let mount =
-        Mount::over(lower! { "low" => "123", "low gone" => "123", "dir/low" => "x", "same dir/x" => "x" });
+        Mount::over(lower! { "low" => "123", "low gone" => "123", "again/x" => "x", "same dir/x" => "x" });
     let store = mount.store().clone();
     mount.write("replaced", "12345");
     mount.write("over", "1");
@@ -233,6 +233,12 @@ fn what_took_the_place_of_another_is_that_one_changed() {
     fs::remove_dir_all(mount.path("same dir")).unwrap();
     fs::create_dir(mount.path("same dir")).unwrap();
     fs::remove_file(mount.path("low gone")).unwrap();
+    fs::remove_dir_all(mount.path("again")).unwrap();
+    fs::create_dir(mount.path("again")).unwrap();
+    mount.write("again/x", "22");
+    // Also when nobody remembers the directory that went.
+    let mount = mount.remount();
+    let store = mount.store().clone();
     let all = store.json(["snapshot", "diff", "v@s"]);
     let lines: Vec<_> = all.as_array().unwrap().iter().filter(|line| line["path"] != "/").collect();
     let seen: Vec<_> = lines
@@ -245,6 +251,7 @@ fn what_took_the_place_of_another_is_that_one_changed() {
     let told = |path: &str, change: &str, bytes: u64| (path.to_owned(), change.to_owned(), bytes);
     // In the order in which they can be done.
     let expected = [
+        told("again/x", "modified", 2),
         told("file to dir", "removed", 1),
         told("file to dir", "added", 0),
         told("link", "modified", 3),

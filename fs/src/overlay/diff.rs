@@ -2,7 +2,8 @@
 //!
 //! The store knows which records the two sides wrote since they parted; each is turned here into what a person calls it. The cost
 //! follows what was written, not what there is, with one exception: a file that changed, and whose recorded name was removed while
-//! another stayed that the mount did not come across since, is looked for in the whole tree.
+//! another stayed that the mount did not come across since, is looked for in the whole tree. Links of a lower's file that the lower does not show count as names
+//! that stayed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -260,7 +261,11 @@ fn describe(
     }
     for name in gone {
         let path = old_side.path(name)?;
-        let in_place = new_side.path(name)? == path;
+        // A directory that is gone as well had it to the end.
+        let in_place = match new_side.directory(name.0)? {
+            Some(dir) if dir.inode.nlink > 0 => new_side.path(name)? == path,
+            _ => true,
+        };
         changes.gone.insert(path, Gone { looked: before.clone(), in_place });
     }
     let (Some(before), Some(after)) = (before, after) else { return Ok(None) };

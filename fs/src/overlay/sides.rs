@@ -27,7 +27,7 @@ impl<'a> Side<'a> {
     }
 
     /// Returns a directory as it is in this tree; `None` if it is not there, or not found yet.
-    fn directory(&self, dir: Ino) -> Result<Option<Looked>, FsError> {
+    pub(super) fn directory(&self, dir: Ino) -> Result<Option<Looked>, FsError> {
         if let Some(looked) = self.tree.stored(dir)? {
             return Ok(Some(looked));
         }
