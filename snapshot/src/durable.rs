@@ -28,9 +28,13 @@ pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     std::fs::rename(&temporary, path)?;
     // Both are in one commit of the journal. Who waits for the second only after the first has the disk write its cache out once more.
     std::thread::scope(|scope| {
-        let synced = scope.spawn(|| file.sync_all());
+        let synced = match std::thread::Builder::new().spawn_scoped(scope, || file.sync_all()) {
+            Ok(syncing) => Some(syncing),
+            // One after the other, then.
+            Err(_) => file.sync_all().map(|()| None)?,
+        };
         let named = sync_parent(path);
-        synced.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        synced.map_or(Ok(()), |synced| synced.join().unwrap_or_else(|panic| resume_unwind(panic)))?;
         named
     })
 }
