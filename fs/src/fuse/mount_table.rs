@@ -149,6 +149,8 @@ pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const TABLE: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n\
@@ -196,5 +198,24 @@ mod tests {
         assert_eq!(unescape(br"a\134b\011c"), b"a\\b\tc");
         assert_eq!(unescape(br"a\1"), br"a\1");
         assert_eq!(unescape(br"\9zz\777"), br"\9zz\777");
+    }
+
+    proptest! {
+        #[test]
+        fn no_table_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            drop(MountTable::parse(&bytes));
+        }
+
+        #[test]
+        fn a_line_cut_short_or_spoilt_hides_no_other(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let line = TABLE.split(|byte| *byte == b'\n').next().unwrap();
+            let mut spoilt = line.to_vec();
+            let at = at.index(spoilt.len());
+            spoilt[at] = byte;
+            for first in [&spoilt[..], &line[..at]] {
+                let table = MountTable::parse(&[first, b"\n", TABLE].concat());
+                prop_assert!(table.at(Path::new("/srv/my home")).is_some());
+            }
+        }
     }
 }

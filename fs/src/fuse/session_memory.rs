@@ -283,6 +283,8 @@ impl SessionMemory {
     pub fn facts(&self) -> io::Result<Vec<u8>> {
         let (begin, end) = (self.load(AT_JOURNAL_BEGIN), self.load(AT_JOURNAL_END));
         let length = end.checked_sub(begin).and_then(|length| usize::try_from(length).ok());
+        // What is broken may say anything.
+        let length = length.filter(|_| self.file.metadata().is_ok_and(|file| end <= file.len()));
         let length = length.ok_or(io::ErrorKind::InvalidData)?;
         let mut facts = vec![0; length];
         self.file.read_exact_at(&mut facts, begin)?;
@@ -522,6 +524,8 @@ impl std::fmt::Debug for SessionMemory {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::ids::Ino;
 
@@ -629,5 +633,31 @@ mod tests {
         assert_eq!(facts.last(), Some(&lower(1999, &path)));
         let before = (end - JOURNAL) / (length - JOURNAL).div_ceil(2000);
         assert_eq!(facts.len(), 1 + after - usize::try_from(before).unwrap());
+    }
+
+    proptest! {
+        /// A predecessor may have died in the middle of anything.
+        #[test]
+        fn whatever_a_predecessor_left_is_read_or_refused(
+            words in proptest::collection::vec((0..WORDS / 8, any::<u64>()), 0..40),
+        ) {
+            let memory = SessionMemory::create(Some(BranchId(7)), b"what it is").unwrap();
+            for (at, value) in words {
+                memory.file.write_all_at(&value.to_ne_bytes(), at as u64 * 8).unwrap();
+            }
+            if let Ok(next) = SessionMemory::open(memory.as_fd().try_clone_to_owned().unwrap()) {
+                prop_assert!(next.description().is_ok_and(|read| read.len() <= DESCRIPTION_MAX));
+                if let Ok(facts) = next.facts() {
+                    drop(facts);
+                }
+                prop_assert!(next.branch() != Some(BranchId(0)) && next.device().is_none_or(|device| device.minor > 0 || device.major > 0));
+                drop(crate::fuse::handover::left_unanswered(&next));
+            }
+        }
+
+        #[test]
+        fn no_facts_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            drop(read(&bytes));
+        }
     }
 }

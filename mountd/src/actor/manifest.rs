@@ -176,6 +176,7 @@ fn hash_of(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use durdir_fs::ids::{Epoch, VolumeId};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -243,5 +244,28 @@ mod tests {
         std::fs::remove_file(&pages).unwrap();
         std::fs::create_dir(&pages).unwrap();
         refused("pages.img is not a regular file");
+    }
+
+    proptest! {
+        /// Also what has the hash that is on record: whoever wrote it may have been another version.
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let id = CaptureId([1; 16]);
+            prop_assert!(Manifest::decode(id, &bytes, &hash_of(&bytes)).is_err());
+        }
+
+        #[test]
+        fn one_wrong_byte_is_noticed(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let manifest = manifest(tempfile::tempdir().unwrap().path());
+            let (mut bytes, hash) = manifest.encode();
+            let at = at.index(bytes.len());
+            prop_assume!(bytes[at] != byte);
+            bytes[at] = byte;
+            let refused = Manifest::decode(manifest.id, &bytes, &hash).unwrap_err();
+            let is_told = matches!(refused, ActorError::Damaged { .. });
+            prop_assert!(is_told, "{}", refused);
+            // Without a hash to compare it with it is read, or refused.
+            drop(Manifest::decode(manifest.id, &bytes, &hash_of(&bytes)));
+        }
     }
 }

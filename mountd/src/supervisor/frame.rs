@@ -130,6 +130,8 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<T>, Fra
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn upgrade() -> Request {
@@ -172,5 +174,26 @@ mod tests {
         frame.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
         frame.extend(body);
         assert_eq!(decode(&frame), Ok(Some(upgrade())));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let header = [&MAGIC[..], &VERSION.to_le_bytes(), &[0, 0]].concat();
+            for bytes in [&bytes[..], &[&header[..], &bytes].concat()] {
+                // That there is none, or not all of it, or none that makes sense, are all fine.
+                drop(decode::<Request>(bytes));
+            }
+        }
+
+        #[test]
+        fn one_wrong_byte_is_noticed_or_harmless(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut frame = encode(&upgrade()).unwrap();
+            let at = at.index(frame.len());
+            frame[at] = byte;
+            if let Ok(Some(request)) = decode::<Request>(&frame) {
+                prop_assert!(at >= HEADER || request == upgrade());
+            }
+        }
     }
 }
