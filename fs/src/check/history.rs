@@ -35,6 +35,13 @@ impl History {
         history
     }
 
+    /// Returns after which epoch those of a branch count as settled among which are two.
+    pub(super) fn settled(&self, branch: BranchId, older: Epoch, newer: Epoch) -> Option<Epoch> {
+        let (&(_, after), &last) =
+            self.meta.settled.range((branch, Epoch(0))..(branch, older)).next_back()?;
+        (newer <= last).then_some(after)
+    }
+
     /// Returns the branches whose whole ancestry makes sense.
     fn check_branches(&mut self, check: &mut Check<'_>) -> HashSet<BranchId> {
         let mut sound = HashSet::new();

@@ -46,6 +46,8 @@ pub enum Issue {
     VersionOfFuture { family: &'static str, key: String, branch: u32, epoch: u64 },
     /// A version of an epoch is not in the list of what the epoch touched.
     UntouchedVersion { family: &'static str, key: String, repaired: bool },
+    /// A record has another, newer version in epochs that count as settled: no sweep would come to it.
+    UnsettledVersion { family: &'static str, key: String, repaired: bool },
     /// The list of what an epoch touched belongs to a branch that does not exist.
     TouchedWithoutBranch { branch: u32 },
 
@@ -154,6 +156,7 @@ impl Issue {
             Issue::VersionOfOtherTree { .. } => "version-of-other-tree",
             Issue::VersionOfFuture { .. } => "version-of-future",
             Issue::UntouchedVersion { .. } => "untouched-version",
+            Issue::UnsettledVersion { .. } => "unsettled-version",
             Issue::TouchedWithoutBranch { .. } => "touched-without-branch",
             Issue::BranchWithoutParent { .. } => "branch-without-parent",
             Issue::BranchBeforeParent { .. } => "branch-before-parent",
@@ -244,6 +247,7 @@ impl Issue {
     fn repair(&self) -> Option<bool> {
         match self {
             Issue::UntouchedVersion { repaired, .. }
+            | Issue::UnsettledVersion { repaired, .. }
             | Issue::RecordMovedAside { repaired, .. }
             | Issue::OrphanWithoutMark { repaired, .. }
             | Issue::StaleOrphanMark { repaired, .. }
@@ -311,6 +315,9 @@ impl fmt::Display for Issue {
             }
             Issue::UntouchedVersion { family, key, .. } => {
                 write!(f, "{family}: key {key} is not listed as touched by its epoch")
+            }
+            Issue::UnsettledVersion { family, key, .. } => {
+                write!(f, "{family}: key {key} has a newer version, and counts as the only one of its epochs")
             }
             Issue::TouchedWithoutBranch { branch } => {
                 write!(f, "records are listed as touched by branch {branch}, which does not exist")

@@ -27,6 +27,8 @@ pub(super) struct Meta {
     pub(super) orphans: BTreeMap<BranchId, HashSet<Ino>>,
     /// Orphans that were removed and that snapshots show.
     pub(super) departed: Vec<(BranchId, Ino)>,
+    /// From where up to where epochs are settled.
+    pub(super) settled: BTreeMap<(BranchId, Epoch), Epoch>,
     /// Epochs that are to be sealed.
     pub(super) unsealed: HashSet<(BranchId, Epoch)>,
     pub(super) free: Vec<PageRun>,
@@ -60,6 +62,7 @@ enum Key {
     Doubt(u32, u32),
     Answered,
     Flag,
+    Settled(BranchId, Epoch),
     Seal(BranchId, Epoch),
     Departed(BranchId, Ino),
     Reply,
@@ -127,6 +130,7 @@ fn parse(key: &[u8]) -> Option<Key> {
         (meta::DOUBT, 28) => meta::parse_doubt(key).map(|(_, segment, page)| Key::Doubt(segment, page))?,
         (meta::ANSWERED, 16) => Key::Answered,
         (meta::FLAG, 4) => Key::Flag,
+        (meta::SETTLED, 12) => long().map(|(branch, after)| Key::Settled(branch, Epoch(after)))?,
         (meta::SEAL, 12) => long().map(|(branch, epoch)| Key::Seal(branch, Epoch(epoch)))?,
         (meta::DEPARTED, 12) => long().map(|(branch, ino)| Key::Departed(branch, Ino(ino)))?,
         (meta::REPLY, 16) => Key::Reply,
@@ -177,6 +181,9 @@ impl Meta {
             Key::Tie(one, _) => {
                 self.tied.insert(one);
                 return value.is_empty().then_some(());
+            }
+            Key::Settled(branch, after) => {
+                self.settled.insert((branch, after), Epoch(number()?));
             }
             Key::Seal(branch, epoch) => {
                 self.unsealed.insert((branch, epoch));

@@ -1,5 +1,5 @@
 //! Every versioned record by itself: its key parses and its value, the branch and the epoch that wrote it exist, and
-//! the list of what the epoch touched has it.
+//! the list of what the epoch touched has it. Of epochs that count as settled it is the only version of its record.
 
 use super::history::History;
 use super::{Check, Issue, Repair, repair};
@@ -33,6 +33,8 @@ fn check_family(
 ) -> Result<(), StoreError> {
     let Check { store, frozen, repair, findings } = check;
     let name = family.name();
+    // Keys have the newer versions of a record first.
+    let mut newer: Option<VersionedKey> = None;
     frozen.scan(name, &[], &[], |key, value| {
         findings.report.records += 1;
         if !is_readable(family, value) {
@@ -44,6 +46,17 @@ fn check_family(
             findings.add(Issue::UnreadableKey { family: name, key: hex(key) });
             return Ok(true);
         };
+        let of_same =
+            newer.as_ref().filter(|newer| newer.prefix == parsed.prefix && newer.branch == parsed.branch);
+        if let Some(after) =
+            of_same.and_then(|newer| history.settled(parsed.branch, parsed.epoch, newer.epoch))
+        {
+            let repaired = *repair == Repair::Yes;
+            if repaired {
+                repair::unsettle(store, parsed.branch, after)?;
+            }
+            findings.add(Issue::UnsettledVersion { family: name, key: hex(key), repaired });
+        }
         match parsed.prefix.parse() {
             Some(PrefixOf::Dentry { hash, name, .. }) if hash != store.hasher.hash(name) => {
                 findings.add(Issue::MisplacedName { key: hex(key) });
@@ -77,6 +90,7 @@ fn check_family(
                 }
             }
         }
+        newer = Some(parsed);
         Ok(true)
     })
 }

@@ -19,6 +19,13 @@ pub(super) fn list_as_touched(store: &Store, key: &[u8]) -> Result<(), StoreErro
     store.db.write(batch)
 }
 
+/// Has the next sweep look at epochs again that count as settled.
+pub(super) fn unsettle(store: &Store, branch: BranchId, after: Epoch) -> Result<(), StoreError> {
+    let mut batch = WriteBatch::default();
+    batch.delete_cf(store.db.family(META), meta::settled(branch, after));
+    store.db.write(batch)
+}
+
 /// Makes a tie known to its other end. `false` if it went meanwhile.
 pub(super) fn tie_back(store: &Store, tie: &[u8], back: &[u8]) -> Result<bool, StoreError> {
     if store.db.get_meta(tie)?.is_none() {

@@ -271,6 +271,12 @@ pub(crate) fn touched_start(branch: BranchId, epoch: Epoch) -> Vec<u8> {
     key
 }
 
+/// Returns the epoch in a key of `touched`, whatever else is in it.
+pub(crate) fn touched_epoch(key: &[u8]) -> Option<Epoch> {
+    let (epoch, _) = split_u64(key.get(4..)?)?;
+    Some(Epoch(epoch))
+}
+
 fn split_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = bytes.split_at_checked(8)?;
     Some((u64::from_be_bytes(number.try_into().ok()?), rest))
@@ -304,6 +310,7 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 /// | 0x29 | orphan that was removed, and that snapshots show | branch u32, ino u64 |
 /// | 0x2a | answer to a request of the kernel | session u64, unique u64 |
 /// | 0x2b | flag of a volume | volume u32 |
+/// | 0x2c | how far epochs are settled | branch u32, after epoch u64 |
 /// | 0x30 | reply to a request of the control plane | id [u8; 16] |
 /// | 0x31 | actor | its id, 1 to 63 bytes |
 /// | 0x32 | capture of an actor | id [u8; 16] |
@@ -328,6 +335,7 @@ pub(crate) mod meta {
     pub(crate) const DOUBT: u8 = 0x27;
     pub(crate) const ANSWERED: u8 = 0x2a;
     pub(crate) const FLAG: u8 = 0x2b;
+    pub(crate) const SETTLED: u8 = 0x2c;
     pub(crate) const SEAL: u8 = 0x28;
     pub(crate) const DEPARTED: u8 = 0x29;
     pub(crate) const REPLY: u8 = 0x30;
@@ -378,6 +386,12 @@ pub(crate) mod meta {
     }
     pub(crate) fn sweep(branch: BranchId, after: Epoch) -> Vec<u8> {
         key(SWEEP, &[&branch.0.to_be_bytes(), &after.0.to_be_bytes()])
+    }
+    pub(crate) fn settled(branch: BranchId, after: Epoch) -> Vec<u8> {
+        key(SETTLED, &[&branch.0.to_be_bytes(), &after.0.to_be_bytes()])
+    }
+    pub(crate) fn settled_of(branch: BranchId) -> Vec<u8> {
+        key(SETTLED, &[&branch.0.to_be_bytes()])
     }
     pub(crate) fn seal(branch: BranchId, epoch: Epoch) -> Vec<u8> {
         key(SEAL, &[&branch.0.to_be_bytes(), &epoch.0.to_be_bytes()])

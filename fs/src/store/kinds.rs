@@ -55,7 +55,7 @@ fn is_number(value: &[u8]) -> bool {
 }
 
 /// All of them, by key.
-pub(super) static KINDS: [Kind; 20] = [
+pub(super) static KINDS: [Kind; 21] = [
     Kind::plain(meta::HASH, "hash key", |value| value.len() == 16),
     Kind::plain(meta::COUNTER, "counter", is_number),
     Kind::versioned(meta::VOLUME, "volume", 1, is_record::<Volume>),
@@ -73,6 +73,7 @@ pub(super) static KINDS: [Kind; 20] = [
     Kind::plain(meta::DEPARTED, "departed orphan", is_number),
     Kind::versioned(meta::ANSWERED, "answer", 1, is_record::<Answered>),
     Kind::versioned(meta::FLAG, "flag", 1, is_record::<Flag>),
+    Kind::plain(meta::SETTLED, "settled epochs", is_number),
     Kind::versioned(meta::REPLY, "reply", 1, is_record::<Reply>),
     Kind::versioned(meta::ACTOR, "actor", 1, is_record::<Actor>),
     Kind::versioned(meta::CAPTURE, "capture", 1, is_record::<Capture>),

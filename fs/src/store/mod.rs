@@ -55,6 +55,7 @@ mod segment;
 mod sharing;
 mod space;
 mod sweep;
+mod swept;
 mod transaction;
 mod view;
 mod volumes;

@@ -134,5 +134,6 @@ fn is_looked_at_elsewhere(kind: &Kind) -> bool {
 }
 
 fn is_moved_aside(kind: &Kind) -> bool {
-    [meta::COUNTER, meta::USAGE, meta::SWEEP, meta::FREE, meta::DEPARTED, meta::FLAG].contains(&kind.byte)
+    [meta::COUNTER, meta::USAGE, meta::SWEEP, meta::SETTLED, meta::FREE, meta::DEPARTED, meta::FLAG]
+        .contains(&kind.byte)
 }

@@ -25,6 +25,8 @@ const IDLE: Duration = Duration::from_secs(1);
 /// What a sweep gave back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReclaimReport {
+    /// Records that were looked at.
+    pub looked_at: u64,
     /// Versions of records that were dropped.
     pub versions: u64,
     /// Bytes of file data that were freed.
@@ -35,6 +37,7 @@ pub struct ReclaimReport {
 
 impl std::ops::AddAssign for ReclaimReport {
     fn add_assign(&mut self, other: ReclaimReport) {
+        self.looked_at += other.looked_at;
         self.versions += other.versions;
         self.bytes += other.bytes;
         self.segments += other.segments;

@@ -3,7 +3,7 @@
 //! When a retained epoch goes (a snapshot was removed, a head rolled back, a volume removed), versions that only it saw are
 //! dead. Between two neighbouring retained epochs only the newest version of a record can be seen, and
 //! `touched` lists every version there is: a *sweep* walks that list over the epochs that became
-//! invisible and keeps the newest version, if anything retained follows.
+//! invisible, or over those that took their place if that is shorter ([`super::swept`]), and keeps the newest version, if anything retained follows.
 //!
 //! A dead group of pages frees the pages that neither its successor nor its predecessor among the visible versions
 //! refers to. That is enough: along a line of descent the versions that refer to a page stand side by side, because a page
@@ -22,6 +22,8 @@
 //! # Concurrency
 //! Where the newest retained epoch is that of a mounted head, a record is swept while the lock of its inode is held.
 
+use std::time::Instant;
+
 use hashbrown::{HashMap, HashSet};
 use rocksdb::WriteBatch;
 
@@ -29,6 +31,7 @@ use super::keys::split_version;
 use super::reclaim::ReclaimReport;
 use super::record::{FreeList, Group, PAGE_SIZE, PageRef, PageRun, Record};
 use super::registry::Registry;
+use super::swept::{Epochs, Gap};
 use super::view::View;
 use super::{Family, META, Prefix, PrefixOf, Store, StoreError, TOUCHED, meta, parse_touched, touched_start};
 use crate::error::FsError;
@@ -55,6 +58,31 @@ struct Span {
     /// The newest version up to here stays; `None` if nothing retained follows.
     keep: Option<Epoch>,
     live: bool,
+}
+
+impl Span {
+    /// Returns what lies between its retained epochs, if there is one after it.
+    fn gap(&self, branch: BranchId) -> Option<Gap> {
+        let (after, live) = (self.after, self.live);
+        self.keep.map(|keep| Gap { branch, after, keep, live })
+    }
+}
+
+/// The versions of a record that a sweep is about.
+struct Versions {
+    /// The one that stays.
+    kept: Option<Epoch>,
+    dropped: Vec<Epoch>,
+    /// Whether some that nobody sees stay all the same, for a page that may be lost.
+    stand_in: bool,
+}
+
+/// What a sweep has come to.
+#[derive(Default)]
+struct Progress {
+    report: ReclaimReport,
+    /// Whether it left anything that a later one has to look at again.
+    has_left: bool,
 }
 
 impl Store {
@@ -105,9 +133,9 @@ impl Store {
         let mut report = ReclaimReport::default();
         for sweep in self.sweeps()? {
             let Some(span) = self.span(&sweep)? else { continue };
-            self.walk(&sweep, span.keep, |prefixes| {
+            self.walk(&sweep, self.side_of(&sweep, &span)?, |prefixes| {
                 for prefix in prefixes {
-                    let (_, dropped) = self.versions(&sweep, &span, prefix)?;
+                    let dropped = self.versions(&sweep, &span, prefix)?.dropped;
                     report.versions += dropped.len() as u64;
                     report.bytes +=
                         self.freed(&sweep, &span, prefix, &dropped)?.len() as u64 * PAGE_SIZE as u64;
@@ -133,9 +161,9 @@ impl Store {
         let next = self.registry.read().retained_after(branch, epoch);
         span.keep = next.map(|(epoch, _)| epoch);
         let mut pages = 0;
-        self.walk(&sweep, span.keep, |prefixes| {
+        self.walk(&sweep, self.side_of(&sweep, &span)?, |prefixes| {
             for prefix in prefixes.iter().filter(|prefix| prefix.family == Family::Extent) {
-                let (_, dropped) = self.versions(&sweep, &span, prefix)?;
+                let dropped = self.versions(&sweep, &span, prefix)?.dropped;
                 pages += self.freed(&sweep, &span, prefix, &dropped)?.len() as u64;
             }
             Ok(true)
@@ -186,53 +214,88 @@ impl Store {
         }))
     }
 
+    /// Returns epochs that touched every record of which a sweep finds versions that nobody sees.
+    fn side_of(&self, sweep: &Sweep, span: &Span) -> Result<Epochs, StoreError> {
+        let gone = |last: Epoch| Epochs { after: sweep.after, last: last.min(sweep.last) };
+        match span.gap(sweep.branch) {
+            Some(gap) => self.side(gap, gone(gap.keep)),
+            None => Ok(gone(sweep.last)),
+        }
+    }
+
     pub(super) fn sweep(&self, sweep: &Sweep) -> Result<ReclaimReport, FsError> {
-        let mut report = ReclaimReport::default();
         failpoint::hit("reclaim.sweep");
         let Some(span) = self.span(sweep)? else {
-            self.end_sweep(sweep, None)?;
-            return Ok(report);
+            self.end_sweep(sweep, None, None)?;
+            return Ok(ReclaimReport::default());
         };
+        let begun = Instant::now();
         // Then `secure` below, which locks hold up, finds something to do only where a program wrote meanwhile.
         self.sync_all()?;
-        self.walk(sweep, span.keep, |prefixes| {
+        let mut progress = Progress::default();
+        let mut walk = |epochs| self.sweep_epochs(sweep, &span, epochs, &mut progress);
+        let gap = span.gap(sweep.branch);
+        match gap {
+            Some(gap) => self.settle_gap(gap, walk)?,
+            None => drop(walk(Epochs { after: sweep.after, last: sweep.last })?),
+        }
+        let Progress { report, has_left } = progress;
+        let ReclaimReport { looked_at, versions, .. } = report;
+        let micros = begun.elapsed().as_micros();
+        tracing::debug!(branch = %sweep.branch, gone = %sweep.last, looked_at, versions, micros, "epochs swept");
+        if !self.reclaimer.is_stopping() {
+            let settled = gap.map(|gap| if has_left { gap.after } else { gap.fixed() });
+            self.end_sweep(sweep, Some(&span), settled)?;
+        }
+        Ok(report)
+    }
+
+    /// Drops what nobody sees of the records that some epochs touched. Returns whether to go on.
+    fn sweep_epochs(
+        &self,
+        sweep: &Sweep,
+        span: &Span,
+        epochs: Epochs,
+        progress: &mut Progress,
+    ) -> Result<bool, FsError> {
+        let is_whole = self.walk(sweep, epochs, |prefixes| {
             self.push_ended()?;
+            progress.report.looked_at += prefixes.len() as u64;
             if !span.live {
-                report += self.sweep_batch(sweep, &span, prefixes)?;
+                self.sweep_batch(sweep, span, prefixes, progress)?;
                 return Ok(!self.reclaimer.is_stopping());
             }
             for prefix in prefixes {
                 let Some(ino) = prefix.parse().map(|parsed| parsed.guardian()) else { continue };
-                let mut result = Ok(ReclaimReport::default());
-                let mut work = || result = self.sweep_batch(sweep, &span, std::slice::from_ref(prefix));
+                let mut result = Ok(());
+                let mut work =
+                    || result = self.sweep_batch(sweep, span, std::slice::from_ref(prefix), progress);
                 let _borrowing = self.reclaimer.borrowing.lock();
                 match self.loaded_head(sweep.branch).and_then(|head| head.live()) {
                     Some(live) => live.exclusively(ino, &mut work),
                     None => work(),
                 }
-                report += result?;
+                result?;
             }
             Ok(!self.reclaimer.is_stopping())
         })?;
-        if !self.reclaimer.is_stopping() {
-            self.end_sweep(sweep, Some((span.keep, span.live)))?;
-        }
-        Ok(report)
+        progress.has_left |= !is_whole;
+        Ok(!self.reclaimer.is_stopping())
     }
 
-    /// Calls `visit` with the records that the epochs of a sweep touched, some at a time.
+    /// Calls `visit` with the records that some epochs touched, some at a time. Returns whether that were all of them.
     fn walk(
         &self,
         sweep: &Sweep,
-        keep: Option<Epoch>,
+        epochs: Epochs,
         mut visit: impl FnMut(&[Prefix]) -> Result<bool, FsError>,
-    ) -> Result<(), FsError> {
-        let last = keep.map_or(sweep.last, |keep| keep.min(sweep.last));
+    ) -> Result<bool, FsError> {
         let tree = match self.registry.read().branches.get(&sweep.branch) {
             Some(branch) => branch.tree,
-            None => return Ok(()),
+            None => return Ok(false),
         };
-        let mut start = touched_start(sweep.branch, sweep.after.next());
+        let mut start = touched_start(sweep.branch, epochs.after.next());
+        let mut is_whole = true;
         // Epoch 0 holds a root that no epoch touched.
         let mut chunk: Vec<Prefix> = Vec::new();
         if sweep.after == Epoch(0) {
@@ -243,9 +306,10 @@ impl Store {
             self.db.scan(TOUCHED, &sweep.branch.0.to_be_bytes(), &start, |key, _| {
                 let Some((_, epoch, prefix)) = parse_touched(tree, key) else {
                     self.quarantine.add("touched", key);
+                    is_whole = false;
                     return Ok(true);
                 };
-                if epoch > last {
+                if epoch > epochs.last {
                     return Ok(false);
                 }
                 if chunk.len() == BATCH {
@@ -258,23 +322,18 @@ impl Store {
             let mut seen = HashSet::new();
             chunk.retain(|prefix| seen.insert(prefix.clone()));
             if !chunk.is_empty() && !visit(&chunk)? {
-                return Ok(());
+                return Ok(false);
             }
             chunk.clear();
             match next {
                 Some(key) => start = key,
-                None => return Ok(()),
+                None => return Ok(is_whole),
             }
         }
     }
 
     /// Returns the version that stays and those that go.
-    fn versions(
-        &self,
-        sweep: &Sweep,
-        span: &Span,
-        prefix: &Prefix,
-    ) -> Result<(Option<Epoch>, Vec<Epoch>), FsError> {
+    fn versions(&self, sweep: &Sweep, span: &Span, prefix: &Prefix) -> Result<Versions, FsError> {
         let newest = span.keep.unwrap_or(Epoch(u64::MAX));
         let mut iter = self.db.seeker(prefix.family);
         iter.seek(prefix.version(sweep.branch, newest));
@@ -294,6 +353,7 @@ impl Store {
             iter.next();
         }
         iter.status().map_err(StoreError::from)?;
+        let mut stand_in = false;
         if let (Some(kept), Family::Extent, false) = (kept, prefix.family, dropped.is_empty()) {
             let group = View::new(span.tree, vec![(sweep.branch, kept)]).load::<Group>(&self.db, prefix);
             match group {
@@ -304,13 +364,14 @@ impl Store {
                     for page in pages {
                         if self.may_be_lost(page)? {
                             dropped.clear();
+                            stand_in = true;
                             break;
                         }
                     }
                 }
             }
         }
-        Ok((kept, dropped))
+        Ok(Versions { kept, dropped, stand_in })
     }
 
     /// Tells whether a page is not known to have outlived a loss of power.
@@ -374,12 +435,19 @@ impl Store {
         Ok(())
     }
 
-    fn sweep_batch(&self, sweep: &Sweep, span: &Span, prefixes: &[Prefix]) -> Result<ReclaimReport, FsError> {
+    fn sweep_batch(
+        &self,
+        sweep: &Sweep,
+        span: &Span,
+        prefixes: &[Prefix],
+        progress: &mut Progress,
+    ) -> Result<(), FsError> {
         let mut batch = WriteBatch::default();
         let mut runs = Vec::new();
         let mut versions = 0;
         for prefix in prefixes {
-            let (kept, dropped) = self.versions(sweep, span, prefix)?;
+            let Versions { kept, dropped, stand_in } = self.versions(sweep, span, prefix)?;
+            progress.has_left |= stand_in;
             let looked = || {
                 if let (Some(kept), false) = (kept, dropped.is_empty()) {
                     self.secure(sweep, prefix, kept)?;
@@ -390,6 +458,7 @@ impl Store {
                 // What it refers to is not known, so all of it stays.
                 Err(FsError::Store(error)) if error.is_corruption() => {
                     self.quarantine.add(prefix.family.name(), prefix.as_bytes());
+                    progress.has_left = true;
                     continue;
                 }
                 freed => freed?,
@@ -412,11 +481,15 @@ impl Store {
             }
             versions += dropped.len() as u64;
             if let Some(kept) = kept
-                && !span.live
                 && self.is_idle_marker(span, sweep.branch, kept, prefix).or_else(unless_corrupt)?
             {
-                batch.delete_cf(family, prefix.version(sweep.branch, kept));
-                versions += 1;
+                if span.live {
+                    // Whoever writes it again counts on it.
+                    progress.has_left = true;
+                } else {
+                    batch.delete_cf(family, prefix.version(sweep.branch, kept));
+                    versions += 1;
+                }
             }
         }
         runs.sort_unstable();
@@ -436,7 +509,8 @@ impl Store {
         if let Some(number) = number {
             self.freer.push(number, runs);
         }
-        Ok(ReclaimReport { versions, ..ReclaimReport::default() })
+        progress.report.versions += versions;
+        Ok(())
     }
 
     /// Tells whether a version only says that something is gone which nothing shows any more.
@@ -465,12 +539,13 @@ impl Store {
         })
     }
 
-    /// Ends a sweep that was done for a span with this end, unless there is more to it by now.
-    fn end_sweep(&self, sweep: &Sweep, done: Option<(Option<Epoch>, bool)>) -> Result<(), FsError> {
+    /// Ends a sweep that was done for a span, unless there is more to it by now. `settled`: up to where it has settled the gap.
+    fn end_sweep(&self, sweep: &Sweep, span: Option<&Span>, settled: Option<Epoch>) -> Result<(), FsError> {
         let spent = self.spent_departures(sweep.branch)?;
         let mut registry = self.registry.write();
         let key = meta::sweep(sweep.branch, sweep.after);
         let stored = self.db.get_meta(&key)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        let done = span.map(|span| (span.keep, span.live));
         let now = self.span_of(&registry, sweep)?.map(|now| (now.keep, now.live));
         let same_end = match (done, now) {
             // A cut under a live head retains what the sweep kept.
@@ -486,13 +561,17 @@ impl Store {
         for key in spent {
             batch.delete_cf(self.db.family(META), key);
         }
+        if let (Some(Span { after, keep: Some(keep), .. }), Some(settled)) = (span, settled) {
+            self.put_settled(&mut batch, sweep.branch, Epochs { after: *after, last: settled }, *keep)?;
+        }
         let unused = registry.branches.contains_key(&sweep.branch)
             && sweep.after == Epoch(0)
             && registry.retained_after(sweep.branch, Epoch(0)).is_none();
         if unused {
             let parent = registry.branch(sweep.branch)?.parent;
             batch.delete_cf(self.db.family(META), meta::branch(sweep.branch));
-            let of_branch = [meta::usage_of, meta::orphans_of, meta::departed_of, meta::seals_of];
+            let of_branch =
+                [meta::usage_of, meta::orphans_of, meta::departed_of, meta::seals_of, meta::settled_of];
             for start in of_branch.map(|of| of(sweep.branch)) {
                 self.db.scan(META, &start, &[], |key, _| {
                     batch.delete_cf(self.db.family(META), key);

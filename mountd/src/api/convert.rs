@@ -120,7 +120,7 @@ pub(super) fn change(change: store::Change) -> proto::Change {
 
 /// Returns what a sweep freed as the API has it.
 pub(super) fn reclaimed(report: store::ReclaimReport) -> proto::CollectGarbageResponse {
-    let store::ReclaimReport { versions, bytes, segments } = report;
+    let store::ReclaimReport { looked_at: _, versions, bytes, segments } = report;
     let counter = |name: &str, value| proto::Counter { name: name.to_owned(), value };
     proto::CollectGarbageResponse {
         bytes,

@@ -10,6 +10,7 @@ mod power;
 mod quarantine;
 mod records;
 mod sealing;
+mod sweeps;
 mod usage;
 mod verify;
 
