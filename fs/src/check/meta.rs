@@ -10,7 +10,7 @@ use crate::store::record::{
     Actor, Answered, Branch, Capture, Flag, FreeList, LowerSlot, PageRun, Record, Reply, SegmentMark,
     Snapshot, Usage, Volume, WriterState,
 };
-use crate::store::{META, StoreError, hex, meta};
+use crate::store::{META, Settled, StoreError, hex, meta};
 
 /// A group of a file.
 pub(super) type Place = (TreeId, Ino, u64);
@@ -183,7 +183,7 @@ impl Meta {
                 return value.is_empty().then_some(());
             }
             Key::Settled(branch, after) => {
-                self.settled.insert((branch, after), Epoch(number()?));
+                self.settled.insert((branch, after), Settled::decode(value)?.through);
             }
             Key::Seal(branch, epoch) => {
                 self.unsealed.insert((branch, epoch));

@@ -3,6 +3,7 @@
 //! For whoever looks at all of them: what cannot be read is [quarantined](super::quarantine), and a version that would not
 //! understand a store finds out before it takes over.
 
+use super::Settled;
 use super::keys::meta;
 use super::record::{
     Actor, Answered, Branch, Capture, Flag, FreeList, LowerSlot, Record, Reply, SegmentMark, Snapshot,
@@ -73,7 +74,7 @@ pub(super) static KINDS: [Kind; 21] = [
     Kind::plain(meta::DEPARTED, "departed orphan", is_number),
     Kind::versioned(meta::ANSWERED, "answer", 1, is_record::<Answered>),
     Kind::versioned(meta::FLAG, "flag", 1, is_record::<Flag>),
-    Kind::plain(meta::SETTLED, "settled epochs", is_number),
+    Kind::plain(meta::SETTLED, "settled epochs", |value| Settled::decode(value).is_some()),
     Kind::versioned(meta::REPLY, "reply", 1, is_record::<Reply>),
     Kind::versioned(meta::ACTOR, "actor", 1, is_record::<Actor>),
     Kind::versioned(meta::CAPTURE, "capture", 1, is_record::<Capture>),

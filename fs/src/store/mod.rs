@@ -95,6 +95,7 @@ pub(crate) use keys::{meta, parse_touched, touched_start};
 pub(crate) use name_hash::NameHasher;
 pub(crate) use page_set::PageSet;
 pub(crate) use segment::Appender;
+pub(crate) use swept::Settled;
 pub(crate) use transaction::{Beneath, Erased, TIDIED, Touch, Txn};
 pub(crate) use view::hex;
 

@@ -186,6 +186,12 @@ impl Store {
         heads.iter().try_for_each(|head| self.sync_data(&head.appender))
     }
 
+    /// Has the background stop after its next batch, and everybody who does its work.
+    #[cfg(test)]
+    pub(crate) fn stop_reclaimer(&self) {
+        self.reclaimer.stop();
+    }
+
     /// Gives back everything that nobody sees any more, and returns when it is done. What waits to be sealed is sealed first.
     pub fn reclaim(&self) -> Result<ReclaimReport, FsError> {
         self.seal_ended()?;

@@ -31,7 +31,7 @@ use super::keys::split_version;
 use super::reclaim::ReclaimReport;
 use super::record::{FreeList, Group, PAGE_SIZE, PageRef, PageRun, Record};
 use super::registry::Registry;
-use super::swept::{Epochs, Gap};
+use super::swept::{Epochs, Gap, Settled};
 use super::view::View;
 use super::{Family, META, Prefix, PrefixOf, Store, StoreError, TOUCHED, meta, parse_touched, touched_start};
 use crate::error::FsError;
@@ -81,8 +81,10 @@ struct Versions {
 #[derive(Default)]
 struct Progress {
     report: ReclaimReport,
-    /// Whether it left anything that a later one has to look at again.
+    /// Whether it left anything that no list of touched records is known to lead to again.
     has_left: bool,
+    /// Whether it left marks of the running epoch.
+    has_left_marks: bool,
 }
 
 impl Store {
@@ -135,7 +137,7 @@ impl Store {
             let Some(span) = self.span(&sweep)? else { continue };
             self.walk(&sweep, self.side_of(&sweep, &span)?, |prefixes| {
                 for prefix in prefixes {
-                    let dropped = self.versions(&sweep, &span, prefix)?.dropped;
+                    let dropped = self.gone(&sweep, &span, prefix)?;
                     report.versions += dropped.len() as u64;
                     report.bytes +=
                         self.freed(&sweep, &span, prefix, &dropped)?.len() as u64 * PAGE_SIZE as u64;
@@ -163,7 +165,7 @@ impl Store {
         let mut pages = 0;
         self.walk(&sweep, self.side_of(&sweep, &span)?, |prefixes| {
             for prefix in prefixes.iter().filter(|prefix| prefix.family == Family::Extent) {
-                let dropped = self.versions(&sweep, &span, prefix)?.dropped;
+                let dropped = self.gone(&sweep, &span, prefix)?;
                 pages += self.freed(&sweep, &span, prefix, &dropped)?.len() as u64;
             }
             Ok(true)
@@ -239,12 +241,15 @@ impl Store {
             Some(gap) => self.settle_gap(gap, walk)?,
             None => drop(walk(Epochs { after: sweep.after, last: sweep.last })?),
         }
-        let Progress { report, has_left } = progress;
+        let Progress { report, has_left, has_left_marks } = progress;
         let ReclaimReport { looked_at, versions, .. } = report;
         let micros = begun.elapsed().as_micros();
         tracing::debug!(branch = %sweep.branch, gone = %sweep.last, looked_at, versions, micros, "epochs swept");
         if !self.reclaimer.is_stopping() {
-            let settled = gap.map(|gap| if has_left { gap.after } else { gap.fixed() });
+            let settled = gap.map(|gap| Settled {
+                through: if has_left { gap.after } else { gap.fixed() },
+                has_left: has_left || has_left_marks,
+            });
             self.end_sweep(sweep, Some(&span), settled)?;
         }
         Ok(report)
@@ -374,6 +379,13 @@ impl Store {
         Ok(Versions { kept, dropped, stand_in })
     }
 
+    /// Returns the versions that go which are of a sweep's own epochs: others are counted elsewhere.
+    fn gone(&self, sweep: &Sweep, span: &Span, prefix: &Prefix) -> Result<Vec<Epoch>, FsError> {
+        let mut dropped = self.versions(sweep, span, prefix)?.dropped;
+        dropped.retain(|&epoch| epoch > sweep.after && epoch <= sweep.last);
+        Ok(dropped)
+    }
+
     /// Tells whether a page is not known to have outlived a loss of power.
     fn may_be_lost(&self, page: PageRef) -> Result<bool, StoreError> {
         if !self.segments.is_suspect(page.segment, page.page) {
@@ -483,9 +495,10 @@ impl Store {
             if let Some(kept) = kept
                 && self.is_idle_marker(span, sweep.branch, kept, prefix).or_else(unless_corrupt)?
             {
-                if span.live {
+                if let Some(gap) = span.gap(sweep.branch).filter(|gap| gap.live && gap.keep == kept) {
                     // Whoever writes it again counts on it.
-                    progress.has_left = true;
+                    self.put_left(&mut batch, gap)?;
+                    progress.has_left_marks = true;
                 } else {
                     batch.delete_cf(family, prefix.version(sweep.branch, kept));
                     versions += 1;
@@ -540,7 +553,7 @@ impl Store {
     }
 
     /// Ends a sweep that was done for a span, unless there is more to it by now. `settled`: up to where it has settled the gap.
-    fn end_sweep(&self, sweep: &Sweep, span: Option<&Span>, settled: Option<Epoch>) -> Result<(), FsError> {
+    fn end_sweep(&self, sweep: &Sweep, span: Option<&Span>, settled: Option<Settled>) -> Result<(), FsError> {
         let spent = self.spent_departures(sweep.branch)?;
         let mut registry = self.registry.write();
         let key = meta::sweep(sweep.branch, sweep.after);
@@ -561,8 +574,8 @@ impl Store {
         for key in spent {
             batch.delete_cf(self.db.family(META), key);
         }
-        if let (Some(Span { after, keep: Some(keep), .. }), Some(settled)) = (span, settled) {
-            self.put_settled(&mut batch, sweep.branch, Epochs { after: *after, last: settled }, *keep)?;
+        if let (Some(gap), Some(settled)) = (span.and_then(|span| span.gap(sweep.branch)), settled) {
+            self.put_settled(&mut batch, gap, settled)?;
         }
         let unused = registry.branches.contains_key(&sweep.branch)
             && sweep.after == Epoch(0)

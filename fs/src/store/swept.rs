@@ -13,8 +13,10 @@
 //! So snapshots that follow each other and go, as those of pauses do, cost what was written between them, whatever the volume holds.
 //!
 //! # Crash consistency
-//! That epochs are settled is stored with the end of the sweep that settled them; after one that had to leave something, that none is. Without such a record the first
-//! epoch of a gap that touched anything counts as settled, by itself. Whatever makes it untrue would have to write versions of epochs that have ended, and nobody does.
+//! That epochs are settled is stored with the end of the sweep that settled them, and that a mark had to stay with the batch that took what it hid. Without such a
+//! record the first epoch of a gap that touched anything counts as settled, by itself.
+//!
+//! In a fork, a mark that hid a mark of its parent may stay when that goes.
 
 use rocksdb::WriteBatch;
 
@@ -43,6 +45,38 @@ pub(super) struct Gap {
     pub(super) live: bool,
 }
 
+/// What is stored of how far epochs are settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Settled {
+    pub(crate) through: Epoch,
+    /// Whether something was left behind that, for lists of what was touched, only those of epochs after `through` are sure to have.
+    pub(crate) has_left: bool,
+}
+
+/// A stored [`Settled`], and after which epoch it begins.
+type Mark = (Epoch, Settled);
+
+impl Settled {
+    pub(crate) fn encode(self) -> [u8; 9] {
+        let mut bytes = [0; 9];
+        let (through, has_left) = bytes.split_at_mut(8);
+        through.copy_from_slice(&self.through.0.to_le_bytes());
+        has_left.fill(u8::from(self.has_left));
+        bytes
+    }
+
+    /// `None` if it does not parse.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Settled> {
+        let (through, has_left) = bytes.split_at_checked(8)?;
+        let has_left = match has_left {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
+        Some(Settled { through: Epoch(u64::from_le_bytes(through.try_into().ok()?)), has_left })
+    }
+}
+
 impl Gap {
     /// Returns up to where it is settled when all of it was gone through.
     pub(super) fn fixed(self) -> Epoch {
@@ -52,7 +86,7 @@ impl Gap {
 
 impl Store {
     /// Calls `walk` with epochs of a gap until it was with all those together that touched a record which has two versions in the gap, or
-    /// one that only says that something is gone. Each time they are the fewest records that join one more epoch with those that are settled. Ends early when a call
+    /// one that only says that something is gone. Each time they are the fewest records that join more epochs with those that are settled. Ends early when a call
     /// returns `false`.
     pub(super) fn settle_gap(
         &self,
@@ -60,51 +94,66 @@ impl Store {
         mut walk: impl FnMut(Epochs) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
         let Gap { branch, after, keep, .. } = gap;
-        let Some(mut settled) = self.settled(gap)? else {
-            return walk(Epochs { after, last: keep }).map(drop);
-        };
-        while settled < keep {
-            let next = self.first_touched(branch, settled)?.min(keep);
+        let marks = self.marks(gap)?;
+        // From there on each epoch has to be looked at by itself.
+        let sound = marks
+            .iter()
+            .filter(|(_, mark)| mark.has_left)
+            .map(|(_, mark)| mark.through)
+            .min()
+            .unwrap_or(keep)
+            .min(keep);
+        let mut settled = self.settled(gap, &marks)?;
+        while settled < sound {
+            let next = self.next_settled(branch, settled, &marks)?.min(sound);
             let (joined, joining) = (Epochs { after, last: settled }, Epochs { after: settled, last: next });
             if !walk(self.shorter(branch, joining, joined)?)? {
                 return Ok(());
             }
             settled = next;
         }
+        if sound < keep {
+            walk(Epochs { after: sound, last: keep })?;
+        }
         Ok(())
     }
 
     /// Returns those among which are all that touched a record with a version in `gone`, which is a part of the gap, that nobody sees.
     pub(super) fn side(&self, gap: Gap, gone: Epochs) -> Result<Epochs, StoreError> {
-        let settled = self.settled(gap)?.unwrap_or(gap.after).min(gap.keep);
+        let settled = self.settled(gap, &self.marks(gap)?)?.min(gap.keep);
         self.shorter(gap.branch, Epochs { after: settled, last: gap.keep }, gone)
     }
 
-    /// Returns up to where a gap is settled; `None` if some sweep had to leave something in it.
-    fn settled(&self, gap: Gap) -> Result<Option<Epoch>, StoreError> {
-        let Gap { branch, after, keep, .. } = gap;
-        let (mut stored, mut has_left) = (None, false);
-        let (first, end) = (meta::settled(branch, after), meta::settled(branch, keep));
-        self.db.scan(META, &meta::settled_of(branch), &first, |key, value| {
+    /// Returns what is stored of a gap, and of those that became parts of it.
+    fn marks(&self, gap: Gap) -> Result<Vec<Mark>, StoreError> {
+        let mut marks = Vec::new();
+        let (first, end) = (meta::settled(gap.branch, gap.after), meta::settled(gap.branch, gap.keep));
+        self.db.scan(META, &meta::settled_of(gap.branch), &first, |key, value| {
             if key >= end.as_slice() {
                 return Ok(false);
             }
             // What cannot be read was moved aside.
-            if let (Some((_, from)), Ok(through)) =
-                (meta::tail_u32_u64(key), value.try_into().map(u64::from_le_bytes))
-            {
-                has_left |= through <= from;
-                if Epoch(from) == after {
-                    stored = Some(Epoch(through));
-                }
+            if let (Some((_, after)), Some(mark)) = (meta::tail_u32_u64(key), Settled::decode(value)) {
+                marks.push((Epoch(after), mark));
             }
             Ok(true)
         })?;
-        match stored {
-            _ if has_left => Ok(None),
-            Some(through) => Ok(Some(through)),
-            None => self.first_touched(branch, after).map(Some),
+        Ok(marks)
+    }
+
+    /// Returns up to where a gap is settled.
+    fn settled(&self, gap: Gap, marks: &[Mark]) -> Result<Epoch, StoreError> {
+        match marks.first() {
+            Some(&(after, mark)) if after == gap.after => Ok(mark.through),
+            _ => self.next_settled(gap.branch, gap.after, &[]),
         }
+    }
+
+    /// Returns up to where epochs after `after` are settled among themselves.
+    fn next_settled(&self, branch: BranchId, after: Epoch, marks: &[Mark]) -> Result<Epoch, StoreError> {
+        let first = self.first_touched(branch, after)?;
+        let own = marks.iter().filter(|&&(from, _)| (after..first).contains(&from));
+        Ok(own.map(|(_, mark)| mark.through).fold(first, Epoch::max))
     }
 
     /// Returns the first epoch after `after` that touched anything, which is settled by itself.
@@ -118,26 +167,28 @@ impl Store {
         Ok(first)
     }
 
-    /// Adds to a batch that the epochs of a gap are settled, up to `settled.last`; `keep` is the retained one that follows.
+    /// Adds to a batch how far a gap is settled.
     pub(super) fn put_settled(
         &self,
         batch: &mut WriteBatch,
-        branch: BranchId,
-        settled: Epochs,
-        keep: Epoch,
+        gap: Gap,
+        settled: Settled,
     ) -> Result<(), StoreError> {
         let family = self.db.family(META);
-        let key = meta::settled(branch, settled.after);
-        let end = meta::settled(branch, keep);
         // What was known of gaps that are parts of this one.
-        self.db.scan(META, &meta::settled_of(branch), &key, |other, _| {
-            let is_within = other < end.as_slice();
-            if is_within {
-                batch.delete_cf(family, other);
-            }
-            Ok(is_within)
-        })?;
-        batch.put_cf(family, key, settled.last.0.to_le_bytes());
+        for (after, _) in self.marks(gap)? {
+            batch.delete_cf(family, meta::settled(gap.branch, after));
+        }
+        batch.put_cf(family, meta::settled(gap.branch, gap.after), settled.encode());
+        Ok(())
+    }
+
+    /// Adds to a batch that it leaves something behind in a gap, whatever becomes of the sweep.
+    pub(super) fn put_left(&self, batch: &mut WriteBatch, gap: Gap) -> Result<(), StoreError> {
+        let stored = self.db.get_meta(&meta::settled(gap.branch, gap.after))?;
+        let through = stored.and_then(|bytes| Settled::decode(&bytes)).map_or(gap.after, |mark| mark.through);
+        let mark = Settled { through, has_left: true };
+        batch.put_cf(self.db.family(META), meta::settled(gap.branch, gap.after), mark.encode());
         Ok(())
     }
 

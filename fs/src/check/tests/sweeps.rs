@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::ReclaimReport;
+use crate::attr::SetAttr;
+use crate::store::{ReclaimReport, Settled};
 
 fn snapshot(fixture: &Fixture, name: &str) {
     fixture.store.snapshot(&["v"], Some(name), Receipt::none()).unwrap();
@@ -112,6 +113,83 @@ fn an_old_snapshot_costs_what_was_written_before_it() {
     assert!((1..LITTLE).contains(&report.looked_at) && report.versions > 0, "{report:?}");
 }
 
+/// Much that is settled by itself is joined with little at once.
+#[test]
+fn the_oldest_snapshot_costs_what_was_written_before_it_however_many_followed() {
+    let fixture = Fixture::empty();
+    let fs = fixture.store.open_head("v").unwrap();
+    let log = file(&fs, NodeId::ROOT, "log", &[1; 9000]);
+    snapshot(&fixture, "base");
+    snapshot_each_of_many(&fixture);
+    fs.write(log, 0, &[2; 9000], KillSuid::No).unwrap();
+    snapshot(&fixture, "end");
+    remove(&fixture, "v@many");
+    let report = remove(&fixture, "v@base");
+    assert!((1..LITTLE).contains(&report.looked_at) && report.versions > 0, "{report:?}");
+}
+
+/// Makes many files, and snapshots of which only the last stays, `many`.
+fn snapshot_each_of_many(fixture: &Fixture) {
+    let fs = fixture.store.open_head("v").unwrap();
+    for number in 0..100 {
+        let node = directory(&fs, NodeId::ROOT, &format!("many{number}"));
+        for name in ["a", "b", "c"] {
+            file(&fs, node, name, b"");
+        }
+        let name = if number == 99 { "many".to_owned() } else { format!("m{number}") };
+        snapshot(fixture, &name);
+        if number > 0 {
+            fixture.store.remove_snapshots(&[&format!("v@m{}", number - 1)], Receipt::none()).unwrap();
+            fixture.store.reclaim().unwrap();
+        }
+    }
+}
+
+/// A file goes in each epoch, and the only snapshot that shows it.
+#[test]
+fn what_the_head_still_hides_does_not_have_everything_looked_at_again() {
+    let fixture = Fixture::empty();
+    let fs = with_many_files(&fixture);
+    for round in 0..6 {
+        snapshot(&fixture, "s");
+        fs.unlink(&ROOT, NodeId::ROOT, OsStr::new(&format!("many{round}"))).unwrap();
+        let report = remove(&fixture, "v@s");
+        assert!(report.looked_at < LITTLE, "round {round}: {report:?}");
+        assert!(round == 0 || report.versions > 0, "round {round}: {report:?}");
+    }
+}
+
+/// The batch that takes what a mark hid is there, and the end of the sweep is not.
+#[test]
+fn marks_of_what_is_gone_do_not_stay_after_a_sweep_that_was_interrupted() {
+    let fixture = Fixture::empty();
+    let fs = fixture.store.open_head("v").unwrap();
+    file(&fs, NodeId::ROOT, "kept", b"");
+    snapshot(&fixture, "one");
+    let node = file(&fs, NodeId::ROOT, "gone", &[1; 9000]);
+    snapshot(&fixture, "two");
+    fs.unlink(&ROOT, NodeId::ROOT, OsStr::new("gone")).unwrap();
+    fs.forget(node, 1);
+    with_many_files(&fixture);
+    fixture.store.remove_snapshots(&["v@two"], Receipt::none()).unwrap();
+    drop(fs);
+    let fixture = interrupted(fixture);
+    let fs = fixture.store.open_head("v").unwrap();
+    fixture.store.reclaim().unwrap();
+    snapshot(&fixture, "three");
+    file(&fs, NodeId::ROOT, "little", b"");
+    snapshot(&fixture, "four");
+    remove(&fixture, "v@three");
+    assert_eq!(overlooked(&fixture), ReclaimReport::default());
+}
+
+/// Sweeps what one batch holds, and no more.
+fn interrupted(fixture: Fixture) -> Fixture {
+    fixture.store.stop_reclaimer();
+    fixture.store.reclaim().unwrap();
+    fixture.reopened()
+}
+
 /// What says that a file is gone goes with the last version that it hid, although it was looked at before.
 #[test]
 fn marks_of_what_is_gone_do_not_stay() {
@@ -139,11 +217,15 @@ fn epochs_that_are_wrongly_settled_are_found() {
     snapshot(&fixture, "one");
     fs.write(a, 0, &[9; 10_000], KillSuid::No).unwrap();
     snapshot(&fixture, "two");
-    fixture.put(META, &meta::settled(BRANCH, Epoch(0)), &1u64.to_le_bytes());
+    let settle = |after, through| {
+        let settled = Settled { through: Epoch(through), has_left: false };
+        fixture.put(META, &meta::settled(BRANCH, Epoch(after)), &settled.encode());
+    };
+    settle(0, 1);
     fixture.assert_clean();
-    fixture.put(META, &meta::settled(BRANCH, Epoch(1)), &2u64.to_le_bytes());
+    settle(1, 2);
     fixture.assert_clean();
-    fixture.put(META, &meta::settled(BRANCH, Epoch(0)), &2u64.to_le_bytes());
+    settle(0, 2);
     fixture.delete(META, &meta::settled(BRANCH, Epoch(1)));
     let kinds = fixture.kinds();
     assert!(!kinds.is_empty() && kinds.iter().all(|&kind| kind == "unsettled-version"), "{kinds:?}");
@@ -155,21 +237,15 @@ fn epochs_that_are_wrongly_settled_are_found() {
 /// Looks at everything that no retained epoch sees, whatever counts as settled, and returns what there was.
 fn overlooked(fixture: &Fixture) -> ReclaimReport {
     let store = &fixture.store;
-    let mut batch = WriteBatch::default();
-    store
-        .db
-        .scan(META, &[meta::SETTLED], &[], |key, _| {
-            batch.delete_cf(store.db.family(META), key);
-            Ok(true)
-        })
-        .unwrap();
-    store.db.write(batch).unwrap();
-    let branches: Vec<BranchId> = store.registry.read().branches.keys().copied().collect();
-    for branch in branches {
+    let branches: Vec<(BranchId, Epoch)> =
+        store.registry.read().branches.iter().map(|(&id, branch)| (id, branch.epoch)).collect();
+    for (branch, epoch) in branches {
         // Each gap from its beginning, so that it is gone through as a whole.
-        for after in 0..store.registry.read().branches.get(&branch).unwrap().epoch.0 {
+        for after in (0..epoch.0).map(Epoch) {
             let mut batch = WriteBatch::default();
-            store.put_sweep_after(&mut batch, branch, Epoch(after), Epoch(u64::MAX)).unwrap();
+            let settled = Settled { through: after, has_left: true };
+            batch.put_cf(store.db.family(META), meta::settled(branch, after), settled.encode());
+            store.put_sweep_after(&mut batch, branch, after, Epoch(u64::MAX)).unwrap();
             store.db.write(batch).unwrap();
         }
     }
@@ -179,6 +255,7 @@ fn overlooked(fixture: &Fixture) -> ReclaimReport {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Write { file: u8, byte: u8 },
+    Truncate { file: u8, size: u16 },
     Remove { file: u8 },
     Cut,
     RemoveSnapshot { which: u8 },
@@ -187,12 +264,14 @@ enum Step {
     RemoveVolume,
     TurnTo { volume: u8 },
     Reclaim,
+    Interrupt,
     Reopen,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..6u8, any::<u8>()).prop_map(|(file, byte)| Step::Write { file, byte }),
+        2 => (0..6u8, 0..12_000u16).prop_map(|(file, size)| Step::Truncate { file, size }),
         3 => (0..6u8).prop_map(|file| Step::Remove { file }),
         5 => Just(Step::Cut),
         5 => any::<u8>().prop_map(|which| Step::RemoveSnapshot { which }),
@@ -201,6 +280,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::RemoveVolume),
         1 => any::<u8>().prop_map(|volume| Step::TurnTo { volume }),
         4 => Just(Step::Reclaim),
+        1 => Just(Step::Interrupt),
         1 => Just(Step::Reopen),
     ]
 }
@@ -228,6 +308,13 @@ fn take(fixture: Fixture, turn: &mut String, step: Step, forks: &mut u32) -> Fix
                 Err(_) => file(&fs, NodeId::ROOT, &name, b""),
             };
             fs.write(node, u64::from(byte % 3) * 5000, &[byte; 6000], KillSuid::No).unwrap();
+        }
+        Step::Truncate { file, size } => {
+            let fs = store.open_head(turn).unwrap();
+            if let Ok(entry) = fs.lookup(&ROOT, NodeId::ROOT, OsStr::new(&format!("f{file}"))) {
+                let size = Some(u64::from(size));
+                fs.setattr(&ROOT, entry.node, &SetAttr { size, ..SetAttr::default() }).unwrap();
+            }
         }
         Step::Remove { file } => {
             let fs = store.open_head(turn).unwrap();
@@ -263,6 +350,10 @@ fn take(fixture: Fixture, turn: &mut String, step: Step, forks: &mut u32) -> Fix
         Step::Reclaim => {
             store.reclaim().unwrap();
             fixture.assert_clean();
+        }
+        Step::Interrupt => {
+            drop(store);
+            return interrupted(fixture);
         }
         Step::Reopen => {
             drop(store);
