@@ -8,6 +8,7 @@ use durdir_tests::support::{MIB, Store, eventually};
 use super::agent::{Agent, Class, LIMIT, template, unlinking};
 use super::ballast::{Ballast, tar};
 use super::disk::Disk;
+use super::stolen::Ticks;
 use super::times::Times;
 
 /// Pauses and resumes an actor, with its memory and without by turns. `DURDIR_CYCLES` says how often, `DURDIR_FILES` and `DURDIR_BYTES` what a
@@ -49,6 +50,7 @@ fn take_turns(class: Class, cycles: usize) {
 
 /// Pauses and resumes an actor so many times, and prints how long that took.
 fn measure(agent: &Agent, cycles: usize) -> Times {
+    let begun = Ticks::now();
     let mut times = Times::default();
     let mut disk = Disk::at(&agent.store.side_dir());
     for cycle in 0..cycles {
@@ -67,6 +69,7 @@ fn measure(agent: &Agent, cycles: usize) -> Times {
         agent.check();
     }
     times.print();
+    println!("{:28} {:9.1}", "stolen of the CPUs, %", begun.stolen_since());
     times
 }
 

@@ -18,4 +18,5 @@ mod processes;
 mod refusals;
 mod shims;
 mod steps;
+mod stolen;
 mod times;
