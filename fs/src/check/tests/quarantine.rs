@@ -7,7 +7,7 @@ use crate::error::FsError;
 use crate::ids::{SessionId, VolumeId};
 use crate::ops::Sink;
 use crate::request::KernelRequest;
-use crate::store::Family;
+use crate::store::{Family, Settled};
 
 /// No record begins with this version.
 const GARBAGE: &[u8] = &[0xee; 7];
@@ -259,6 +259,7 @@ fn what_is_to_be_done_and_what_is_only_told() {
     let branch = BRANCH;
     let made_up = [
         meta::sweep(branch, Epoch(77)),
+        meta::settled(branch, Epoch(77)),
         meta::free(99),
         meta::departed(branch, Ino(20)),
         meta::flag(VolumeId(1)),
@@ -279,7 +280,7 @@ fn what_is_to_be_done_and_what_is_only_told() {
         assert_eq!(fixture.get(META, &meta::aside(key)).as_deref(), Some(GARBAGE));
         assert_eq!(fixture.get(META, key), None);
     }
-    assert_eq!(fixture.kinds(), ["record-moved-aside"; 4]);
+    assert_eq!(fixture.kinds(), ["record-moved-aside"; 5]);
     fixture.check(Repair::Yes);
     fixture.assert_clean();
 }
@@ -428,6 +429,8 @@ fn sweep_of_a_record_that_cannot_be_read_keeps_it_and_goes_on() {
     assert_eq!(fixture.store.quarantined(), 1);
     assert!(fixture.get(Family::Extent.name(), &prefix.version(BRANCH, Epoch(2))).is_some());
     assert_eq!(fixture.get(META, &meta::sweep(BRANCH, FIRST)), None, "the sweep is done");
+    let settled = Settled { through: FIRST, has_left: true };
+    assert_eq!(fixture.get(META, &meta::settled(BRANCH, FIRST)), Some(settled.encode().to_vec()));
     fixture.assert_v_is_whole();
     fixture.assert_others_unharmed();
 }

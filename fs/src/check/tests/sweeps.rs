@@ -84,6 +84,23 @@ fn snapshots_that_go_together_cost_what_was_written_around_much() {
     assert_eq!(overlooked(&fixture), ReclaimReport::default());
 }
 
+/// Those of two sweeps that wait, and what another snapshot shows, are no reason to count a version twice.
+#[test]
+fn what_would_come_back_is_what_comes_back() {
+    let fixture = Fixture::empty();
+    let fs = with_many_files(&fixture);
+    let log = file(&fs, NodeId::ROOT, "log", b"");
+    for round in 0..5 {
+        fs.write(log, 0, &[round; 9000], KillSuid::No).unwrap();
+        snapshot(&fixture, &format!("s{round}"));
+    }
+    fixture.store.remove_snapshots(&["v@s3", "v@s1", "v@s2"], Receipt::none()).unwrap();
+    let told = fixture.store.reclaimable().unwrap();
+    let done = fixture.store.reclaim().unwrap();
+    assert_eq!((told.versions, told.bytes), (done.versions, done.bytes));
+    assert!(told.bytes > 0);
+}
+
 /// Where the head follows, which is written while it is looked at.
 #[test]
 fn a_snapshot_that_goes_at_once_costs_what_was_written_since() {
